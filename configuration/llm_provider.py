@@ -1,0 +1,128 @@
+"""The declaration of one LLM as a source of scores: plain data that is saved with the model, never a secret."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from .secrets import refuse_secrets
+
+METHODS = ("auto", "decision", "likelihood", "logprob", "json", "vote", "recorded", "callable")
+PROMPT_STRATEGIES = ("zero-shot", "few-shot", "nearest")
+
+# What each of our own prefixes means; every other model string is an API model ("openai/gpt-5-nano", ...).
+LOCAL_PREFIXES = ("local/", "embedded/")
+
+
+@dataclass
+class LLMProvider:
+    """One LLM that gives per-class scores, as declared in a model's config.
+
+    Args:
+        model: `"provider/model"` as litellm writes it (`"openai/gpt-5-nano"`, `"gemini/gemini-3-flash"`,
+            `"deepseek/deepseek-chat"`); `"local/<Hub id or folder>"` for a causal LM run by Transformers;
+            `"embedded/smollm2-135m-instruct"` for the one from the package index; `"recorded"` for scores that come
+            with the data; `"callable/<name>"` for a Python function given at run time.
+        name: Shown in tables and answers. Default: `model`.
+        method: How scores are obtained, one of `METHODS`; `"auto"` takes the best one that the model offers.
+        prompt: Prompt strategy, one of `PROMPT_STRATEGIES`.
+        num_examples: Labelled examples in a few-shot or nearest-neighbour prompt.
+        examples: The few-shot examples, each `{"text": ..., "label": ...}` (`"labels"`: list, multi-label). They are
+            saved with the model, so give none that must not be published.
+        templates: Prompt templates that replace the built-in ones. Local models average over all of them.
+        guidelines: Instructions for the task, put in front of the examples; role and class guidelines an LLM wrote.
+        verbalizers: Words that stand for each class, `{class: [word, ...]}`; their likelihoods are summed.
+        prior: Mean log-probability of each class over unlabelled texts, subtracted from the scores of a local model
+            (batch calibration, Zhou et al. 2024, arXiv:2309.17249). `None`: estimated once and stored.
+        api_base: URL of an OpenAI-compatible server (vLLM, Ollama, llama.cpp).
+        api_key_env: Name of the environment variable with the key. Default: the provider's own.
+        params: Extra request parameters, such as `{"reasoning_effort": "minimal"}`.
+        price: `(input, output)` in US dollars per million tokens, overriding the price list.
+        texts_per_request: Texts asked in one request.
+        votes: Samples for the method `"vote"`.
+        timeout_s: Seconds before a request is given up and retried.
+        max_concurrency: Requests in flight at once.
+        requests_per_minute: Rate limit of requests, if any.
+        tokens_per_minute: Rate limit of tokens, if any.
+
+    Raises:
+        ValueError: For an unknown method or strategy, a number out of range, or anything that looks like a key.
+    """
+
+    model: str
+    name: str | None = None
+    method: str = "auto"
+    prompt: str = "zero-shot"
+    num_examples: int = 8
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    guidelines: str | None = None
+    verbalizers: dict[str, list[str]] = field(default_factory=dict)
+    prior: list[float] | None = None
+    api_base: str | None = None
+    api_key_env: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    price: tuple[float, float] | None = None
+    texts_per_request: int = 1
+    votes: int = 5
+    timeout_s: float = 60.0
+    max_concurrency: int = 32
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise ValueError(f"LLMProvider: `model` must be a model string such as 'openai/gpt-5-nano', got {self.model!r}.")
+        if self.name is None:
+            self.name = self.model
+        if self.method not in METHODS:
+            raise ValueError(f"LLMProvider: `method` is {self.method!r}; expected one of {', '.join(METHODS)}.")
+        if self.prompt not in PROMPT_STRATEGIES:
+            raise ValueError(f"LLMProvider: `prompt` is {self.prompt!r}; expected one of {', '.join(PROMPT_STRATEGIES)}.")
+        for what in ("num_examples", "texts_per_request", "votes", "timeout_s", "max_concurrency"):
+            if not getattr(self, what) > 0:
+                raise ValueError(f"LLMProvider: `{what}` must be positive, got {getattr(self, what)!r}.")
+        for what in ("requests_per_minute", "tokens_per_minute"):
+            if getattr(self, what) is not None and not getattr(self, what) > 0:
+                raise ValueError(f"LLMProvider: `{what}` must be positive or None, got {getattr(self, what)!r}.")
+        if self.price is not None:
+            if len(self.price) != 2 or min(self.price) < 0:
+                raise ValueError(f"LLMProvider: `price` must be (input, output) dollars per million tokens, got {self.price!r}.")
+            self.price = (float(self.price[0]), float(self.price[1]))
+        refuse_secrets(self.to_dict(), "LLMProvider")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model runs in this process, without an API."""
+        return self.model.startswith(LOCAL_PREFIXES) and not self.api_base
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready data, fields at their default left out."""
+        reference = {f.name: f.default if f.default_factory is _MISSING else f.default_factory() for f in fields(self)}
+        reference["name"] = self.model
+        data = {k: v for k, v in asdict(self).items() if k == "model" or v != reference[k]}
+        if "price" in data:
+            data["price"] = list(data["price"])
+        return data
+
+    @classmethod
+    def from_any(cls, value: "LLMProvider | str | dict[str, Any]") -> Self:
+        """Make a provider from a model string or a dict of the fields above; a provider is returned as it is.
+
+        Raises:
+            ValueError: For a dict with unknown fields, or another type.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(model=value)
+        if isinstance(value, dict):
+            refuse_secrets(value, "LLMProvider")  # before the field check, so that the message says what matters
+            known = {f.name for f in fields(cls)}
+            unknown = sorted(set(value) - known)
+            if unknown or "model" not in value:
+                problem = f"unknown fields {unknown}" if unknown else "no `model`"
+                raise ValueError(f"LLM provider declaration has {problem}; fields are {', '.join(sorted(known))}.")
+            return cls(**value)
+        raise ValueError(f"An LLM provider is a model string, a dict or an LLMProvider; got {type(value).__name__}.")
+
+
+_MISSING = fields(LLMProvider)[0].default_factory

@@ -1,0 +1,61 @@
+"""LabelFusion: text classification that fuses a fine-tuned Transformer with the scores of LLMs.
+
+Importing this package registers the config, the model and the pipeline with Transformers, at the moment when the
+Transformers module concerned is loaded; nothing heavy is imported before.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from wrapt import when_imported
+
+if TYPE_CHECKING:
+    from .auto import AutoFusionClassifier
+    from .configuration import LabelFusionConfig, LLMProvider
+    from .modeling_labelfusion import FusionMLP, LabelFusionForSequenceClassification
+    from .pipelines import LabelFusionPipeline
+    from .training import LabelFusionTrainer
+
+try:
+    __version__ = version("labelfusion-transformers")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+_EXPORTS = {
+    "AutoFusionClassifier": ".auto",
+    "LabelFusionConfig": ".configuration",
+    "LLMProvider": ".configuration",
+    "FusionMLP": ".modeling_labelfusion",
+    "LabelFusionForSequenceClassification": ".modeling_labelfusion",
+    "LabelFusionPipeline": ".pipelines",
+    "LabelFusionTrainer": ".training",
+}
+__all__ = [  # noqa: RUF022
+    "AutoFusionClassifier",
+    "LabelFusionConfig",
+    "LabelFusionForSequenceClassification",
+    "LabelFusionPipeline",
+    "FusionMLP",
+    "LLMProvider",
+    "LabelFusionTrainer",
+]
+
+# Each room registers its classes when it is imported; these hooks import it as soon as Transformers could ask for them.
+_REGISTRATION = {
+    "transformers.models.auto.configuration_auto": "labelfusion.configuration",
+    "transformers.models.auto.modeling_auto": "labelfusion.modeling_labelfusion",
+    "transformers.pipelines": "labelfusion.pipelines",
+}
+for _module, _room in _REGISTRATION.items():
+    when_imported(_module)(lambda _, room=_room: import_module(room))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,101 @@
+"""The contract of the room: a `Scorer` turns texts into a `ScoreBatch`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Usage:
+    """What was spent: requests sent, tokens read and written, US dollars."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost_usd + other.cost_usd,
+        )
+
+
+@dataclass
+class ScoreBatch:
+    """Per-class scores of one provider for a list of texts.
+
+    Args:
+        scores: float32 `(num_texts, num_labels)`: probabilities in [0, 1]; rows sum to 1 for single-label; a row of NaN
+            where the provider has no answer.
+        method: How the scores were obtained, one of `labelfusion.configuration.llm_provider.METHODS`.
+        usage: Requests, tokens and dollars spent for this batch (answers from the store cost nothing).
+        errors: `{row: reason}` for rows without an answer. Never holds a text or a key.
+        cached: Number of texts answered from the score store.
+    """
+
+    scores: NDArray[np.float32]
+    method: str
+    usage: Usage = field(default_factory=Usage)
+    errors: dict[int, str] = field(default_factory=dict)
+    cached: int = 0
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """bool `(num_texts,)`: True where there is an answer."""
+        return ~np.isnan(self.scores).any(axis=1)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores texts. One instance serves many calls."""
+
+    name: str
+    labels: list[str]
+    multi_label: bool
+
+    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+        """Score `texts`, in order. A text without an answer is a row of NaN; this raises only if nothing can work."""
+        ...
+
+
+def missing(num_texts: int, num_labels: int) -> NDArray[np.float32]:
+    """float32 `(num_texts, num_labels)` of NaN: no answer yet."""
+    return np.full((num_texts, num_labels), np.nan, dtype=np.float32)
+
+
+def check_scores(
+    scores: NDArray[np.float32], num_texts: int, num_labels: int, multi_label: bool, source: str
+) -> NDArray[np.float32]:
+    """Validate scores that came from outside and return them as float32.
+
+    Single-label rows are normalised to sum to 1. A row with any NaN counts as missing altogether.
+
+    Raises:
+        ValueError: For a wrong shape, values outside [0, 1], or a single-label row that sums to 0.
+    """
+    scores = np.asarray(scores, dtype=np.float32)
+    if scores.shape != (num_texts, num_labels):
+        raise ValueError(f"{source}: scores have shape {scores.shape}, expected ({num_texts}, {num_labels}): texts x classes.")
+    gone = np.isnan(scores).any(axis=1)
+    scores = np.where(gone[:, None], np.float32(np.nan), scores)
+    given = scores[~gone]
+    if given.size and (given.min() < -1e-4 or given.max() > 1 + 1e-4):
+        bad = int(np.flatnonzero(~gone)[np.argmax(((given < -1e-4) | (given > 1 + 1e-4)).any(axis=1))])
+        raise ValueError(
+            f"{source}: row {bad} holds {scores[bad].tolist()}; scores are probabilities in [0, 1]. "
+            "Apply a softmax (single-label) or a sigmoid (multi-label) to logits first."
+        )
+    scores = np.clip(scores, 0.0, 1.0)
+    if not multi_label:
+        total = scores.sum(axis=1, keepdims=True)
+        if (total[~gone] <= 0).any():
+            bad = int(np.flatnonzero(~gone)[np.argmax(total[~gone, 0] <= 0)])
+            raise ValueError(f"{source}: row {bad} has no positive score; use NaN (null) for a missing answer.")
+        scores = scores / total
+    return scores.astype(np.float32)
