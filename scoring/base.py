@@ -1,7 +1,7 @@
 """The contract of the room: a `Scorer` turns texts into a `ScoreBatch`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -48,7 +48,7 @@ class ScoreBatch:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """bool `(num_texts,)`: True where there is an answer."""
-        return ~np.isnan(self.scores).any(axis=1)
+        return np.asarray(~np.isnan(self.scores).any(axis=1))
 
 
 @runtime_checkable
@@ -62,6 +62,25 @@ class Scorer(Protocol):
     async def score(self, texts: Sequence[str]) -> ScoreBatch:
         """Score `texts`, in order. A text without an answer is a row of NaN; this raises only if nothing can work."""
         ...
+
+
+class ScoringError(RuntimeError):
+    """A scorer cannot work at all: no key, a missing package, an unknown model. The message says how to mend it."""
+
+
+def unique(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """The distinct texts in order of appearance, and for each text its place among them."""
+    place: dict[str, int] = {}
+    rows = [place.setdefault(text, len(place)) for text in texts]
+    return list(place), np.asarray(rows, dtype=np.intp)
+
+
+def expand(batch: ScoreBatch, rows: NDArray[np.intp]) -> ScoreBatch:
+    """The batch whose row i is row `rows[i]` of `batch`."""
+    errors = (
+        {i: batch.errors[row] for i, row in enumerate(rows.tolist()) if row in batch.errors} if batch.errors else {}
+    )
+    return replace(batch, scores=batch.scores[rows], errors=errors)
 
 
 def missing(num_texts: int, num_labels: int) -> NDArray[np.float32]:
@@ -81,8 +100,10 @@ def check_scores(
     """
     scores = np.asarray(scores, dtype=np.float32)
     if scores.shape != (num_texts, num_labels):
-        raise ValueError(f"{source}: scores have shape {scores.shape}, expected ({num_texts}, {num_labels}): texts x classes.")
-    gone = np.isnan(scores).any(axis=1)
+        raise ValueError(
+            f"{source}: scores have shape {scores.shape}; expected ({num_texts}, {num_labels}), texts x classes."
+        )
+    gone = np.asarray(np.isnan(scores).any(axis=1))
     scores = np.where(gone[:, None], np.float32(np.nan), scores)
     given = scores[~gone]
     if given.size and (given.min() < -1e-4 or given.max() > 1 + 1e-4):

@@ -1,0 +1,24 @@
+"""Texts in, per-class LLM scores out. Nothing heavy is imported before it is used."""
+
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "ScoreBatch": ".base",
+    "Scorer": ".base",
+    "ScoringError": ".base",
+    "Usage": ".base",
+    "build_scorer": ".factory",
+    "ascore_texts": ".loop",
+    "run_sync": ".loop",
+    "score_texts": ".loop",
+    "submit": ".loop",
+    "LikelihoodScorer": ".likelihood",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

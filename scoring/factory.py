@@ -1,0 +1,73 @@
+"""`build_scorer`: from a provider's declaration to the scorer that serves it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..configuration import LLMProvider
+from .base import Scorer
+from .fixed import CallableScorer, RecordedScorer
+
+if TYPE_CHECKING:
+    from .store import ScoreStore
+
+
+def build_scorer(
+    provider: LLMProvider | str | dict[str, Any],
+    labels: list[str],
+    multi_label: bool,
+    class_descriptions: dict[str, str] | None = None,
+    *,
+    function: Callable[[list[str]], Any] | None = None,
+    store: "ScoreStore | str | Path | None" = None,
+    cache: bool = True,
+    embed: Callable[[list[str]], Any] | None = None,
+    pool: tuple[Sequence[str], Sequence[Any]] | None = None,
+    batch_size: int = 16,
+    device: str | None = None,
+    progress: bool = False,
+) -> Scorer:
+    """Make the scorer for `provider`.
+
+    Args:
+        provider: Declaration, dict of its fields, or model string.
+        labels: K class names, in the order of the scores.
+        multi_label: Whether several classes may be right at once.
+        class_descriptions: `{class name: description}`.
+        function: For `"callable/<name>"`: `(list of n texts) -> (n, K)` probabilities.
+        store: Score store of API answers, or the path of its file. Default: the one in the Hugging Face cache folder.
+        cache: False: neither read nor write the score store.
+        embed: For the prompt strategy `"nearest"`: `(list of n texts) -> float32 (n, d)`.
+        pool: Labelled `(texts, labels)` that few-shot and nearest-neighbour prompts draw examples from; a label is a
+            class name, or a list of them for multi-label.
+        batch_size: Texts in one forward of a local model.
+        device: Torch device of a local model. Default: a GPU if there is one.
+        progress: Progress bar of a local model.
+
+    Raises:
+        ValueError: For a declaration that contradicts itself.
+    """
+    provider = LLMProvider.from_any(provider)
+    name = provider.name or provider.model
+    if provider.model == "recorded" or provider.method == "recorded":
+        return RecordedScorer(name, labels, multi_label)
+    if provider.model == "callable" or provider.model.startswith("callable/") or provider.method == "callable":
+        return CallableScorer(name, labels, multi_label, function)
+    if provider.is_local:
+        if provider.method not in ("auto", "likelihood"):
+            raise ValueError(
+                f"{name}: a local model scores with the method 'likelihood', not {provider.method!r}. "
+                "Serve it behind an OpenAI-compatible URL (`api_base`) for the others."
+            )
+        from .likelihood import LikelihoodScorer
+
+        return LikelihoodScorer(
+            provider, labels, multi_label, class_descriptions, batch_size=batch_size, device=device, progress=progress
+        )
+    if provider.method == "likelihood":
+        raise ValueError(f"{name}: the method 'likelihood' needs a local model ('local/...' or 'embedded/...').")
+    from .api import APIScorer
+
+    return APIScorer(
+        provider, labels, multi_label, class_descriptions, store=store, cache=cache, embed=embed, pool=pool
+    )

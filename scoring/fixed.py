@@ -1,0 +1,55 @@
+"""Scorers that ask no LLM: a Python function, and scores that come with the data."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import ScoreBatch, check_scores, missing
+
+
+class CallableScorer:
+    """Scores from a Python function `(list of n texts) -> array (n, K)` of probabilities; NaN rows are missing.
+
+    Without a function (a reloaded model: functions are not saved) every answer is missing.
+    """
+
+    method = "callable"
+
+    def __init__(
+        self, name: str, labels: list[str], multi_label: bool, function: Callable[[list[str]], Any] | None = None
+    ) -> None:
+        self.name, self.labels, self.multi_label, self.function = name, list(labels), multi_label, function
+
+    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+        """Call the function in a thread.
+
+        Raises:
+            ValueError: If its answer is not `(n, K)` of probabilities.
+        """
+        if self.function is None or not texts:
+            reason = f"{self.name}: no function was given"
+            return ScoreBatch(
+                missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
+            )
+        answer = np.asarray(await asyncio.to_thread(self.function, list(texts)), dtype=np.float32)
+        scores = check_scores(answer, len(texts), len(self.labels), self.multi_label, self.name)
+        gone = np.flatnonzero(np.isnan(scores).any(axis=1)).tolist()
+        return ScoreBatch(scores, self.method, errors=dict.fromkeys(gone, "the function gave no answer"))
+
+
+class RecordedScorer:
+    """Stands for scores that come with the data (`llm_scores`): asked, it has no answer."""
+
+    method = "recorded"
+
+    def __init__(self, name: str, labels: list[str], multi_label: bool) -> None:
+        self.name, self.labels, self.multi_label = name, list(labels), multi_label
+
+    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+        """All rows missing."""
+        reason = "recorded scores come with the data; this text has none"
+        return ScoreBatch(
+            missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
+        )
