@@ -84,7 +84,7 @@ class LabelFusionConfig(PretrainedConfig):
         if problem_type not in PROBLEM_TYPES:
             raise ValueError(f"`problem_type` is {problem_type!r}; expected one of {', '.join(PROBLEM_TYPES)}.")
         _check_labels(kwargs)
-        super().__init__(problem_type=problem_type, **kwargs)
+        super().__init__(problem_type=problem_type, **kwargs)  # type: ignore[arg-type]
         self._validate()
 
     @property
@@ -105,7 +105,7 @@ class LabelFusionConfig(PretrainedConfig):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of the logits."""
-        return [self.id2label[i] for i in range(self.num_labels)]
+        return list((self.id2label or {}).values())
 
     @property
     def hidden_size(self) -> int:
@@ -133,8 +133,10 @@ class LabelFusionConfig(PretrainedConfig):
             value = self.calibration[name]
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise ValueError(f"`calibration[{name!r}]` must be a positive number, got {value!r}.")
-        if self.num_labels < 2 and not self.multi_label:
-            raise ValueError(f"Single-label classification needs two classes at least, got `num_labels`={self.num_labels}.")
+        if len(self.label_names) < 2 and not self.multi_label:
+            raise ValueError(
+                f"Single-label classification needs two classes at least, got `num_labels`={self.num_labels}."
+            )
         names = self.label_names
         if len(set(names)) != len(names):
             raise ValueError(f"`id2label` names a class twice: {sorted({n for n in names if names.count(n) > 1})}.")
@@ -151,7 +153,9 @@ class LabelFusionConfig(PretrainedConfig):
         for provider in self.providers:
             strangers = sorted(set(provider.verbalizers) - set(names))
             if strangers:
-                raise ValueError(f"`verbalizers` of {provider.name!r} names unknown classes {strangers}; the classes are {names}.")
+                raise ValueError(
+                    f"`verbalizers` of {provider.name!r} names unknown classes {strangers}; the classes are {names}."
+                )
         refuse_secrets(self.llm_providers, "llm_providers")
         refuse_secrets(self.class_descriptions, "class_descriptions")
 

@@ -70,13 +70,17 @@ class LLMProvider:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
-            raise ValueError(f"LLMProvider: `model` must be a model string such as 'openai/gpt-5-nano', got {self.model!r}.")
+            raise ValueError(
+                f"LLMProvider: `model` must be a model string such as 'openai/gpt-5-nano', got {self.model!r}."
+            )
         if self.name is None:
             self.name = self.model
         if self.method not in METHODS:
             raise ValueError(f"LLMProvider: `method` is {self.method!r}; expected one of {', '.join(METHODS)}.")
         if self.prompt not in PROMPT_STRATEGIES:
-            raise ValueError(f"LLMProvider: `prompt` is {self.prompt!r}; expected one of {', '.join(PROMPT_STRATEGIES)}.")
+            raise ValueError(
+                f"LLMProvider: `prompt` is {self.prompt!r}; expected one of {', '.join(PROMPT_STRATEGIES)}."
+            )
         for what in ("num_examples", "texts_per_request", "votes", "timeout_s", "max_concurrency"):
             if not getattr(self, what) > 0:
                 raise ValueError(f"LLMProvider: `{what}` must be positive, got {getattr(self, what)!r}.")
@@ -85,9 +89,11 @@ class LLMProvider:
                 raise ValueError(f"LLMProvider: `{what}` must be positive or None, got {getattr(self, what)!r}.")
         if self.price is not None:
             if len(self.price) != 2 or min(self.price) < 0:
-                raise ValueError(f"LLMProvider: `price` must be (input, output) dollars per million tokens, got {self.price!r}.")
+                raise ValueError(
+                    f"LLMProvider: `price` must be (input, output) dollars per million tokens, got {self.price!r}."
+                )
             self.price = (float(self.price[0]), float(self.price[1]))
-        refuse_secrets(self.to_dict(), "LLMProvider")
+        refuse_secrets(asdict(self), "LLMProvider")
 
     @property
     def is_local(self) -> bool:
@@ -96,9 +102,8 @@ class LLMProvider:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data, fields at their default left out."""
-        reference = {f.name: f.default if f.default_factory is _MISSING else f.default_factory() for f in fields(self)}
-        reference["name"] = self.model
-        data = {k: v for k, v in asdict(self).items() if k == "model" or v != reference[k]}
+        default = asdict(type(self)(model=self.model))
+        data = {k: v for k, v in asdict(self).items() if k == "model" or v != default[k]}
         if "price" in data:
             data["price"] = list(data["price"])
         return data
@@ -123,6 +128,3 @@ class LLMProvider:
                 raise ValueError(f"LLM provider declaration has {problem}; fields are {', '.join(sorted(known))}.")
             return cls(**value)
         raise ValueError(f"An LLM provider is a model string, a dict or an LLMProvider; got {type(value).__name__}.")
-
-
-_MISSING = fields(LLMProvider)[0].default_factory

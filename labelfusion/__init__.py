@@ -4,6 +4,7 @@ Importing this package registers the config, the model and the pipeline with Tra
 Transformers module concerned is loaded; nothing heavy is imported before.
 """
 
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,14 @@ _REGISTRATION = {
     "transformers.models.auto.modeling_auto": "labelfusion.modeling_labelfusion",
     "transformers.pipelines": "labelfusion.pipelines",
 }
+
+
+def _register(room: str, _: Any) -> None:
+    import_module(room)
+
+
 for _module, _room in _REGISTRATION.items():
-    when_imported(_module)(lambda _, room=_room: import_module(room))
+    when_imported(_module)(partial(_register, _room))
 
 
 def __getattr__(name: str) -> Any:

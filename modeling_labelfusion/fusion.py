@@ -1,0 +1,117 @@
+"""The fusion of an encoder with LLM scores: a log-linear pool of the sources plus a small MLP on top."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def pool_features(llm_scores: torch.Tensor, multi_label: bool, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn LLM scores into evidence that can be added to logits, and the mask of what is there.
+
+    Single-label evidence is the logarithm of the probabilities, centred over the classes; multi-label evidence is the
+    logit of each probability. Probabilities are kept `floor` away from 0 (and from 1, multi-label).
+
+    Args:
+        llm_scores: float `(batch, num_providers, num_labels)`, NaN where a provider has no answer.
+        multi_label: Whether the classes are independent.
+        floor: Smallest probability before the logarithm.
+
+    Returns:
+        `(evidence, mask)`: float `(batch, num_providers, num_labels)`, zero where an answer is missing, and float
+        `(batch, num_providers)`, 1 where there is an answer.
+    """
+    present = ~torch.isnan(llm_scores).any(dim=-1)
+    scores = torch.where(present.unsqueeze(-1), llm_scores, 0.5)
+    if multi_label:
+        evidence = torch.logit(scores.clamp(floor, 1.0 - floor))
+    else:
+        evidence = scores.clamp_min(floor).log()
+        evidence = evidence - evidence.mean(dim=-1, keepdim=True)
+    mask = present.to(evidence.dtype)
+    return evidence * mask.unsqueeze(-1), mask
+
+
+class ScorePool(nn.Module):
+    """Log-linear pool of the encoder's logits and the evidence of the LLMs.
+
+    With nothing but missing scores the result is exactly the encoder's logits.
+
+    Args:
+        num_providers: Number of LLMs.
+        num_labels: Number of classes.
+    """
+
+    def __init__(self, num_providers: int, num_labels: int) -> None:
+        super().__init__()
+        self.num_providers, self.num_labels = num_providers, num_labels
+        # How far each present provider scales the encoder up or down, class by class.
+        self.encoder_shift = nn.Parameter(torch.empty(num_providers, num_labels))
+        # From the evidence for class j to the logit of class k: the diagonal pools, the rest undoes confusions.
+        self.weight = nn.Parameter(torch.empty(num_providers, num_labels, num_labels))
+        self.bias = nn.Parameter(torch.empty(num_providers, num_labels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start as a plain pool: the encoder as it is, the LLMs sharing a total weight of one half."""
+        self.encoder_shift.zero_()
+        self.bias.zero_()
+        self.weight.copy_(torch.eye(self.num_labels).expand_as(self.weight) * (0.5 / max(self.num_providers, 1)))
+
+    def forward(self, encoder_logits: torch.Tensor, evidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pool.
+
+        Args:
+            encoder_logits: float `(batch, num_labels)`.
+            evidence: float `(batch, num_providers, num_labels)` from `pool_features`.
+            mask: float `(batch, num_providers)`.
+
+        Returns:
+            float `(batch, num_labels)`.
+        """
+        scale = 1.0 + mask @ self.encoder_shift
+        from_llms = torch.einsum("bpj,pjk->bk", evidence, self.weight) + mask @ self.bias
+        return encoder_logits * scale + from_llms
+
+
+class FusionMLP(nn.Module):
+    """A compact MLP over the encoder's embedding concatenated with the per-class LLM scores.
+
+    Its last layer starts at zero: it adds nothing until training finds what the pool of the sources gets wrong.
+
+    Args:
+        hidden_size: Width of the encoder's embedding.
+        num_providers: Number of LLMs.
+        num_labels: Number of classes.
+        fusion_hidden_size: Width of the hidden layer.
+        dropout: Dropout probability on the input and the hidden layer.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_providers: int, num_labels: int, fusion_hidden_size: int = 64, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.dense = nn.Linear(hidden_size + num_providers * (num_labels + 1), fusion_hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(fusion_hidden_size, num_labels)
+        nn.init.zeros_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+        self.out_proj.starts_at_zero = True  # type: ignore[assignment]  # for `PreTrainedModel._init_weights`, which would overwrite it
+
+    def forward(self, embedding: torch.Tensor, evidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compute the correction to the pooled logits.
+
+        Args:
+            embedding: float `(batch, hidden_size)`.
+            evidence: float `(batch, num_providers, num_labels)` from `pool_features`.
+            mask: float `(batch, num_providers)`.
+
+        Returns:
+            float `(batch, num_labels)`; zero for a text without any LLM answer, where the encoder speaks alone.
+        """
+        scores = torch.tanh(evidence / 4.0).flatten(1)  # bounded, so that one-hot and graded scores look alike
+        features = torch.cat([self.norm(embedding), scores, mask], dim=-1)
+        hidden = F.gelu(self.dense(self.dropout(features)))
+        answered = (mask.sum(dim=-1, keepdim=True) > 0).to(hidden.dtype)
+        return self.out_proj(self.dropout(hidden)) * answered

@@ -1,0 +1,306 @@
+"""LabelFusion model: a Transformer encoder fused with the per-class scores of LLMs."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ..configuration import LabelFusionConfig, LLMProvider
+from .fusion import FusionMLP, ScorePool, pool_features
+
+
+@dataclass
+class LabelFusionOutput(ModelOutput):
+    """Output of [`LabelFusionForSequenceClassification`].
+
+    Args:
+        loss: float `()`, returned with `labels`.
+        logits: float `(batch, num_labels)`: the fused, calibrated answer.
+        encoder_logits: float `(batch, num_labels)`: the calibrated answer of the encoder alone.
+        hidden_states: The encoder's, with `output_hidden_states=True`.
+        attentions: The encoder's, with `output_attentions=True`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    encoder_logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class LabelFusionPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading, shared with Transformers."""
+
+    config_class = LabelFusionConfig
+    config: LabelFusionConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ScorePool):
+            init.zeros_(module.encoder_shift)
+            init.zeros_(module.bias)
+            share = 0.5 / max(module.num_providers, 1)
+            init.copy_(module.weight, torch.eye(module.num_labels).expand_as(module.weight) * share)
+        elif isinstance(module, nn.Linear):
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                std = getattr(self.config.encoder_config, "initializer_range", 0.02)
+                init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
+    """Any Hugging Face encoder with a classification head, fused with LLM scores by a pool and a `FusionMLP`.
+
+    `logits = ScorePool(encoder_logits, llm_scores) + FusionMLP([norm(embedding); llm_scores; mask])`. A text without
+    scores gets exactly `encoder_logits`, so that one checkpoint serves with and without its LLMs.
+
+    Method: *LabelFusion: Learning to Fuse LLMs and Transformer Classifiers for Robust Text Classification*
+    (arXiv:2512.10793); the pool in front of the MLP is a logarithmic opinion pool with learned weights (Genest and
+    Zidek 1986).
+
+    Args:
+        config: The model's configuration. `config.encoder_config` may be that of any encoder `AutoModel` knows.
+    """
+
+    # The loss is averaged over the batch here; with False the Trainer scales it under gradient accumulation.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LabelFusionConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.encoder = _encoder_without_pooler(config.encoder_config)
+        self.encoder_head = nn.Linear(config.hidden_size, config.num_labels)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score_pool = ScorePool(config.num_providers, config.num_labels)
+        self.fusion_mlp = (
+            FusionMLP(
+                config.hidden_size,
+                config.num_providers,
+                config.num_labels,
+                fusion_hidden_size=config.fusion_hidden_size,
+                dropout=config.fusion_dropout,
+            )
+            if config.fusion == "mlp"
+            else None
+        )
+        self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
+        self.post_init()
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        encoder_name_or_path: str,
+        labels: list[str] | None = None,
+        num_labels: int | None = None,
+        llm_providers: list[LLMProvider | str | dict[str, Any]] | None = None,
+        multi_label: bool = False,
+        encoder_kwargs: dict[str, Any] | None = None,
+        **config_kwargs: Any,
+    ) -> Self:
+        """Put a new fusion head on a pretrained encoder.
+
+        Args:
+            encoder_name_or_path: Hub id or folder of an encoder.
+            labels: Class names, in the order of the logits.
+            num_labels: Number of classes, if there are no names.
+            llm_providers: As in [`LabelFusionConfig`].
+            multi_label: Whether several classes may be right at once.
+            encoder_kwargs: For `AutoModel.from_pretrained` (`revision`, `token`, `attn_implementation`, ...). The
+                weights are loaded in float32 unless `dtype` says otherwise: half precision trains badly.
+            **config_kwargs: For [`LabelFusionConfig`].
+
+        Raises:
+            ValueError: If neither `labels` nor `num_labels` is given, or they contradict each other.
+        """
+        if labels is None and num_labels is None:
+            raise ValueError("Give `labels` (the class names) or `num_labels`.")
+        if labels is not None:
+            if num_labels not in (None, len(labels)):
+                raise ValueError(f"`num_labels` is {num_labels} but `labels` names {len(labels)} classes.")
+            config_kwargs["id2label"] = dict(enumerate(labels))
+        else:
+            config_kwargs["num_labels"] = num_labels
+        encoder_kwargs = {"dtype": torch.float32, **(encoder_kwargs or {})}
+        encoder = AutoModel.from_pretrained(encoder_name_or_path, **encoder_kwargs)
+        config = LabelFusionConfig(
+            encoder_config=encoder.config,
+            llm_providers=llm_providers,
+            problem_type="multi_label_classification" if multi_label else "single_label_classification",
+            **config_kwargs,
+        )
+        config._attn_implementation = encoder.config._attn_implementation
+        model = cls(config)
+        if hasattr(encoder, "pooler"):
+            encoder.pooler = None
+        model.encoder.load_state_dict(encoder.state_dict())
+        return model.to(dtype=encoder.dtype)  # type: ignore[call-arg]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's token embeddings."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's token embeddings."""
+        self.encoder.set_input_embeddings(value)
+
+    def encode(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, Any]:
+        """Run the encoder.
+
+        Args:
+            input_ids: int64 `(batch, sequence)`.
+            attention_mask: `(batch, sequence)`, 1 for tokens and 0 for padding.
+            **kwargs: Whatever else the encoder takes; what it does not take (`token_type_ids` for DistilBERT) is
+                dropped.
+
+        Returns:
+            `(embedding, outputs)`: float `(batch, hidden_size)` and the encoder's own output.
+        """
+        kwargs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
+        for name in ("output_attentions", "output_hidden_states"):
+            kwargs.setdefault(name, getattr(self.config, name, False))
+        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        tokens = outputs.last_hidden_state
+        if self.config.pooling == "cls":
+            return tokens[:, 0], outputs
+        if attention_mask is None:
+            return tokens.mean(dim=1), outputs
+        weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
+        return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0), outputs
+
+    def fuse(
+        self, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From the encoder's embedding and the LLM scores to logits; the cheap half of the forward pass.
+
+        Args:
+            embedding: float `(batch, hidden_size)` from `encode`.
+            llm_scores: float `(batch, num_providers, num_labels)`, NaN for missing; `None`: all missing.
+
+        Returns:
+            `(logits, encoder_logits)`, both float `(batch, num_labels)`.
+
+        Raises:
+            ValueError: If `llm_scores` has another shape.
+        """
+        encoder_logits = self.encoder_head(self.dropout(embedding)) / self.config.calibration["encoder_temperature"]
+        if self.config.num_providers == 0 or llm_scores is None:
+            return encoder_logits, encoder_logits
+        expected = (embedding.shape[0], self.config.num_providers, self.num_labels)
+        if tuple(llm_scores.shape) != expected:
+            raise ValueError(
+                f"`llm_scores` has shape {tuple(llm_scores.shape)}, expected {expected}: (batch, num_providers, "
+                "num_labels). The config declares the providers; fill a missing answer with NaN."
+            )
+        llm_scores = llm_scores.to(embedding)
+        if self.training and self.config.score_dropout > 0:
+            hidden = torch.rand(expected[:2], device=embedding.device) < self.config.score_dropout
+            llm_scores = llm_scores.masked_fill(hidden.unsqueeze(-1), float("nan"))
+        evidence, mask = pool_features(llm_scores, self.config.multi_label, self.config.score_floor)
+        logits = self.score_pool(encoder_logits, evidence, mask)
+        if self.fusion_mlp is not None:
+            logits = logits + self.fusion_mlp(embedding, evidence, mask)
+        # A text without any answer keeps the encoder's own temperature: it is the encoder's answer, unchanged.
+        answered = mask.sum(dim=-1, keepdim=True) > 0
+        logits = torch.where(answered, logits / self.config.calibration["temperature"], encoder_logits)
+        return logits, encoder_logits
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        llm_scores: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> LabelFusionOutput | tuple[torch.Tensor, ...]:
+        """Classify.
+
+        Args:
+            input_ids: int64 `(batch, sequence)`.
+            attention_mask: `(batch, sequence)`, 1 for tokens and 0 for padding.
+            token_type_ids: int64 `(batch, sequence)`, for encoders that use it.
+            position_ids: int64 `(batch, sequence)`, for encoders that use it.
+            inputs_embeds: float `(batch, sequence, hidden)` instead of `input_ids`.
+            llm_scores: float `(batch, num_providers, num_labels)`: probabilities, NaN for a missing answer; leave it
+                out if all are missing.
+            labels: int64 `(batch,)` class indices, or float `(batch, num_labels)` 0/1 for multi-label.
+            output_attentions: Whether to return the encoder's attentions.
+            output_hidden_states: Whether to return the encoder's hidden states.
+            return_dict: `False` for a tuple.
+
+        Returns:
+            [`LabelFusionOutput`].
+
+        Raises:
+            ValueError: If `llm_scores` or `labels` has the wrong shape.
+        """
+        embedding, outputs = self.encode(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits, encoder_logits = self.fuse(embedding, llm_scores)
+        loss = None
+        if labels is not None:
+            loss = self._loss(logits, labels)
+            if self.config.encoder_loss_weight > 0:
+                loss = loss + self.config.encoder_loss_weight * self._loss(encoder_logits, labels)
+        output = LabelFusionOutput(
+            loss=loss,
+            logits=logits,
+            encoder_logits=encoder_logits,
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if not self.config.multi_label:
+            if labels.dim() != 1 or labels.dtype.is_floating_point:
+                raise ValueError(
+                    f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; single-label classification "
+                    "takes int64 class indices (batch,). For 0/1 vectors set problem_type='multi_label_classification'."
+                )
+            return F.cross_entropy(logits.float(), labels)
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"`labels` has shape {tuple(labels.shape)}; multi-label classification takes 0/1 vectors "
+                f"{tuple(logits.shape)}: (batch, num_labels)."
+            )
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+def _encoder_without_pooler(config: PretrainedConfig) -> PreTrainedModel:
+    """The encoder of a config, less a pooling layer that nothing here would train."""
+    encoder = AutoModel.from_config(config)
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = None
+    return encoder

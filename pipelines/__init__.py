@@ -1,0 +1,1 @@
+"""The Hugging Face pipeline `labelfusion-classification`."""
