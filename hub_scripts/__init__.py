@@ -1,0 +1,1 @@
+"""The `labelfusion` command and what it takes to publish a model."""

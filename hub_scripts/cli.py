@@ -1,0 +1,165 @@
+"""The `labelfusion` command: one file a verb, each loaded only when it is called."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+VERBS = {
+    "demo": "train a small fusion, show its table, classify a few texts; needs no key",
+    "score": "ask LLMs for the per-class scores of a data set",
+    "train": "train a model on a data set",
+    "evaluate": "measure fusion, encoder and LLMs on a data set",
+    "predict": "classify a data set",
+    "push": "publish a model or a scored data set on the Hub",
+    "export": "write a model as a stand-alone Hub repository folder",
+    "cache": "show, clear or export the store of paid LLM answers",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return the exit status.
+
+    Status 2 and one line on stderr for a user's mistake; set `LABELFUSION_TRACEBACK=1` to see where it came from.
+    """
+    parser, verbs = _main_parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    if verb in verbs:
+        module = import_module(f".{verb}", __package__)
+        module.add_arguments(verbs[verb])
+        verbs[verb].add_argument("--config", metavar="FILE.yaml", help="defaults for the options of this command")
+    try:
+        if verb in verbs:
+            late = _apply_config(verbs[verb], verb, arguments)
+        args = parser.parse_args(arguments)
+        if args.verb is None:
+            parser.print_help()
+            return 0
+        for name, value in late.items():
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+        return int(module.run(args) or 0)
+    except SystemExit as stop:  # argparse has printed its help or its complaint
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print(f"labelfusion {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("LABELFUSION_TRACEBACK") or not _is_users(error):
+            raise
+        from ..configuration.secrets import redact
+
+        message = " ".join(redact(str(error)).split()) or type(error).__name__
+        print(f"labelfusion {verb}: error: {message}", file=sys.stderr)
+        return 2
+
+
+def _is_users(error: Exception) -> bool:
+    from ..scoring.base import ScoringError
+
+    return isinstance(error, ValueError | OSError | ImportError | ScoringError)
+
+
+def _main_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    from labelfusion import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="labelfusion",
+        description="Text classification that fuses a fine-tuned Transformer with LLM scores.",
+        epilog="`labelfusion COMMAND --help` shows the options of a command; --config FILE.yaml sets their defaults.",
+    )
+    parser.add_argument("--version", action="version", version=f"labelfusion {__version__}")
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", title="commands")
+    verbs = {}
+    for name, text in VERBS.items():
+        if find_spec(f"{__package__}.{name}") is not None:
+            description = text[0].upper() + text[1:] + "."
+            verbs[name] = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+    return parser, verbs
+
+
+def _apply_config(parser: argparse.ArgumentParser, verb: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Set the defaults of `parser` from the file named by `--config`.
+
+    Returns:
+        Values of the options that may be repeated: to be set after parsing, as argparse would append to a default.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(arguments)[0].config
+    if path is None:
+        return {}
+    late = {}
+    actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
+    for key, value in _read_config(path, verb).items():
+        name = key.lstrip("-").replace("-", "_")
+        if name not in actions:
+            near = get_close_matches(name, actions, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{path}: unknown option {key!r} for `labelfusion {verb}`; did you mean {_shown(near[0])!r}?"
+            )
+        action = actions[name]
+        value = _checked(action, value, f"{path}: {key!r}")
+        action.required = False
+        if not action.option_strings and action.nargs is None:
+            action.nargs = "?"
+        if isinstance(action, argparse._AppendAction):
+            late[name] = value
+        else:
+            action.default = value
+    return late
+
+
+def _read_config(path: str, verb: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold `option: value` lines, got a {type(data).__name__}.")
+    # One file may serve several commands: a section named after a command counts for that command alone.
+    options = {str(k): v for k, v in data.items() if not (k in VERBS and isinstance(v, dict | None))}
+    return {**options, **{str(k): v for k, v in (data.get(verb) or {}).items()}}
+
+
+def _checked(action: argparse.Action, value: Any, where: str) -> Any:
+    """`value` as the command line would give it: converted and checked by the option's own `type` and `choices`."""
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError(f"{where} is a switch: true or false, not {value!r}.")
+        return value
+    several = isinstance(action, argparse._AppendAction) or action.nargs not in (None, "?")
+    if isinstance(value, list) and not several:
+        value = ",".join(map(str, value))
+    checked = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            item = json.dumps(item)
+        try:
+            item = item if item is None or action.type is None else action.type(str(item))  # type: ignore[operator]
+        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"{where}: {item!r} is not valid ({error}).") from None
+        if action.choices is not None and item is not None and item not in action.choices:
+            raise ValueError(f"{where} is {item!r}; expected one of {', '.join(map(str, action.choices))}.")
+        checked.append(str(item) if action.type is None and item is not None else item)
+    return checked if several else checked[0]
+
+
+def _shown(name: str) -> str:
+    return name.replace("_", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
