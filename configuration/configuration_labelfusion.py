@@ -105,7 +105,8 @@ class LabelFusionConfig(PretrainedConfig):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of the logits."""
-        return list((self.id2label or {}).values())
+        id2label: dict[int, str] = self.id2label or {}  # type: ignore[assignment]
+        return [id2label[i] for i in range(len(id2label))]  # JSON sorts "10" before "2"
 
     @property
     def hidden_size(self) -> int:
