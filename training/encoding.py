@@ -1,0 +1,118 @@
+"""From texts to the encoder's embeddings: the expensive half of the model, run once for each distinct text."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..configuration import LabelFusionConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+DEFAULT_MAX_LENGTH = 512
+
+# Encoders that number positions from `pad_token_id + 1`, so that this many of their positions are never used.
+_ROBERTA_LIKE = "camembert data2vec-text esm ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta"
+OFFSET_POSITIONS = frozenset([*_ROBERTA_LIKE.split(), "xlm-roberta-xl", "xmod"])
+
+
+def max_length(
+    model: "LabelFusionForSequenceClassification | LabelFusionConfig", tokenizer: "PreTrainedTokenizerBase"
+) -> int:
+    """The longest input, in tokens, that both the tokenizer and the encoder's position embeddings allow.
+
+    Tokenizers that know no limit say 1e30, and RoBERTa's 514 positions hold only 512 tokens. Without any limit:
+    `DEFAULT_MAX_LENGTH`.
+    """
+    encoder = (model if isinstance(model, LabelFusionConfig) else model.config).encoder_config
+    limits = [tokenizer.model_max_length]
+    positions = getattr(encoder, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:  # XLNet says -1
+        offset = (encoder.pad_token_id or 0) + 1 if encoder.model_type in OFFSET_POSITIONS else 0
+        limits.append(positions - offset)
+    limit = min(limits)
+    return int(limit) if limit < 1e9 else DEFAULT_MAX_LENGTH
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put `model` into eval mode, and afterwards every module back into the mode that it had."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+def encode_texts(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    progress: bool = False,
+    description: str = "Encoding",
+) -> torch.Tensor:
+    """Encode texts in batches of similar length, in eval mode, each distinct text once.
+
+    Args:
+        model: The model; its mode is put back afterwards.
+        tokenizer: Its tokenizer.
+        texts: n texts. Longer ones are truncated.
+        batch_size: Texts in one forward of the encoder.
+        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        progress: Show a progress bar.
+        description: Its title.
+
+    Returns:
+        float32 `(n, hidden_size)` on the CPU, in the order of `texts`, for `model.fuse`.
+
+    Raises:
+        ValueError: If an item of `texts` is not a string, or `batch_size` is not a positive integer.
+    """
+    if not (isinstance(batch_size, int) and batch_size > 0):
+        raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
+    place: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"`texts[{i}]` is {type(text).__name__}, expected a string; drop it or give ''.")
+        place.setdefault(text, len(place))
+    distinct = list(place)
+    # Characters stand for tokens: close enough to keep padding small. The longest first, so that memory runs out early.
+    order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
+    limit = max_length or _max_length(model, tokenizer)
+    # Made outside of inference mode, so that training can use it.
+    embeddings = torch.empty(len(distinct), model.config.hidden_size, dtype=torch.float32)
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        tqdm(total=len(distinct), desc=description, unit="text", disable=not progress) as bar,
+    ):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenize(tokenizer, [distinct[i] for i in rows], limit).to(model.device)
+            embeddings[rows] = model.encode(**batch)[0].float().cpu()
+            bar.update(len(rows))
+    return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
+
+
+def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length: int) -> Any:
+    """One padded batch of tensors. Lone surrogates, which no tokenizer accepts, become U+FFFD."""
+    texts = [text if text.isascii() else _without_surrogates(text) for text in texts]
+    return tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+_max_length = max_length  # the function, where an argument has its name
