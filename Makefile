@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := configuration scoring modeling_labelfusion training pipelines hub_scripts
+TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
 TYPED := .cache/typed
 
 .DEFAULT_GOAL := help
@@ -30,9 +31,9 @@ lint: $(STAMP) types ## Check style, formatting and types
 types: $(STAMP) ## Check types
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/labelfusion
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard labelfusion/*) $(ROOMS)) $(TYPED)/labelfusion/
-	@ln -s $(CURDIR)/tests $(CURDIR)/benchmarks $(TYPED)/
+	@ln -s $(addprefix $(CURDIR)/,$(TESTS)) $(TYPED)/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
-		labelfusion tests benchmarks
+		labelfusion $(TESTS)
 
 format: $(STAMP) ## Sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,8 @@
 """Configuration of LabelFusion models."""
 
 import math
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -19,7 +20,7 @@ class LabelFusionConfig(PretrainedConfig):
     Args:
         encoder_config: Config of the encoder, or its dict. Default: RoBERTa's.
         llm_providers: Declared sources of LLM scores, in the order of the `num_providers` axis of `llm_scores`: model
-            strings, dicts or `LLMProvider`s; stored as dicts.
+            strings, dicts or `LLMProvider`s (or a single one); stored as dicts.
         problem_type: `"single_label_classification"` (default) or `"multi_label_classification"`. Never guessed.
         class_descriptions: `{class name: description}` for the prompts.
         pooling: The encoder's embedding: `"mean"` over the tokens or `"cls"`, the first token.
@@ -41,12 +42,16 @@ class LabelFusionConfig(PretrainedConfig):
     """
 
     model_type = "labelfusion"
+    if TYPE_CHECKING:
+        num_labels: int  # never None here
+        id2label: dict[int, str]
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
+    keys_to_ignore_at_inference = ["encoder_logits", "hidden_states", "attentions"]  # noqa: RUF012  # by the Trainer
 
     def __init__(
         self,
         encoder_config: PretrainedConfig | dict[str, Any] | None = None,
-        llm_providers: list[LLMProvider | str | dict[str, Any]] | None = None,
+        llm_providers: list[LLMProvider | str | dict[str, Any]] | LLMProvider | str | dict[str, Any] | None = None,
         problem_type: str = "single_label_classification",
         class_descriptions: dict[str, str] | None = None,
         pooling: str = "mean",
@@ -62,12 +67,15 @@ class LabelFusionConfig(PretrainedConfig):
         fusion_report: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_secrets(kwargs, "LabelFusionConfig")
         if encoder_config is None:
             encoder_config = {"model_type": "roberta"}
         if isinstance(encoder_config, dict):
             encoder_config = dict(encoder_config)
             encoder_config = AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
         self.encoder_config = encoder_config
+        if isinstance(llm_providers, LLMProvider | str | dict):
+            llm_providers = [llm_providers]
         self.llm_providers = [LLMProvider.from_any(p).to_dict() for p in llm_providers or []]
         self.class_descriptions = dict(class_descriptions or {})
         self.pooling = pooling
@@ -78,7 +86,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.score_floor = score_floor
         self.score_dropout = score_dropout
         self.encoder_loss_weight = encoder_loss_weight
-        self.thresholds = None if thresholds is None else [float(t) for t in thresholds]
+        self.thresholds = None if thresholds is None else [float(t) if isinstance(t, Real) else t for t in thresholds]
         self.calibration = {"temperature": 1.0, "encoder_temperature": 1.0, **(calibration or {})}
         self.fusion_report = fusion_report
         if problem_type not in PROBLEM_TYPES:
@@ -105,18 +113,21 @@ class LabelFusionConfig(PretrainedConfig):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of the logits."""
-        id2label: dict[int, str] = self.id2label or {}  # type: ignore[assignment]
-        return [id2label[i] for i in range(len(id2label))]  # JSON sorts "10" before "2"
+        return [self.id2label[i] for i in range(self.num_labels)]  # JSON sorts "10" before "2"
 
     @property
     def hidden_size(self) -> int:
         """Width of the encoder's embedding."""
         return self.encoder_config.hidden_size
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The encoder's config: Transformers keeps the size of the vocabulary there when embeddings are resized."""
+        return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; refuses to serialise a credential that was assigned after construction."""
         data = super().to_dict()
-        refuse_secrets({k: v for k, v in data.items() if k != "encoder_config"}, "LabelFusionConfig")
+        refuse_secrets(data, "LabelFusionConfig")
         return data
 
     def _validate(self) -> None:
@@ -126,13 +137,12 @@ class LabelFusionConfig(PretrainedConfig):
             raise ValueError(f"`fusion_hidden_size` must be a positive integer, got {self.fusion_hidden_size!r}.")
         for name in ("fusion_dropout", "classifier_dropout", "score_dropout"):
             _between(name, getattr(self, name), 0.0, 1.0)
-        if not 0.0 < self.score_floor < 0.5:
+        if not (isinstance(self.score_floor, Real) and 0.0 < self.score_floor < 0.5):
             raise ValueError(f"`score_floor` must lie between 0 and 0.5, got {self.score_floor!r}.")
-        if not self.encoder_loss_weight >= 0.0:
-            raise ValueError(f"`encoder_loss_weight` must not be negative, got {self.encoder_loss_weight!r}.")
+        _between("encoder_loss_weight", self.encoder_loss_weight, 0.0, math.inf)
         for name in ("temperature", "encoder_temperature"):
             value = self.calibration[name]
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
                 raise ValueError(f"`calibration[{name!r}]` must be a positive number, got {value!r}.")
         if len(self.label_names) < 2 and not self.multi_label:
             raise ValueError(
@@ -157,21 +167,36 @@ class LabelFusionConfig(PretrainedConfig):
                 raise ValueError(
                     f"`verbalizers` of {provider.name!r} names unknown classes {strangers}; the classes are {names}."
                 )
-        refuse_secrets(self.llm_providers, "llm_providers")
-        refuse_secrets(self.class_descriptions, "class_descriptions")
+            if provider.prior is not None and len(provider.prior) != self.num_labels:
+                raise ValueError(
+                    f"`prior` of {provider.name!r} has {len(provider.prior)} values for {self.num_labels} classes."
+                )
+        refuse_secrets(self.class_descriptions, "class_descriptions", by_name=False)
+        refuse_secrets(self.fusion_report, "fusion_report", by_name=False)
 
 
 def _check_labels(kwargs: dict[str, Any]) -> None:
-    id2label, num_labels = kwargs.get("id2label"), kwargs.get("num_labels")
-    if id2label is None:
+    """Make `id2label` and `label2id` agree with each other and with `num_labels`; either alone is enough."""
+    id2label, label2id = kwargs.get("id2label"), kwargs.get("label2id")
+    if id2label is None and label2id is None:
         return
-    ids = sorted(int(i) for i in id2label)
-    if ids != list(range(len(ids))):
-        raise ValueError(f"`id2label` must number the classes 0 to {len(ids) - 1}, got {ids}.")
-    if num_labels is not None and num_labels != len(ids):
-        raise ValueError(f"`num_labels` is {num_labels} but `id2label` names {len(ids)} classes.")
-    kwargs["id2label"] = {int(i): str(name) for i, name in id2label.items()}
-    kwargs["label2id"] = {str(name): int(i) for i, name in id2label.items()}
+    for name, value in (("id2label", id2label), ("label2id", label2id)):
+        if not isinstance(value, dict | None):
+            raise ValueError(f"`{name}` must be a dict, got {type(value).__name__}; dict(enumerate(names)) makes one.")
+    pairs = (label2id or {}).items() if id2label is None else [(name, i) for i, name in id2label.items()]
+    try:
+        names = {int(i): str(name) for name, i in pairs}
+    except (TypeError, ValueError):
+        raise ValueError(f"`id2label` must map an index to each class name, got {id2label or label2id}.") from None
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"`id2label` must number the classes 0 to {len(names) - 1}, got {sorted(names)}.")
+    num_labels = kwargs.get("num_labels")
+    if num_labels not in (None, len(names)):
+        raise ValueError(f"`num_labels` is {num_labels} but `id2label` names {len(names)} classes.")
+    if id2label is not None and label2id is not None and any(label2id.get(name) != i for i, name in names.items()):
+        raise ValueError("`label2id` contradicts `id2label`; leave it out, it follows from the other.")
+    kwargs["id2label"] = names
+    kwargs["label2id"] = {name: i for i, name in names.items()}
 
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -180,5 +205,5 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _between(name: str, value: Any, low: float, high: float) -> None:
-    if not (isinstance(value, int | float) and low <= value <= high):
+    if not (isinstance(value, Real) and low <= float(value) <= high):
         raise ValueError(f"`{name}` must lie between {low} and {high}, got {value!r}.")

@@ -1,5 +1,6 @@
 """The declaration of one LLM as a source of scores: plain data that is saved with the model, never a secret."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -69,6 +70,7 @@ class LLMProvider:
     tokens_per_minute: float | None = None
 
     def __post_init__(self) -> None:
+        refuse_secrets(asdict(self), "LLMProvider")  # first, because the messages below repeat what was given
         if not isinstance(self.model, str) or not self.model.strip():
             raise ValueError(
                 f"LLMProvider: `model` must be a model string such as 'openai/gpt-5-nano', got {self.model!r}."
@@ -81,19 +83,21 @@ class LLMProvider:
             raise ValueError(
                 f"LLMProvider: `prompt` is {self.prompt!r}; expected one of {', '.join(PROMPT_STRATEGIES)}."
             )
+        for what, kind in (("examples", list), ("templates", list), ("verbalizers", dict), ("params", dict)):
+            if not isinstance(getattr(self, what), kind):
+                raise ValueError(f"LLMProvider: `{what}` must be a {kind.__name__}, got {getattr(self, what)!r}.")
         for what in ("num_examples", "texts_per_request", "votes", "timeout_s", "max_concurrency"):
-            if not getattr(self, what) > 0:
+            if not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive, got {getattr(self, what)!r}.")
         for what in ("requests_per_minute", "tokens_per_minute"):
-            if getattr(self, what) is not None and not getattr(self, what) > 0:
+            if getattr(self, what) is not None and not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive or None, got {getattr(self, what)!r}.")
         if self.price is not None:
-            if len(self.price) != 2 or min(self.price) < 0:
+            if len(self.price) != 2 or not all(price == 0 or _positive(price) for price in self.price):
                 raise ValueError(
                     f"LLMProvider: `price` must be (input, output) dollars per million tokens, got {self.price!r}."
                 )
             self.price = (float(self.price[0]), float(self.price[1]))
-        refuse_secrets(asdict(self), "LLMProvider")
 
     @property
     def is_local(self) -> bool:
@@ -128,3 +132,7 @@ class LLMProvider:
                 raise ValueError(f"LLM provider declaration has {problem}; fields are {', '.join(sorted(known))}.")
             return cls(**value)
         raise ValueError(f"An LLM provider is a model string, a dict or an LLMProvider; got {type(value).__name__}.")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf

@@ -9,7 +9,8 @@ def pool_features(llm_scores: torch.Tensor, multi_label: bool, floor: float) -> 
     """Turn LLM scores into evidence that can be added to logits, and the mask of what is there.
 
     Single-label evidence is the logarithm of the probabilities, centred over the classes; multi-label evidence is the
-    logit of each probability. Probabilities are kept `floor` away from 0 (and from 1, multi-label).
+    logit of each probability. Probabilities are kept `floor` away from 0 (and from 1, multi-label), in float32 at
+    least: in bfloat16, 1 - floor would be 1 and its logit infinite.
 
     Args:
         llm_scores: float `(batch, num_providers, num_labels)`, NaN where a provider has no answer.
@@ -20,6 +21,7 @@ def pool_features(llm_scores: torch.Tensor, multi_label: bool, floor: float) -> 
         `(evidence, mask)`: float `(batch, num_providers, num_labels)`, zero where an answer is missing, and float
         `(batch, num_providers)`, 1 where there is an answer.
     """
+    llm_scores = llm_scores.to(torch.promote_types(llm_scores.dtype, torch.float32))
     present = ~torch.isnan(llm_scores).any(dim=-1)
     scores = torch.where(present.unsqueeze(-1), llm_scores, 0.5)
     if multi_label:

@@ -87,18 +87,18 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = _encoder_without_pooler(config.encoder_config)
-        self.encoder_head = nn.Linear(config.hidden_size, config.num_labels)
+        self.encoder_head = nn.Linear(config.hidden_size, self.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score_pool = ScorePool(config.num_providers, config.num_labels)
+        self.score_pool = ScorePool(config.num_providers, self.num_labels)
         self.fusion_mlp = (
             FusionMLP(
                 config.hidden_size,
                 config.num_providers,
-                config.num_labels,
+                self.num_labels,
                 fusion_hidden_size=config.fusion_hidden_size,
                 dropout=config.fusion_dropout,
             )
-            if config.fusion == "mlp"
+            if config.fusion == "mlp" and config.num_providers > 0
             else None
         )
         self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
@@ -175,10 +175,11 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         Returns:
             `(embedding, outputs)`: float `(batch, hidden_size)` and the encoder's own output.
         """
-        kwargs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
-        for name in ("output_attentions", "output_hidden_states"):
-            kwargs.setdefault(name, getattr(self.config, name, False))
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        inputs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
+        for name in ("output_attentions", "output_hidden_states"):  # every encoder takes them, most in its **kwargs
+            wanted = kwargs.get(name)
+            inputs[name] = getattr(self.config, name) if wanted is None else wanted
+        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
         tokens = outputs.last_hidden_state
         if self.config.pooling == "cls":
             return tokens[:, 0], outputs
@@ -203,7 +204,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             ValueError: If `llm_scores` has another shape.
         """
         encoder_logits = self.encoder_head(self.dropout(embedding)) / self.config.calibration["encoder_temperature"]
-        if self.config.num_providers == 0 or llm_scores is None:
+        if llm_scores is None:
             return encoder_logits, encoder_logits
         expected = (embedding.shape[0], self.config.num_providers, self.num_labels)
         if tuple(llm_scores.shape) != expected:
@@ -211,11 +212,14 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 f"`llm_scores` has shape {tuple(llm_scores.shape)}, expected {expected}: (batch, num_providers, "
                 "num_labels). The config declares the providers; fill a missing answer with NaN."
             )
-        llm_scores = llm_scores.to(embedding)
+        if self.config.num_providers == 0:
+            return encoder_logits, encoder_logits
+        llm_scores = llm_scores.to(embedding.device)
         if self.training and self.config.score_dropout > 0:
             hidden = torch.rand(expected[:2], device=embedding.device) < self.config.score_dropout
             llm_scores = llm_scores.masked_fill(hidden.unsqueeze(-1), float("nan"))
         evidence, mask = pool_features(llm_scores, self.config.multi_label, self.config.score_floor)
+        evidence, mask = evidence.to(embedding.dtype), mask.to(embedding.dtype)
         logits = self.score_pool(encoder_logits, evidence, mask)
         if self.fusion_mlp is not None:
             logits = logits + self.fusion_mlp(embedding, evidence, mask)
@@ -280,7 +284,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),
         )
-        return output if return_dict is not False else output.to_tuple()
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if not self.config.multi_label:
