@@ -1,6 +1,7 @@
 """Configuration of LabelFusion models."""
 
 import math
+import os
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,7 @@ class LabelFusionConfig(PretrainedConfig):
         _check_labels(kwargs)
         super().__init__(problem_type=problem_type, **kwargs)  # type: ignore[arg-type]
         self._validate()
+        self.to_dict()  # refuses secrets
 
     @property
     def providers(self) -> list[LLMProvider]:
@@ -125,10 +127,15 @@ class LabelFusionConfig(PretrainedConfig):
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; refuses to serialise a credential that was assigned after construction."""
+        """Plain data; refuses to serialise a credential, also one that was assigned after construction."""
         data = super().to_dict()
         refuse_secrets(data, "LabelFusionConfig")
         return data
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in Transformers; an error leaves the file that is there as it is."""
+        self.to_json_string()
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _validate(self) -> None:
         _choice("pooling", self.pooling, POOLING)
@@ -171,8 +178,6 @@ class LabelFusionConfig(PretrainedConfig):
                 raise ValueError(
                     f"`prior` of {provider.name!r} has {len(provider.prior)} values for {self.num_labels} classes."
                 )
-        refuse_secrets(self.class_descriptions, "class_descriptions", by_name=False)
-        refuse_secrets(self.fusion_report, "fusion_report", by_name=False)
 
 
 def _check_labels(kwargs: dict[str, Any]) -> None:
