@@ -1,1 +1,15 @@
-"""The Hugging Face pipeline `labelfusion-classification`."""
+"""The Hugging Face pipeline `labelfusion-classification`, and the engine that runs it over large data."""
+
+from transformers import AutoModelForSequenceClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .inference import Inference, run
+from .pipeline_labelfusion import TASK, LabelFusionPipeline
+from .policy import select, uncertainty
+
+if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=LabelFusionPipeline, pt_model=AutoModelForSequenceClassification, type="text"
+    )
+
+__all__ = ["Inference", "LabelFusionPipeline", "run", "select", "uncertainty"]

@@ -1,0 +1,66 @@
+"""From probabilities to the answers that the pipeline gives."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..configuration import LabelFusionConfig
+from .inference import Inference
+
+UNSET: Any = object()
+
+
+def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:
+    """The labels of one text, float `(num_labels,)`, in the shape that `TextClassificationPipeline` gives them.
+
+    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold. With
+    `top_k`: a list of the k best classes, or of all for None. Lists start with the best.
+    """
+    names = config.label_names
+    if top_k is UNSET and not config.multi_label:
+        best = int(probs.argmax())
+        return {"label": names[best], "score": float(probs[best])}
+    order = np.argsort(-probs, kind="stable")
+    if top_k is UNSET:
+        thresholds = np.asarray(config.thresholds or [0.5] * len(names))
+        order = order[probs[order] >= thresholds[order]]
+    elif top_k is not None:
+        order = order[:top_k]
+    return [{"label": names[i], "score": float(probs[i])} for i in order]
+
+
+def format_answers(
+    inference: Inference, config: LabelFusionConfig, top_k: int | None = UNSET, return_sources: bool = False
+) -> Iterator[Any]:
+    """The answer for each text of `inference`; with `return_sources` a dict that also holds what each source said."""
+    probabilities, encoder = inference.probabilities, inference.encoder_probabilities
+    names, providers = config.label_names, source_names(config)
+    for i in range(len(inference)):
+        labels = format_labels(probabilities[i], config, top_k)
+        if not return_sources:
+            yield labels
+            continue
+        sources: dict[str, dict[str, float] | None] = {"encoder": dict(zip(names, encoder[i].tolist(), strict=True))}
+        for name, scores in zip(providers, inference.llm_scores[i], strict=True):
+            missing = np.isnan(scores).any()
+            sources[name] = None if missing else dict(zip(names, scores.tolist(), strict=True))
+        yield {
+            **(labels if isinstance(labels, dict) else {"labels": labels}),
+            "sources": sources,
+            "llm_called": bool(inference.llm_called[i]),
+            "cost_usd": float(inference.cost_usd[i]),
+        }
+
+
+def source_names(config: LabelFusionConfig) -> list[str]:
+    """The providers' names, told apart by a number where two are the same (or one is called `encoder`)."""
+    taken, names = {"encoder"}, []
+    for provider in config.providers:
+        name, number = str(provider.name), 2
+        while name in taken:
+            name, number = f"{provider.name} ({number})", number + 1
+        taken.add(name)
+        names.append(name)
+    return names

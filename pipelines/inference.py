@@ -1,0 +1,275 @@
+"""The one engine behind the pipeline and `AutoFusionClassifier`: texts in, fused logits out, window by window.
+
+While one window of texts is encoded, the LLMs answer about another; each text is encoded once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..configuration import LabelFusionConfig
+from ..training.encoding import encode_texts, evaluating
+from .asking import Asker, Asking, Scorers
+from .inputs import Row, given_scores, read_inputs
+from .policy import Policy, StreamSelector, check_policy, select, to_probabilities, uncertainty
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+LIST_WINDOW = 8192  # texts of a list whose embeddings are held at once
+FUSE_BATCH = 1024
+
+
+@dataclass
+class Inference:
+    """What the model says about n texts, and what it was told.
+
+    Args:
+        logits: float32 `(n, num_labels)`: fused, calibrated.
+        encoder_logits: float32 `(n, num_labels)`: of the encoder alone, calibrated.
+        llm_scores: float32 `(n, num_providers, num_labels)` as used, NaN for missing.
+        llm_called: bool `(n,)`: whether an LLM was asked in this run; scores that came with the text do not count.
+        cost_usd: float64 `(n,)`: US dollars spent on each text. The price of a request is split evenly over its texts.
+        multi_label: Whether the classes are independent.
+        errors: `{row: reason}` where an answer is missing that was wanted. Holds no text.
+    """
+
+    logits: NDArray[np.float32]
+    encoder_logits: NDArray[np.float32]
+    llm_scores: NDArray[np.float32]
+    llm_called: NDArray[np.bool_]
+    cost_usd: NDArray[np.float64]
+    multi_label: bool = False
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """float32 `(n, num_labels)` of the fusion."""
+        return to_probabilities(self.logits, self.multi_label)
+
+    @property
+    def encoder_probabilities(self) -> NDArray[np.float32]:
+        """float32 `(n, num_labels)` of the encoder alone."""
+        return to_probabilities(self.encoder_logits, self.multi_label)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Inference"]) -> "Inference":
+        """Put the parts of a run together (one at least)."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = {
+            f.name: np.concatenate([getattr(part, f.name) for part in parts])
+            for f in fields(cls)
+            if f.name not in ("multi_label", "errors")
+        }
+        errors: dict[int, str] = {}
+        start = 0
+        for part in parts:
+            errors.update({start + row: reason for row, reason in part.errors.items()})
+            start += len(part)
+        return cls(**arrays, multi_label=parts[0].multi_label, errors=errors)
+
+
+def run(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    scorers: Scorers | None = None,
+    llm_scores: Any = None,
+    llm_policy: Policy = "always",
+    max_cost_usd: float | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    progress: bool = False,
+) -> Inference:
+    """Classify a list of texts.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        texts: n texts.
+        scorers: One for each declared provider, or a function that makes them, called only if something is asked.
+            `None`: those that the config declares.
+        llm_scores: Scores that are there already: `(n, num_providers, num_labels)`, or n entries of `(num_providers,
+            num_labels)`, None or NaN for missing. A text that brings any is not asked about.
+        llm_policy: Which texts the LLMs speak on, see `policy.select`; exact for a share. The scores that a text brings
+            are used in any case, except those of a provider declared `"recorded"`: they are its answers, and count
+            only where the policy would have asked for them.
+        max_cost_usd: US dollars that may be spent on the LLMs. With a share, the most uncertain texts come first.
+        batch_size: Texts in one forward of the encoder.
+        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        progress: Show progress bars.
+
+    Raises:
+        ValueError: For texts, scores, a policy or a limit that cannot be right.
+        ScoringError: If an LLM cannot be asked at all (no key, unknown model).
+    """
+    parts = infer(
+        model,
+        tokenizer,
+        read_inputs(texts, llm_scores),
+        scorers=scorers,
+        llm_policy=llm_policy,
+        max_cost_usd=max_cost_usd,
+        batch_size=batch_size,
+        max_length=max_length,
+        progress=progress,
+    )
+    return Inference.concatenate(list(parts) or [_nothing(model.config)])
+
+
+def infer(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Iterable[Row],
+    *,
+    scorers: Scorers | None = None,
+    llm_policy: Policy = "always",
+    max_cost_usd: float | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    progress: bool = False,
+) -> Iterator[Inference]:
+    """Classify `(text, llm_scores or None)` rows, lazily, one `Inference` for each window of them.
+
+    A list is cut into large windows, for a share of its texts into one. Of anything else, at most three windows of
+    `max(4 * batch_size, 128)` rows are held. If `rows` raises, what was read before is answered first. The other
+    arguments are those of `run`.
+    """
+    config, policy = model.config, check_policy(llm_policy)
+    size = max(4 * batch_size, 128)
+    asker = Asker(config, scorers, max_cost_usd, chunk_size=size, progress=progress)
+    encode = partial(encode_texts, model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+    if not isinstance(rows, list):
+        return _Engine(model, encode, asker, policy, StreamSelector(policy, config)).run(iter(rows), size)
+    given_scores([scores for _, scores in rows], config)  # find what is wrong before anything is paid for
+    if policy != "auto":
+        size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
+    choose = partial(select, policy=policy, config=config)
+    return _Engine(model, encode, asker, policy, choose).run(iter(rows), size)
+
+
+@dataclass
+class _Window:
+    """Rows on their way through the engine."""
+
+    texts: list[str]
+    scores: NDArray[np.float32]
+    embeddings: torch.Tensor | None = None
+    asked: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    asking: Asking | None = None
+
+
+@dataclass
+class _Engine:
+    model: "LabelFusionForSequenceClassification"
+    encode: Callable[[list[str]], torch.Tensor]
+    asker: Asker
+    policy: Policy
+    choose: Callable[[NDArray[np.float32]], NDArray[np.bool_]]  # from encoder logits to the texts to ask about
+
+    def run(self, rows: Iterator[Row], size: int) -> Iterator[Inference]:
+        """Start each window before the one in front of it is finished."""
+        open_windows: list[_Window] = []
+        failure: Exception | None = None
+        start = 0
+        try:
+            while failure is None:
+                chunk: list[Row] = []
+                try:
+                    chunk.extend(islice(rows, size))
+                except Exception as error:  # what was read before it is answered all the same
+                    failure = error
+                if not chunk:
+                    break
+                try:
+                    scores = given_scores([scores for _, scores in chunk], self.model.config, start)
+                except ValueError as error:
+                    failure = error
+                    break
+                open_windows.append(_Window([text for text, _ in chunk], scores))
+                start += len(chunk)
+                self.begin(open_windows[-1])
+                if len(open_windows) == 2:
+                    yield self.finish(open_windows.pop(0))
+            while open_windows:
+                yield self.finish(open_windows.pop(0))
+        finally:  # also when the caller stops reading
+            for window in open_windows:
+                if window.asking is not None:
+                    window.asking.cancel()
+        if failure is not None:
+            raise failure
+
+    def begin(self, window: _Window) -> None:
+        """Choose the texts to ask about, and ask. Only a policy that looks at the encoder waits for it."""
+        config = self.model.config
+        recorded = np.array(["recorded" in (p.model, p.method) for p in config.providers], dtype=bool)
+        brought = np.any(np.all(~np.isnan(window.scores), axis=2), axis=1)
+        blank = np.array([not text.strip() for text in window.texts])  # nothing to ask about
+        subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
+        chosen = np.zeros(len(window.texts), dtype=bool)
+        order = np.flatnonzero(subject)
+        if self.policy == "always":
+            chosen = subject
+        elif self.policy != "never" and order.size:
+            window.embeddings = self.encode(window.texts)
+            logits = self.fuse(window.embeddings, None)[1][order]
+            chosen[order] = self.choose(logits)
+            doubt = uncertainty(to_probabilities(logits, config.multi_label), config.multi_label)
+            order = order[np.argsort(-doubt, kind="stable")]  # if money runs out, then on the easy ones
+        window.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
+        window.asked = order[(chosen & ~brought)[order]]
+        if window.asked.size:
+            window.asking = self.asker.submit([window.texts[i] for i in window.asked])
+
+    def finish(self, window: _Window) -> Inference:
+        """Encode, if that is not done yet, while the answers come in; then fuse."""
+        try:
+            embeddings = self.encode(window.texts) if window.embeddings is None else window.embeddings
+            answers = None if window.asking is None else window.asking.result()
+        except BaseException:
+            if window.asking is not None:
+                window.asking.cancel()
+            raise
+        called, cost = np.zeros(len(window.texts), dtype=bool), np.zeros(len(window.texts))
+        errors: dict[int, str] = {}
+        if answers is not None:
+            window.scores[window.asked] = answers.scores
+            called[window.asked], cost[window.asked] = answers.called, answers.cost_usd
+            errors = {int(window.asked[row]): answers.errors[row] for row in answers.errors}
+            errors = dict(sorted(errors.items()))
+        logits, encoder_logits = self.fuse(embeddings, window.scores)
+        multi_label = self.model.config.multi_label
+        return Inference(logits, encoder_logits, window.scores, called, cost, multi_label, errors)
+
+    def fuse(
+        self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """float32 `(logits, encoder_logits)`, from embeddings that are kept and scores."""
+        parts = []
+        with evaluating(self.model), torch.inference_mode():
+            for start in range(0, len(embeddings), FUSE_BATCH):
+                rows = slice(start, start + FUSE_BATCH)
+                batch = embeddings[rows].to(self.model.device, self.model.dtype)
+                given = None if scores is None else torch.from_numpy(scores[rows]).to(self.model.device)
+                parts.append([logits.float().cpu().numpy() for logits in self.model.fuse(batch, given)])
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def _nothing(config: LabelFusionConfig) -> Inference:
+    empty = np.zeros((0, config.num_labels), dtype=np.float32)
+    scores = np.zeros((0, config.num_providers, config.num_labels), dtype=np.float32)
+    return Inference(empty, empty, scores, np.zeros(0, dtype=bool), np.zeros(0), config.multi_label)

@@ -1,0 +1,103 @@
+"""Reading what users hand to the pipeline: texts, and scores that come with them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..configuration import LabelFusionConfig
+from ..scoring.base import check_scores
+
+Row: TypeAlias = tuple[str, Any]  # text, and its scores as they were given
+
+
+def read_input(item: Any, position: int = 0) -> Row:
+    """Read one input: a text, or a mapping with `text` and perhaps `llm_scores`; other keys are left alone.
+
+    Raises:
+        ValueError: For anything else, naming its position.
+    """
+    scores = None
+    if isinstance(item, Mapping):
+        if "text" not in item:
+            raise ValueError(f"Input {position} has no key `text`; its keys are {sorted(map(str, item))}.")
+        if item.get("text_pair") is not None:
+            raise ValueError(f"Input {position} has a `text_pair`; join the two texts into one `text`.")
+        item, scores = item["text"], item.get("llm_scores")
+    if not isinstance(item, str):
+        raise ValueError(
+            f"Input {position} is {type(item).__name__}, expected a string or a dict "
+            "{'text': ..., 'llm_scores': ...}. Drop missing texts, or give '' for them."
+        )
+    return item, scores
+
+
+def read_inputs(items: Iterable[Any], llm_scores: Any = None) -> list[Row]:
+    """`read_input` for all of `items`, with `llm_scores` (one entry for each) where given.
+
+    Raises:
+        ValueError: For an item that cannot be read, or another number of scores than items.
+    """
+    rows = [read_input(item, i) for i, item in enumerate(items)]
+    if llm_scores is None:
+        return rows
+    if not hasattr(llm_scores, "__len__") or len(llm_scores) != len(rows):
+        count = len(llm_scores) if hasattr(llm_scores, "__len__") else f"{type(llm_scores).__name__}, not a list,"
+        raise ValueError(f"`llm_scores` has {count} entries for {len(rows)} texts.")
+    return [(text, scores) for (text, _), scores in zip(rows, llm_scores, strict=True)]
+
+
+def iterate(items: Any) -> Iterator[Any]:
+    """The items of an iterable, or of a dataset that only has `len()` and an index."""
+    if hasattr(items, "__iter__"):
+        yield from items
+    else:
+        for i in range(len(items)):
+            yield items[i]
+
+
+def given_scores(values: Sequence[Any], config: LabelFusionConfig, first: int = 0) -> NDArray[np.float32]:
+    """Read the scores that texts bring along.
+
+    Args:
+        values: n entries: None, or `(num_providers, num_labels)` numbers with None or NaN for a provider without an
+            answer; with one provider, `(num_labels,)` will do.
+        config: The model's config.
+        first: Position of the first text, for error messages.
+
+    Returns:
+        float32 `(n, num_providers, num_labels)`, NaN for missing.
+
+    Raises:
+        ValueError: For another shape, or numbers that are not probabilities.
+    """
+    shape = (config.num_providers, config.num_labels)
+    scores = np.full((len(values), *shape), np.nan, dtype=np.float32)
+    if shape[0] == 0:
+        return scores
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        try:
+            entry = _as_array(value, shape)
+        except (TypeError, ValueError):
+            entry = None
+        if entry is None or entry.shape != shape:
+            given = "no array of numbers" if entry is None else f"shape {entry.shape}"
+            raise ValueError(
+                f"`llm_scores` of input {first + i} has {given}, expected {shape}: (num_providers, num_labels), with "
+                "None or NaN for a missing answer."
+            )
+        scores[i] = entry
+    for p, provider in enumerate(config.providers):
+        source = f"`llm_scores` of {provider.name!r}, rows counted from input {first}"
+        scores[:, p] = check_scores(scores[:, p], len(values), shape[1], config.multi_label, source)
+    return scores
+
+
+def _as_array(value: Any, shape: tuple[int, int]) -> NDArray[np.float32]:
+    if isinstance(value, list | tuple) and any(row is None for row in value) and len(value) == shape[0]:
+        value = [[np.nan] * shape[1] if row is None else row for row in value]
+    array = np.asarray(value, dtype=np.float32)
+    return array[None] if shape[0] == 1 and array.shape == shape[1:] else array

@@ -1,0 +1,225 @@
+"""`pipeline("labelfusion-classification")`: texts in, labels out, the LLMs asked where the policy says so."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import Pipeline
+
+from ..scoring.base import Scorer
+from ..training.encoding import encode_texts, tokenize
+from ..training.encoding import max_length as longest_input
+from .answers import UNSET, format_answers
+from .asking import Scorers, build_scorers
+from .inference import Inference, infer
+from .inputs import Row, given_scores, iterate, read_input, read_inputs
+from .policy import Policy, check_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+TASK = "labelfusion-classification"
+
+
+class LabelFusionPipeline(Pipeline):
+    """Classify texts with a [`LabelFusionForSequenceClassification`]; answers like `TextClassificationPipeline`.
+
+    ```python
+    pipe = pipeline("labelfusion-classification", model="user/model")
+    pipe("Shares fell.")                                    # [{"label": "Business", "score": 0.98}]
+    pipe(texts, llm_policy=0.2, return_sources=True)        # the LLM is asked about 20 % of the texts
+    for answer in pipe(KeyDataset(dataset, "text")): ...    # streams: bounded memory, the LLM works ahead
+    ```
+
+    Args:
+        llm: What to ask instead of the providers that the model declares, see `build_scorers`; a model whose LLM is a
+            Python function needs it here.
+        scorers: `Scorer`s, one for each provider, instead of `llm`.
+        llm_options: For `scoring.build_scorer`, such as `{"cache": False}`.
+        **kwargs: Those of `Pipeline` (`model`, `tokenizer`, `device`, `batch_size`, ...) and of `__call__`.
+    """
+
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+
+    model: "LabelFusionForSequenceClassification"
+    tokenizer: "PreTrainedTokenizerBase"  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        *args: Any,
+        llm: Any = None,
+        scorers: Sequence[Scorer] | None = None,
+        llm_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if llm is not None and scorers is not None:
+            raise ValueError("Give `llm` or `scorers`, not both.")
+        super().__init__(*args, **kwargs)
+        if self.tokenizer is None:
+            raise ValueError("`tokenizer` is missing: save it beside the model, or pass it.")
+        self.scorers: Scorers
+        if scorers is not None:
+            self.scorers = scorers
+        else:
+            options = {"embed": self._embed, **(llm_options or {})}
+            if llm is not None and not self.model.config.num_providers:
+                build_scorers(self.model.config, llm)  # says that there is nothing to ask for
+            self.scorers = cache(partial(build_scorers, self.model.config, llm, **options))
+
+    def __call__(
+        self, inputs: Any, *args: Any, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Classify.
+
+        Args:
+            inputs: A text; a dict with `text` and, if wanted, `llm_scores`; a list of them; or an iterator, a
+                `datasets.Dataset` with a column `text`, a `KeyDataset` or a torch `Dataset`, which are read lazily.
+            *args: Not used.
+            num_workers: Not used: one process reads.
+            batch_size: Texts in one forward of the encoder. Default: 32.
+            **kwargs: The options that follow, here or at construction.
+            top_k: Return the k best classes (`None`: all).
+            return_sources: Return for each text what the encoder and each LLM said.
+            llm_policy: Which texts the LLMs are asked about: `"always"`, `"never"`, `"auto"` (the calibrated gate), or
+                a share in [0, 1]: those that the encoder is least sure of; exact for a list.
+            max_cost_usd: US dollars that this call may spend on the LLMs; then the encoder answers alone.
+            llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
+                NaN for missing; for a list or a single text. A text that brings scores is not asked about.
+            max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+            truncation: Accepted for the sake of habit; texts are always truncated.
+            padding: Likewise; batches are always padded.
+
+        Returns:
+            For a list of texts a list, for anything lazy an iterator, with for each text `{"label", "score"}`; a list
+            of these, best first, with `top_k`; and for multi-label without `top_k`, a list of the classes that reach
+            their threshold. With `return_sources`, a dict for each text: `{"label", "score"}` or, instead of a list,
+            `{"labels": [...]}`, with `sources` (`{"encoder": {label: probability}, "<provider>": ... or None}`),
+            `llm_called` and `cost_usd`. A single text without `top_k` gives a list, a single dict does not.
+
+        Raises:
+            ValueError: For an input or option that cannot be right, naming the input's position.
+            ScoringError: If an LLM cannot be asked at all (no key, unknown model).
+        """
+        bare_text = isinstance(inputs, str) and "top_k" not in kwargs
+        _, forward_params, post_params = self._sanitize_parameters(**kwargs)
+        forward: dict[str, Any] = {**self._forward_params, **forward_params}
+        forward["batch_size"] = batch_size or self._batch_size or 32
+        post: dict[str, Any] = {**self._postprocess_params, **post_params}
+        llm_scores = forward.pop("llm_scores", None)
+        if isinstance(inputs, str | Mapping):
+            (answer,) = self._answer(read_inputs([inputs], None if llm_scores is None else [llm_scores]), forward, post)
+            # As TextClassificationPipeline: a text gives a list. A list of multi-label answers is one already.
+            is_list = isinstance(answer, list) and "top_k" not in post
+            return [answer] if bare_text and not is_list else answer
+        if hasattr(inputs, "iloc") and hasattr(inputs, "columns"):
+            raise ValueError("The pipeline takes no DataFrame; give it `frame['text'].tolist()`.")
+        if isinstance(inputs, Sequence) or hasattr(inputs, "tolist"):
+            return list(self._answer(read_inputs(inputs, llm_scores), forward, post))
+        if llm_scores is not None:
+            raise ValueError(
+                "`llm_scores` goes with a text or a list of texts; let a stream give {'text': ..., 'llm_scores': ...}."
+            )
+        if not hasattr(inputs, "__iter__") and not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+            raise ValueError(
+                f"The pipeline got {type(inputs).__name__}, expected a text, a dict, a list, an iterator or a dataset."
+            )
+        if isinstance(inputs, Iterator):
+            return self._answer(self._rows(inputs), forward, post)
+        return _Answers(inputs, lambda: self._answer(self._rows(inputs), forward, post))
+
+    def _rows(self, inputs: Any) -> Iterator[Row]:
+        return (read_input(item, i) for i, item in enumerate(iterate(inputs)))
+
+    def _answer(self, rows: list[Row] | Iterator[Row], forward: dict[str, Any], post: dict[str, Any]) -> Iterator[Any]:
+        parts = infer(self.model, self.tokenizer, rows, scorers=self.scorers, **forward)
+        return (answer for part in parts for answer in format_answers(part, self.model.config, **post))
+
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The encoder's embeddings, for prompts with the nearest examples."""
+        return encode_texts(self.model, self.tokenizer, texts).numpy()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model and its tokenizer, as data.
+
+        The base class would add this file and declare it as custom code: those who have the package installed would
+        then be refused unless they trust remote code.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.tokenizer.save_pretrained(save_directory, **kwargs)
+
+    def _sanitize_parameters(  # type: ignore[override]
+        self,
+        top_k: int | None = UNSET,
+        return_sources: bool = UNSET,
+        llm_policy: Policy = UNSET,
+        max_cost_usd: float | None = UNSET,
+        llm_scores: Any = UNSET,
+        max_length: int | None = UNSET,
+        truncation: bool = True,
+        padding: bool | str = True,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if top_k is not UNSET and top_k is not None and not (isinstance(top_k, int) and top_k > 0):
+            raise ValueError(f"`top_k` must be a positive integer, or None for all classes; got {top_k!r}.")
+        if max_length is not UNSET and max_length is not None and not (isinstance(max_length, int) and max_length > 0):
+            raise ValueError(f"`max_length` must be a positive number of tokens, got {max_length!r}.")
+        if not truncation:
+            raise ValueError("`truncation` cannot be turned off: the encoder takes no more than its maximum length.")
+        if llm_policy is not UNSET:
+            check_policy(llm_policy)
+        forward = {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "llm_scores": llm_scores}
+        groups = (
+            {"max_length": max_length},
+            {**forward, "max_length": max_length},
+            {"top_k": top_k, "return_sources": return_sources},
+        )
+        preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)
+        return preprocess, forward, post
+
+    # The usual three steps for one input, with the scores that it brings. `__call__` works on windows instead.
+
+    def preprocess(self, input_: Any, max_length: int | None = None) -> dict[str, Any]:  # type: ignore[override]
+        """Tensors of one text or dict, for `forward`."""
+        text, scores = read_input(input_)
+        limit = max_length or longest_input(self.model, self.tokenizer)
+        inputs = dict(tokenize(self.tokenizer, [text], limit))
+        return {**inputs, "llm_scores": torch.from_numpy(given_scores([scores], self.model.config))}
+
+    def _forward(self, input_tensors: dict[str, Any]) -> Any:  # type: ignore[override]
+        return {**self.model(**input_tensors), "llm_scores": input_tensors["llm_scores"]}
+
+    def postprocess(self, model_outputs: dict[str, Any], **post: Any) -> Any:  # type: ignore[override]
+        """The answer for the one text behind the output of `forward`."""
+        arrays = {name: model_outputs[name].float().numpy() for name in ("logits", "encoder_logits", "llm_scores")}
+        inference = Inference(**arrays, llm_called=np.zeros(1, bool), cost_usd=np.zeros(1))
+        inference.multi_label = self.model.config.multi_label
+        return next(format_answers(inference, self.model.config, **post))
+
+
+class _Answers:
+    """The answers to a dataset: an iterator that starts again when it is iterated again, with the dataset's length."""
+
+    def __init__(self, dataset: Any, start: Callable[[], Iterator[Any]]) -> None:
+        self._dataset, self._start = dataset, start
+        self._iterator: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> "_Answers":
+        self._iterator = self._start()
+        return self
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = self._start()
+        return next(self._iterator)

@@ -1,0 +1,135 @@
+"""Which texts the LLM is asked about: all, none, those that the gate lets through, or the share that needs it most."""
+
+from collections import deque
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..configuration import LabelFusionConfig
+
+Policy: TypeAlias = str | float
+
+# Without a calibrated gate, "auto" asks where the encoder itself expects to be wrong more often than this.
+DEFAULT_EXPECTED_ERROR = 0.1
+HISTORY = 8192  # gate values that a stream's threshold is taken from
+SLACK = 32  # texts by which a stream may run ahead of its share, or behind it
+
+
+def check_policy(policy: Policy) -> Policy:
+    """Validate `llm_policy`; a share of 0 becomes `"never"`, a share of 1 `"always"`.
+
+    Raises:
+        ValueError: For anything but `"always"`, `"never"`, `"auto"` or a number in [0, 1].
+    """
+    if isinstance(policy, str) and policy in ("always", "never", "auto"):
+        return policy
+    number = isinstance(policy, int | float | np.integer | np.floating) and not isinstance(policy, bool)
+    if not number or not 0.0 <= float(policy) <= 1.0:
+        raise ValueError(
+            f"`llm_policy` is {policy!r}; expected 'always', 'never', 'auto' or a share of the texts between 0 and 1 "
+            "(0.3: the LLM is asked about the 30 % of the texts that the encoder is least sure of)."
+        )
+    return {0.0: "never", 1.0: "always"}.get(float(policy), float(policy))
+
+
+def uncertainty(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
+    """How unsure the encoder is of each text.
+
+    Args:
+        encoder_probs: float `(n, num_labels)`, calibrated.
+        multi_label: Whether the classes are independent.
+
+    Returns:
+        float64 `(n,)`. Single-label: 1 minus the margin between the two best classes (Scheffer et al. 2001), in [0, 1].
+        Multi-label: the expected number of classes that the encoder gets wrong, in `[0, num_labels / 2]`.
+    """
+    probs = np.asarray(encoder_probs, dtype=np.float64)
+    if multi_label:
+        return np.minimum(probs, 1.0 - probs).sum(axis=1)
+    best = np.partition(probs, -2, axis=1)[:, -2:]
+    return 1.0 - (best[:, 1] - best[:, 0])
+
+
+def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
+    """float64 `(n,)`: probability, by the encoder's own account, that its answer is wrong (in any class)."""
+    probs = np.asarray(encoder_probs, dtype=np.float64)
+    if multi_label:
+        return 1.0 - np.maximum(probs, 1.0 - probs).prod(axis=1)
+    return 1.0 - probs.max(axis=1)
+
+
+def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float32]:
+    """Softmax (single-label) or sigmoid (multi-label) of float `(n, num_labels)`, as float32."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if multi_label:
+        return (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)  # a sigmoid that cannot overflow
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def most(values: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
+    """bool `(n,)`: the `count` largest values; among equal ones, the first come first."""
+    mask = np.zeros(len(values), dtype=bool)
+    mask[np.argsort(-values, kind="stable")[:count]] = True
+    return mask
+
+
+def select(encoder_logits: NDArray[np.floating], policy: Policy, config: LabelFusionConfig) -> NDArray[np.bool_]:
+    """Choose the texts of one batch to ask the LLM about.
+
+    Args:
+        encoder_logits: float `(n, num_labels)`, calibrated, as the model gives them.
+        policy: `"always"`; `"never"`; a share s in [0, 1]: exactly `round(s * n)` texts, the most uncertain ones;
+            `"auto"`: those whose `uncertainty` exceeds `config.calibration["gate_threshold"]` or, where the
+            calibration has left none, whose `expected_error` exceeds 0.1.
+        config: The model's config.
+
+    Returns:
+        bool `(n,)`.
+
+    Raises:
+        ValueError: For an invalid policy.
+    """
+    policy = check_policy(policy)
+    count = len(encoder_logits)
+    if count == 0 or policy in ("always", "never"):
+        return np.full(count, policy == "always")
+    probs = to_probabilities(encoder_logits, config.multi_label)
+    if policy == "auto":
+        threshold = config.calibration.get("gate_threshold")
+        if threshold is None:
+            return expected_error(probs, config.multi_label) > DEFAULT_EXPECTED_ERROR
+        return uncertainty(probs, config.multi_label) > float(threshold)
+    return most(uncertainty(probs, config.multi_label), round(float(policy) * count))
+
+
+class StreamSelector:
+    """`select` for the windows of a stream of unknown length.
+
+    For a share, the threshold is the quantile of the uncertainties seen so far, so that a window of hard texts gets
+    more questions than one of easy texts; the number asked never strays from the share of what was seen by more than
+    2 % of it (`SLACK` texts at most), whatever the order of the texts.
+
+    Args:
+        policy: As for `select`.
+        config: The model's config.
+    """
+
+    def __init__(self, policy: Policy, config: LabelFusionConfig) -> None:
+        self.policy, self.config = check_policy(policy), config
+        self.seen = self.asked = 0
+        self._history: deque[float] = deque(maxlen=HISTORY)
+
+    def __call__(self, encoder_logits: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Choose among the next texts; float `(n, num_labels)` to bool `(n,)`."""
+        if isinstance(self.policy, str) or len(encoder_logits) == 0:
+            return select(encoder_logits, self.policy, self.config)
+        values = uncertainty(to_probabilities(encoder_logits, self.config.multi_label), self.config.multi_label)
+        self._history.extend(values.tolist())
+        self.seen += len(values)
+        due, slack = self.policy * self.seen - self.asked, min(SLACK, 0.02 * self.seen)
+        count = int((values > np.quantile(self._history, 1.0 - self.policy)).sum())
+        mask = most(values, int(np.clip(count, max(0, round(due - slack)), max(0, round(due + slack)))))
+        self.asked += int(mask.sum())
+        return mask

@@ -1,0 +1,333 @@
+"""How the LLMs are asked in a run: when, about what, for how much, and what happens when they fail."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from labelfusion.configuration import LLMProvider
+from labelfusion.pipelines import run
+from labelfusion.pipelines.policy import select, uncertainty
+from labelfusion.scoring.base import ScoreBatch, ScoringError, Usage
+
+from labelfusion import LabelFusionPipeline
+
+NAMES = ["class0", "class1", "class2"]
+TEXTS = [f"w{i % 10} good movie w{i // 10 % 10} bad" for i in range(100)]
+
+
+class FakeScorer:
+    """Answers at once, remembers what it was asked, costs a cent a text."""
+
+    labels, multi_label, method = NAMES, False, "json"
+
+    def __init__(self, name="judge", cost=0.01, fail=(), before=None):
+        self.name, self.cost, self.fail, self.before = name, cost, fail, before
+        self.asked: list[str] = []
+
+    async def score(self, texts):
+        self.asked += texts
+        if self.before is not None:
+            await self.before(texts)
+        scores = np.tile(np.float32([0.2, 0.7, 0.1]), (len(texts), 1))
+        errors = {i: "refused" for i, text in enumerate(texts) if text in self.fail}
+        scores[list(errors)] = np.nan
+        return ScoreBatch(scores, self.method, Usage(len(texts), cost_usd=self.cost * len(texts)), errors)
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(llm_providers=["openai/judge"])
+
+
+@pytest.fixture
+def encoded(model, monkeypatch):
+    """Counts the rows that go through the encoder."""
+    counts: list[int] = []
+    encode = model.encode
+
+    def counting(**inputs):
+        counts.append(len(inputs["input_ids"]))
+        return encode(**inputs)
+
+    monkeypatch.setattr(model, "encode", counting)
+    return counts
+
+
+def test_always_asks_about_everything_that_is_not_known(model, tiny_tokenizer, encoded):
+    scorer = FakeScorer(fail=("bad",))
+    texts = ["good", "bad", "", "movie", "good", "   "]
+    given = np.full((6, 1, 3), np.nan)
+    given[3] = [[1.0, 0.0, 0.0]]
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_scores=given)
+    assert sorted(scorer.asked) == ["bad", "good"]  # the duplicate is asked once
+    assert result.llm_called.tolist() == [True, True, False, False, True, False]
+    assert np.isnan(result.llm_scores[[1, 2, 5]]).all()
+    np.testing.assert_allclose(result.llm_scores[[0, 4], 0], [[0.2, 0.7, 0.1]] * 2)
+    np.testing.assert_allclose(result.llm_scores[3, 0], [1.0, 0.0, 0.0])
+    assert result.errors == {1: "judge: refused"}
+    assert result.cost_usd.sum() == pytest.approx(0.02)
+    assert result.cost_usd[~result.llm_called].sum() == 0
+    assert (result.probabilities[[1, 2, 5]] == result.encoder_probabilities[[1, 2, 5]]).all()
+    assert sum(encoded) == 5  # five distinct texts
+    assert given.shape == (6, 1, 3)
+    assert np.isnan(given[0]).all()  # the caller's array is as it was
+
+
+def test_never_builds_no_scorer(model, tiny_tokenizer):
+    def scorers():
+        raise AssertionError("built")
+
+    result = run(model, tiny_tokenizer, TEXTS, scorers=scorers, llm_policy="never")
+    np.testing.assert_array_equal(result.logits, result.encoder_logits)
+    assert not result.llm_called.any()
+    run(model, tiny_tokenizer, TEXTS[:2], scorers=scorers, llm_policy=0.0)
+    run(model, tiny_tokenizer, ["", " "], scorers=scorers)
+    run(model, tiny_tokenizer, TEXTS[:2], scorers=scorers, llm_scores=np.full((2, 1, 3), 1 / 3))
+    assert len(run(model, tiny_tokenizer, [], scorers=scorers)) == 0
+
+
+@pytest.mark.parametrize("policy", [0.3, "auto"])
+def test_a_gate_asks_where_the_encoder_is_unsure(model, tiny_tokenizer, encoded, policy):
+    texts = list(dict.fromkeys(TEXTS))
+    alone = run(model, tiny_tokenizer, texts, llm_policy="never").encoder_probabilities
+    model.config.calibration["gate_threshold"] = float(np.quantile(uncertainty(alone, False), 0.65))
+    encoded.clear()
+    scorer = FakeScorer()
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_policy=policy, batch_size=8)
+    wanted = select(result.encoder_logits, policy, model.config)
+    assert 0 < wanted.sum() < len(texts)
+    assert result.llm_called.tolist() == wanted.tolist()
+    assert sorted(scorer.asked) == sorted(text for text, mask in zip(texts, wanted, strict=True) if mask)
+    full = run(model, tiny_tokenizer, texts, scorers=[FakeScorer()])
+    np.testing.assert_allclose(result.logits[wanted], full.logits[wanted], atol=1e-5)
+    np.testing.assert_allclose(result.logits[~wanted], full.encoder_logits[~wanted], atol=1e-5)
+    assert sum(encoded) == 2 * len(texts)  # once in each of the two runs
+
+
+def test_a_share_counts_only_texts_that_can_be_asked_about(model, tiny_tokenizer):
+    texts = [*TEXTS[:50], *[""] * 20, *TEXTS[50:80]]
+    given = [[[0.1, 0.1, 0.8]] if i % 2 else None for i in range(100)]
+    scorer = FakeScorer()
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_scores=given, llm_policy=0.5)
+    open_texts = [i for i, text in enumerate(texts) if text and given[i] is None]
+    assert result.llm_called.sum() == round(0.5 * len(open_texts))
+    assert not result.llm_called[1::2].any()
+    np.testing.assert_allclose(result.llm_scores[1::2, 0], np.tile([0.1, 0.1, 0.8], (50, 1)), atol=1e-6)
+
+
+def test_the_policy_decides_which_recorded_answers_count(make_model, tiny_tokenizer):
+    model = make_model(num_providers=1)  # recorded
+    given = np.tile([0.1, 0.1, 0.8], (100, 1, 1))
+    result = run(model, tiny_tokenizer, TEXTS, llm_scores=given, llm_policy=0.25)
+    used = ~np.isnan(result.llm_scores).any(axis=(1, 2))
+    assert used.tolist() == select(result.encoder_logits, 0.25, model.config).tolist()
+    assert used.sum() == 25
+    assert not result.llm_called.any()
+    never = run(model, tiny_tokenizer, TEXTS, llm_scores=given, llm_policy="never")
+    np.testing.assert_array_equal(never.logits, never.encoder_logits)
+    assert not np.isnan(given).any()
+
+
+def test_several_providers_at_once(make_model, tiny_tokenizer):
+    model = make_model(llm_providers=["openai/a", "recorded", "openai/b"])
+    a, b = FakeScorer("a", cost=0.01), FakeScorer("b", cost=0.03, fail=("good",))
+    recorded = FakeScorer("recorded")
+    recorded.method = "recorded"
+    result = run(model, tiny_tokenizer, ["good", "bad"], scorers=[a, recorded, b])
+    assert np.isnan(result.llm_scores).any(axis=2).tolist() == [[False, True, True], [False, True, False]]
+    assert recorded.asked == []
+    assert result.cost_usd.tolist() == pytest.approx([0.04, 0.04])
+    assert result.errors == {0: "b: refused"}
+
+
+@pytest.mark.parametrize("policy", ["always", 0.5])
+def test_a_budget_stops_the_questions(model, tiny_tokenizer, caplog, policy):
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100 % 10} w{i // 1000}" for i in range(2000)]
+    scorer = FakeScorer(cost=0.01)
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_policy=policy, max_cost_usd=2.0, batch_size=8)
+    assert 200 <= len(scorer.asked) <= 200 + 128  # a fake knows no limit: it overshoots by one portion
+    assert result.cost_usd.sum() == pytest.approx(0.01 * len(scorer.asked))
+    assert result.llm_called.sum() == len(scorer.asked)
+    assert [r.message for r in caplog.records if "max_cost_usd" in r.message] == [
+        "No more LLM questions in this run: `max_cost_usd` of $2 reached. The encoder answers the remaining texts."
+    ]
+    left = ~result.llm_called
+    np.testing.assert_array_equal(result.logits[left], result.encoder_logits[left])
+    if policy == 0.5:  # the most uncertain come first
+        top = select(result.encoder_logits, len(scorer.asked) / 2000, model.config)
+        assert top.tolist() == result.llm_called.tolist()
+
+
+def test_a_budget_of_nothing_asks_nothing(model, tiny_tokenizer):
+    scorer = FakeScorer()
+    result = run(model, tiny_tokenizer, TEXTS, scorers=[scorer], max_cost_usd=0)
+    assert scorer.asked == []
+    assert not result.llm_called.any()
+
+
+def test_an_llm_that_cannot_work_says_how_to_do_without(model, tiny_tokenizer):
+    async def broken(texts):
+        raise ScoringError("no key for openai: set OPENAI_API_KEY.")
+
+    with pytest.raises(ScoringError, match=r"set OPENAI_API_KEY.*llm_policy='never'"):
+        run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer(before=broken)])
+
+
+def test_an_llm_that_breaks_down_later_is_done_without(model, tiny_tokenizer, caplog):
+    calls = []
+
+    async def breaks_down(texts):
+        calls.append(len(texts))
+        if len(calls) > 2:
+            raise ScoringError("too many failures")
+
+    pipe = LabelFusionPipeline(
+        model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[FakeScorer(before=breaks_down)]
+    )
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(1000)]
+    answers = list(pipe(iter(texts), return_sources=True))
+    called = [answer["llm_called"] for answer in answers]
+    assert called == [True] * 256 + [False] * 744
+    assert len(calls) == 3
+    assert sum("too many failures" in record.message for record in caplog.records) == 1
+
+
+def test_a_stream_is_read_no_further_than_needed(model, tiny_tokenizer):
+    read = 0
+
+    def stream():
+        nonlocal read
+        for i in range(5000):
+            read += 1
+            yield f"w{i % 10} good w{i // 10 % 10} w{i // 100 % 10} w{i // 1000}"
+
+    scorer = FakeScorer()
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[scorer])
+    for policy in ("always", 0.2):
+        read, most, count = 0, 0, 0
+        answers = pipe(stream(), llm_policy=policy)
+        assert read == 0
+        for count, _ in enumerate(answers, start=1):
+            most = max(most, read - count)
+        assert count == read == 5000
+        assert most < 2 * 128
+    assert len(scorer.asked) == pytest.approx(5000 + 1000, abs=32)
+
+
+@pytest.mark.parametrize("policy", ["always", "auto"])
+def test_the_llm_answers_while_the_encoder_works(model, tiny_tokenizer, monkeypatch, policy):
+    """The encoder's next batch is what lets the LLM answer: one after the other, this would time out."""
+    model.config.calibration["gate_threshold"] = -1.0  # "auto" asks about all
+    encoding, encode, waits = threading.Semaphore(0), model.encode, []
+
+    async def until_the_encoder_moves(texts):
+        waits.append(await asyncio.to_thread(encoding.acquire, timeout=20))
+
+    def signalling(**inputs):
+        encoding.release()
+        return encode(**inputs)
+
+    def gated_encode(**inputs):  # the first window of a gated run is encoded before anything is asked
+        if scorer.asked:
+            encoding.release()
+        return encode(**inputs)
+
+    monkeypatch.setattr(model, "encode", signalling if policy == "always" else gated_encode)
+    scorer = FakeScorer(before=until_the_encoder_moves)
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[scorer])
+    texts = (f"w{i % 10} w{i // 10}" for i in range(256 if policy == "auto" else 128))
+    answers = iter(pipe(texts, llm_policy=policy))
+    next(answers)
+    assert waits[0] is True
+    encoding.release(10)
+    assert len(list(answers)) > 100
+
+
+def test_a_stream_that_is_given_up_cancels_what_is_in_flight(model, tiny_tokenizer):
+    cancelled = threading.Event()
+
+    async def slow_after_the_first(texts):
+        if len(scorer.asked) > 128:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    scorer = FakeScorer(before=slow_after_the_first)
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[scorer])
+    answers = pipe(f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(512))
+    next(answers)
+    answers.close()
+    assert cancelled.wait(5)
+
+
+def test_works_inside_a_running_event_loop(model, tiny_tokenizer):
+    async def notebook():
+        return run(model, tiny_tokenizer, TEXTS[:3], scorers=[FakeScorer()])
+
+    assert asyncio.run(notebook()).llm_called.all()
+
+
+def test_a_function_as_llm(make_model, tiny_tokenizer, caplog):
+    model = make_model(llm_providers=["callable/mine"])
+    asked = []
+
+    def mine(texts):
+        asked.extend(texts)
+        return [[0.1, 0.2, 0.7]] * len(texts)
+
+    options = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
+    answer = LabelFusionPipeline(llm=mine, **options)("good", return_sources=True)[0]
+    assert asked == ["good"]
+    assert list(answer["sources"]["callable/mine"].values()) == pytest.approx([0.1, 0.2, 0.7])
+    assert answer["llm_called"] is True
+    assert LabelFusionPipeline(llm=[mine], **options)(["good", "bad"])
+    pipe = LabelFusionPipeline(**options)  # reloaded: functions are not saved
+    answer = pipe("good", return_sources=True)[0]
+    assert answer["sources"]["callable/mine"] is None
+    assert answer["llm_called"] is False
+    assert "pass it as `llm=`" in caplog.text
+
+
+def test_llm_in_place_of_the_declared_ones(make_model, tiny_tokenizer):
+    model = make_model(num_providers=2)
+    options = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
+    pipe = LabelFusionPipeline(llm=[None, FakeScorer("mine")], **options)
+    sources = pipe("good", return_sources=True)[0]["sources"]
+    assert sources["llm0"] is None
+    assert sources["llm1"]["class1"] == pytest.approx(0.7)
+    with pytest.raises(ValueError, match=r"`llm` must name 2 LLMs"):
+        LabelFusionPipeline(llm=lambda texts: None, **options)("good")
+    with pytest.raises(ValueError, match=r"`llm` must name 2 LLMs"):
+        LabelFusionPipeline(llm=[LLMProvider("recorded")], **options)("good")
+    with pytest.raises(ValueError, match="not both"):
+        LabelFusionPipeline(llm="recorded", scorers=[FakeScorer()], **options)
+    options["model"] = make_model(num_providers=0)
+    with pytest.raises(ValueError, match="made without LLMs"):
+        LabelFusionPipeline(llm="openai/gpt-5-nano", **options)
+
+
+def test_scorers_that_do_not_fit_are_refused(model, tiny_tokenizer):
+    wrong = FakeScorer()
+    wrong.labels = ["a", "b", "c"]
+    for scorers, message in (([wrong], r"model's classes are"), ([], "declares 1 LLM providers")):
+        with pytest.raises(ValueError, match=message):
+            run(model, tiny_tokenizer, TEXTS[:3], scorers=scorers)
+    with pytest.raises(ValueError, match=r"Input 1 is NoneType"):
+        run(model, tiny_tokenizer, ["a", None])
+    with pytest.raises(ValueError, match="3 entries for 2 texts"):
+        run(model, tiny_tokenizer, ["a", "b"], llm_scores=[None] * 3)
+
+
+def test_mode_and_gradients_of_the_model_are_left_alone(model, tiny_tokenizer):
+    model.train()
+    model.encoder.eval()
+    first = run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer()])
+    second = run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer()], progress=True)
+    np.testing.assert_array_equal(first.logits, second.logits)  # no dropout
+    assert model.training
+    assert model.fusion_mlp.training
+    assert not model.encoder.training
+    assert not any(module.training for module in model.encoder.modules())
