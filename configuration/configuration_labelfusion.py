@@ -1,5 +1,6 @@
 """Configuration of LabelFusion models."""
 
+import copy
 import math
 import os
 from numbers import Real
@@ -33,6 +34,7 @@ class LabelFusionConfig(PretrainedConfig):
         score_dropout: Probability with which training hides a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
         thresholds: Multi-label: probability from which each class is predicted. Default: 0.5 for all.
+        min_labels: Multi-label: fewest classes predicted for a text; 1 where every training text has a class.
         calibration: `{"temperature": float, "encoder_temperature": float}` that divide `logits` and
             `encoder_logits`, and whatever the calibration wants to keep about itself.
         fusion_report: What was chosen when the fusion was fitted, and why. Plain data.
@@ -64,6 +66,7 @@ class LabelFusionConfig(PretrainedConfig):
         score_dropout: float = 0.1,
         encoder_loss_weight: float = 0.5,
         thresholds: list[float] | None = None,
+        min_labels: int = 0,
         calibration: dict[str, Any] | None = None,
         fusion_report: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -71,10 +74,12 @@ class LabelFusionConfig(PretrainedConfig):
         refuse_secrets(kwargs, "LabelFusionConfig")
         if encoder_config is None:
             encoder_config = {"model_type": "roberta"}
+        encoder_config = copy.deepcopy(encoder_config)
         if isinstance(encoder_config, dict):
-            encoder_config = dict(encoder_config)
             encoder_config = AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
         self.encoder_config = encoder_config
+        if kwargs.get("attn_implementation") is None:  # the base class would reset the encoder's
+            kwargs["attn_implementation"] = encoder_config._attn_implementation
         if isinstance(llm_providers, LLMProvider | str | dict):
             llm_providers = [llm_providers]
         self.llm_providers = [LLMProvider.from_any(p).to_dict() for p in llm_providers or []]
@@ -88,6 +93,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.score_dropout = score_dropout
         self.encoder_loss_weight = encoder_loss_weight
         self.thresholds = None if thresholds is None else [float(t) if isinstance(t, Real) else t for t in thresholds]
+        self.min_labels = min_labels
         self.calibration = {"temperature": 1.0, "encoder_temperature": 1.0, **(calibration or {})}
         self.fusion_report = fusion_report
         if problem_type not in PROBLEM_TYPES:
@@ -165,6 +171,8 @@ class LabelFusionConfig(PretrainedConfig):
                 raise ValueError(f"`thresholds` has {len(self.thresholds)} values for {self.num_labels} classes.")
             for value in self.thresholds:
                 _between("thresholds", value, 0.0, 1.0)
+        if not (isinstance(self.min_labels, int) and 0 <= self.min_labels <= len(names)):
+            raise ValueError(f"`min_labels` must lie between 0 and the number of classes, got {self.min_labels!r}.")
         unknown = sorted(set(self.class_descriptions) - set(names))
         if unknown:
             raise ValueError(f"`class_descriptions` describes unknown classes {unknown}; the classes are {names}.")

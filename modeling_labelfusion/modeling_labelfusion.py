@@ -146,7 +146,6 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             problem_type="multi_label_classification" if multi_label else "single_label_classification",
             **config_kwargs,
         )
-        config._attn_implementation = encoder.config._attn_implementation
         model = cls(config)
         if hasattr(encoder, "pooler"):
             encoder.pooler = None

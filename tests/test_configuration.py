@@ -107,6 +107,12 @@ def test_defaults_are_a_two_class_roberta(tmp_path: Path) -> None:
 
 
 def test_configs_share_no_state() -> None:
+    encoder = RobertaConfig(attn_implementation="eager")
+    config = LabelFusionConfig(encoder_config=encoder)
+    config.encoder_config.vocab_size = 7
+    assert config._attn_implementation == config.encoder_config._attn_implementation == "eager"
+    assert encoder.vocab_size == RobertaConfig().vocab_size
+
     declared = {"model": "recorded", "params": {"a": 1}}
     first, second = LabelFusionConfig(llm_providers=[declared]), LabelFusionConfig(llm_providers=[declared])
     first.llm_providers[0]["params"]["a"] = 2
