@@ -16,6 +16,8 @@ from ..scoring.base import Scorer, ScoringError
 
 Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
 
+BUDGET_REASON = "budget of $"  # how the reason begins that a scorer gives for a text it had no money for
+
 logger = logging.getLogger(__name__)
 
 
@@ -202,7 +204,7 @@ class Asker:
 
         remaining = None if self.max_cost_usd is None else self.max_cost_usd - self.spent
         if remaining is not None and remaining <= 0:
-            self._stop(f"`max_cost_usd` of ${self.max_cost_usd:g} reached")
+            self._stop(self._limit_reached())
         if self._stopped is None:
             try:
                 scores, batches = await ascore_texts(
@@ -212,18 +214,28 @@ class Asker:
                 if not self._worked:
                     raise ScoringError(f"{error} (For the encoder alone: llm_policy='never'.)") from error
                 self._stop(str(error))
+        count = rows.stop - rows.start
         if self._stopped is not None:
             answers.errors.update(dict.fromkeys(range(rows.start, rows.stop), self._stopped))
             return
         self._worked = True
         answers.scores[rows, list(scorers)] = scores
-        answers.called[rows] = True
+        unasked = np.zeros(count, dtype=int)  # by how many providers, for want of money
         for scorer, batch in zip(scorers.values(), batches, strict=True):
             self.spent += batch.usage.cost_usd
-            answers.cost_usd[rows] += batch.usage.cost_usd / (rows.stop - rows.start)
+            answers.cost_usd[rows] += batch.usage.cost_usd / count
             for row, reason in batch.errors.items():
-                row, reason = row + rows.start, f"{scorer.name}: {reason}"
-                answers.errors[row] = f"{answers.errors[row]}; {reason}" if row in answers.errors else reason
+                if reason.startswith(BUDGET_REASON):
+                    unasked[row] += 1
+                    reason = self._limit_reached()
+                said = answers.errors.get(row + rows.start)
+                answers.errors[row + rows.start] = "; ".join(filter(None, [said, f"{scorer.name}: {reason}"]))
+        answers.called[rows] = unasked < len(scorers)
+        if unasked.any():
+            self._stop(self._limit_reached())
+
+    def _limit_reached(self) -> str:
+        return f"`max_cost_usd` of ${self.max_cost_usd:g} reached"
 
     def _stop(self, reason: str) -> None:
         if self._stopped is None:

@@ -159,6 +159,35 @@ def test_a_budget_stops_the_questions(model, tiny_tokenizer, caplog, policy):
         assert top.tolist() == result.llm_called.tolist()
 
 
+@pytest.mark.parametrize("form", [list, iter])
+def test_a_scorer_that_keeps_to_the_budget_itself(model, tiny_tokenizer, caplog, form):
+    from labelfusion.scoring.money import BudgetReachedError
+    from labelfusion.scoring.run import current_run
+
+    class Thrifty(FakeScorer):
+        async def score(self, texts):
+            batch = await super().score(texts)
+            paid = len(texts)
+            for i in range(len(texts)):
+                try:
+                    current_run.get().budget.reserve(0.03)
+                except BudgetReachedError as error:
+                    paid = min(paid, i)
+                    batch.scores[i], batch.errors[i] = np.nan, str(error)
+            batch.usage.cost_usd = 0.03 * paid
+            return batch
+
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(1000)]
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[Thrifty()])
+    answers = list(pipe(form(texts), max_cost_usd=5.0, return_sources=True))
+    called = [answer["llm_called"] for answer in answers]
+    assert called == [True] * 166 + [False] * 834
+    assert sum(answer["cost_usd"] for answer in answers) == pytest.approx(166 * 0.03)
+    assert sum("No more LLM questions" in record.message for record in caplog.records) == 1
+    result = run(model, tiny_tokenizer, texts, scorers=[Thrifty()], max_cost_usd=5.0)
+    assert result.errors[999] == "`max_cost_usd` of $5 reached"
+
+
 def test_a_budget_of_nothing_asks_nothing(model, tiny_tokenizer):
     scorer = FakeScorer()
     result = run(model, tiny_tokenizer, TEXTS, scorers=[scorer], max_cost_usd=0)
