@@ -1,0 +1,549 @@
+"""`AutoFusionClassifier`: fusion of an encoder with LLMs in one call, in the manner of scikit-learn."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from transformers import AutoTokenizer
+
+from .configuration import LLMProvider
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .pipelines.asking import Asker, build_scorers
+from .pipelines.inference import Inference, run
+from .pipelines.policy import Policy
+from .scoring.embedded import resolve_model
+from .training.data import LabelledTexts, prepare
+from .training.encoding import encode_texts
+from .training.finetune import FinetuneOptions
+from .training.fit import ENCODER_TRAINING, FitOptions, fit_model
+from .training.metrics import classification_metrics
+from .training.thresholds import METRICS, decide
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "auto_classifier.json"
+LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
+# What the original LabelFusion calls its models, for people who move over.
+_ORIGINAL = {"openai": "openai/gpt-5-nano", "gemini": "gemini/gemini-2.5-flash", "deepseek": "deepseek/deepseek-chat"}
+
+
+class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
+    """Text classifier that fuses a Transformer encoder with LLM scores.
+
+    Args:
+        encoder: Hub id or folder of any encoder, or `"embedded/all-minilm-l6-v2"`.
+        llm: Model string, [`LLMProvider`] (or its dict), a function `(list of n texts) -> (n, K)` probabilities,
+            `"recorded"` for scores that come with the data only, or `None`; or a list of them.
+        labels: Class names in the order of the model's outputs. Default: those of the training data.
+        multi_label: Whether a text may have several classes.
+        label_columns: Names of 0/1 columns, one a class, where the data have these instead of `label` or `labels`.
+        text_column: Name of the text column.
+        class_descriptions: `{class name: description}` for the LLM's prompt.
+        encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"full"`: fine-tuning; `"auto"`:
+            fine-tuning if it fits into `max_train_minutes`, kept if it is better on rows that it has not seen.
+        max_train_minutes: Bound of the fine-tuning with `"auto"`.
+        num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this.
+        learning_rate: Peak learning rate of the encoder. Default: by its size.
+        batch_size: Texts in one forward pass.
+        train_batch_size: Rows in one training step.
+        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        pooling: The encoder's embedding: `"mean"` or `"cls"`.
+        fusion: `"mlp"` or `"pool"` (no MLP).
+        threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
+        max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
+        max_cost_usd: US dollars that `fit` may spend on the LLM.
+        cache: Whether paid answers are kept in, and taken from, the score store.
+        device: Torch device. Default: a GPU if there is one.
+        seed: Seed of everything random.
+        progress: Show progress bars.
+
+    Attributes:
+        model_: The fitted [`LabelFusionForSequenceClassification`].
+        tokenizer_: Its tokenizer.
+        classes_: Array of the K classes.
+        report_: What `fit` found, chose and spent.
+
+    Example:
+
+    ```python
+    >>> clf = AutoFusionClassifier(encoder="roberta-base", llm="openai/gpt-5-nano")
+    >>> clf.fit("train.csv").predict(["Stocks fall after the rate decision"])
+    ['Business']
+    ```
+    """
+
+    def __init__(
+        self,
+        encoder: str | dict[str, Any] = "roberta-base",
+        llm: LLM | list[LLM] = "openai/gpt-5-nano",
+        labels: list[Any] | None = None,
+        multi_label: bool = False,
+        *,
+        label_columns: list[str] | None = None,
+        text_column: str = "text",
+        class_descriptions: dict[str, str] | None = None,
+        encoder_training: str = "auto",
+        max_train_minutes: float = 15.0,
+        num_train_epochs: int = 5,
+        learning_rate: float | None = None,
+        batch_size: int = 32,
+        train_batch_size: int = 16,
+        max_length: int | None = None,
+        pooling: str = "mean",
+        fusion: str = "mlp",
+        threshold_metric: str = "accuracy",
+        max_scored_rows: int = 1000,
+        max_cost_usd: float | None = None,
+        cache: bool = True,
+        device: str | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> None:
+        if isinstance(encoder, dict):
+            original = _from_original(encoder)
+            encoder = original.get("encoder", "roberta-base")
+            llm = original.get("llm", llm)
+            labels = original.get("labels", labels)
+            multi_label = original.get("multi_label", multi_label)
+            label_columns = original.get("label_columns", label_columns)
+        self.encoder = encoder
+        self.llm = llm
+        self.labels = labels
+        self.multi_label = multi_label
+        self.label_columns = label_columns
+        self.text_column = text_column
+        self.class_descriptions = class_descriptions
+        self.encoder_training = encoder_training
+        self.max_train_minutes = max_train_minutes
+        self.num_train_epochs = num_train_epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.train_batch_size = train_batch_size
+        self.max_length = max_length
+        self.pooling = pooling
+        self.fusion = fusion
+        self.threshold_metric = threshold_metric
+        self.max_scored_rows = max_scored_rows
+        self.max_cost_usd = max_cost_usd
+        self.cache = cache
+        self.device = device
+        self.seed = seed
+        self.progress = progress
+
+    def fit(self, train: Any, y: Any = None, *, eval_data: Any = None) -> Self:
+        """Fit encoder, fusion, calibration and thresholds.
+
+        Args:
+            train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data
+                set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not asked about.
+            y: Labels of a list of texts. Tabular data in this place count as `eval_data`.
+            eval_data: More labelled data. Everything is used for fitting; out-of-sample outputs come from
+                cross-fitting.
+
+        Raises:
+            ValueError: For data or options that cannot be right.
+            ScoringError: If the LLM cannot be asked at all.
+        """
+        self._check_options()
+        if y is not None and _is_table(y) and eval_data is None:
+            y, eval_data = None, y
+        started = time.perf_counter()
+        llms = self._llms()
+        data = self._prepare(_with_labels(train, y, self.text_column), self.labels, len(llms))
+        if eval_data is not None:
+            data = _concatenate(data, self._prepare(eval_data, data.classes, len(llms)), len(llms))
+        self._check_data(data)
+        torch.manual_seed(self.seed)
+        source = str(resolve_model(str(self.encoder)))
+        self.tokenizer_ = AutoTokenizer.from_pretrained(source)
+        self.model_ = LabelFusionForSequenceClassification.from_encoder_pretrained(
+            source,
+            labels=[str(c) for c in data.classes],
+            llm_providers=[_declaration(llm) for llm in llms],
+            multi_label=self.multi_label,
+            class_descriptions=self.class_descriptions,
+            pooling=self.pooling,
+            fusion=self.fusion,
+        ).to(self._device())
+        self.model_.config.encoder_config._name_or_path = str(self.encoder)
+        self.classes_ = np.array(data.classes, dtype=object if isinstance(data.classes[0], str) else None)
+        scores, cost = self._score_training_rows(data)
+        self.report_ = fit_model(self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
+        self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
+        self.is_fitted_ = True
+        return self
+
+    def predict(self, texts: Any, **options: Any) -> list[Any]:
+        """Predict classes.
+
+        Args:
+            texts: List of n texts, or data with a text column (and `llm_scores`).
+            **options: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the texts), `max_cost_usd`,
+                `llm_scores` `(n, P, K)`.
+
+        Returns:
+            n classes; multi-label: n lists of classes.
+        """
+        probabilities = self.predict_proba(texts, **options)
+        classes = self.classes_.tolist()
+        if not self.multi_label:
+            return [classes[i] for i in probabilities.argmax(axis=1)]
+        config = self.model_.config
+        decided = decide(probabilities, config.thresholds, config.min_labels)
+        return [[c for c, yes in zip(classes, row, strict=True) if yes] for row in decided]
+
+    def predict_proba(self, texts: Any, **options: Any) -> NDArray[np.float32]:
+        """Calibrated probabilities, float32 `(n, K)`; the arguments are those of `predict`."""
+        return self._infer(texts, **options).probabilities
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
+        """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
+        data = self._prepare(
+            _with_labels(X, y, self.text_column), self.classes_.tolist(), self.model_.config.num_providers
+        )
+        truth = _labels(data)
+        probabilities = self._infer(data).probabilities
+        if self.multi_label:
+            config = self.model_.config
+            right = (decide(probabilities, config.thresholds, config.min_labels) == truth.astype(bool)).all(axis=1)
+        else:
+            right = probabilities.argmax(axis=1) == truth
+        return float(np.average(right, weights=sample_weight))
+
+    def evaluate(
+        self,
+        data: Any,
+        llm_policy: Policy = "always",
+        max_cost_usd: float | None = None,
+        llm_scores: Any = None,
+    ) -> dict[str, Any]:
+        """Compare the fusion with each of its sources on the same labelled rows.
+
+        Args:
+            data: Labelled data, as for `fit`.
+            llm_policy: Which texts the LLM is asked about.
+            max_cost_usd: US dollars that may be spent.
+            llm_scores: `(n, P, K)` scores, instead of the column.
+
+        Returns:
+            `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
+            rows that it answered, their share as `answered`); `rows`, `llm_share` (rows with an LLM answer),
+            `cost_usd`, `seconds`.
+        """
+        self._check_fitted()
+        config = self.model_.config
+        table = self._prepare(data, self.classes_.tolist(), config.num_providers)
+        truth = _labels(table)
+        started = time.perf_counter()
+        result = self._infer(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd, llm_scores=llm_scores)
+        seconds = time.perf_counter() - started
+        settings = (self.multi_label, config.thresholds, config.min_labels)
+        by_llm: dict[str, Any] = {}
+        for p, provider in enumerate(config.providers):
+            answered = ~np.isnan(result.llm_scores[:, p]).any(axis=1)
+            metrics: dict[str, float] = {"answered": float(answered.mean())}
+            if answered.any():
+                scores = result.llm_scores[answered, p]
+                metrics |= classification_metrics(scores, truth[answered], self.multi_label)
+            by_llm[_unique(str(provider.name), by_llm)] = metrics
+        used = ~np.isnan(result.llm_scores).any(axis=2).all(axis=1)
+        return {
+            "rows": len(table),
+            "fusion": classification_metrics(result.probabilities, truth, *settings),
+            "encoder": classification_metrics(result.encoder_probabilities, truth, *settings),
+            "llm": by_llm,
+            "llm_share": float(used.mean()),
+            "cost_usd": float(result.cost_usd.sum()),
+            "seconds": round(seconds, 3),
+        }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save model, tokenizer and the classifier's own settings, for `from_pretrained` of any of the three ways."""
+        self._check_fitted()
+        folder = Path(folder)
+        self.model_.save_pretrained(folder)
+        self.tokenizer_.save_pretrained(folder)
+        kept = ("multi_label", "label_columns", "text_column", "batch_size", "max_length", "cache")
+        state = {"classes": self.classes_.tolist(), "params": {k: getattr(self, k) for k in kept}}
+        (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+        """Save to a repository on the Hugging Face Hub; returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        self._check_fitted()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi(token=token)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Upload LabelFusion model")
+        return str(url)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:
+        """Load a fitted classifier.
+
+        Args:
+            folder_or_repo: Folder or Hub id of a LabelFusion model, however it was made.
+            llm: What to ask instead of the declared LLMs; needed where one of them is a Python function.
+            **options: Constructor arguments, such as `device`, `batch_size` or `progress`.
+        """
+        from transformers.utils import cached_file
+
+        source = str(folder_or_repo)
+        model = LabelFusionForSequenceClassification.from_pretrained(source)
+        path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
+        state = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        params = {"multi_label": model.config.multi_label, **state.get("params", {}), **options}
+        declared: Any = list(model.config.providers) or None
+        chosen = llm if llm is not None else declared
+        encoder = model.config.encoder_config._name_or_path or "roberta-base"
+        clf = cls(encoder=encoder, llm=chosen, labels=list(model.config.label_names), **params)
+        clf.model_ = model.to(clf._device()).eval()
+        clf.tokenizer_ = AutoTokenizer.from_pretrained(source)
+        classes = state.get("classes", model.config.label_names)
+        clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+        clf.report_ = model.config.fusion_report or {}
+        clf.is_fitted_ = True
+        return clf
+
+    def _infer(
+        self,
+        texts: Any,
+        llm_policy: Policy = "always",
+        max_cost_usd: float | None = None,
+        llm_scores: Any = None,
+    ) -> Inference:
+        self._check_fitted()
+        if isinstance(texts, str):
+            raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
+        if not isinstance(texts, LabelledTexts):
+            if _is_table(texts):
+                config = self.model_.config
+                texts = prepare(
+                    texts,
+                    classes=self.classes_.tolist(),
+                    multi_label=self.multi_label,
+                    label_columns=self.label_columns,
+                    text_column=self.text_column,
+                    num_providers=config.num_providers or None,
+                    require_labels=False,
+                )
+            else:
+                texts = LabelledTexts(list(texts), None, None, [])
+        return run(
+            self.model_,
+            self.tokenizer_,
+            texts.texts,
+            scorers=self._scorers,
+            llm_scores=texts.llm_scores if llm_scores is None else llm_scores,
+            llm_policy=llm_policy,
+            max_cost_usd=max_cost_usd,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            progress=self.progress,
+        )
+
+    def _scorers(self, **runtime: Any) -> list[Any]:
+        llms = self._llms()
+        functions = [llm if callable(llm) else None for llm in llms]
+        replaced: Any = functions if any(functions) else None
+        if [p.to_dict() for p in self.model_.config.providers] != [_declaration(llm).to_dict() for llm in llms]:
+            replaced = replaced or None
+        return build_scorers(self.model_.config, replaced, cache=self.cache, progress=self.progress, **runtime)
+
+    def _score_training_rows(self, data: LabelledTexts) -> tuple[NDArray[np.float32] | None, float]:
+        """Ask the LLMs about training rows without scores; returns float32 `(n, P, K)` and the dollars spent."""
+        config = self.model_.config
+        if not config.num_providers:
+            return None, 0.0
+        scores = data.llm_scores
+        if scores is None:
+            scores = np.full((len(data), config.num_providers, config.num_labels), np.nan, dtype=np.float32)
+        if all(p.model == "recorded" for p in config.providers):
+            if np.isnan(scores).any(axis=2).all():
+                raise ValueError(
+                    "llm='recorded' takes the scores from the data, but there is no `llm_scores` column with any. "
+                    "Add it (providers x classes a row), name an LLM to ask, or pass llm=None."
+                )
+            return scores, 0.0
+        without = np.flatnonzero(np.isnan(scores).any(axis=2).all(axis=1))
+        room = max(0, self.max_scored_rows - (len(data) - len(without)))
+        rows = np.sort(np.random.default_rng(self.seed).permutation(without)[:room])
+        if len(rows) == 0:
+            return scores, 0.0
+        if len(rows) < len(without):
+            logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
+        classes = [str(c) for c in data.classes]
+        names: list[Any] = (
+            [[c for c, yes in zip(classes, row, strict=True) if yes] for row in _labels(data)]
+            if self.multi_label
+            else [classes[i] for i in _labels(data)]
+        )
+
+        def embed(texts: list[str]) -> NDArray[np.float32]:
+            return encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size).numpy()
+
+        scorers = self._scorers(embed=embed, pool=(data.texts, names))
+        asker = Asker(config, scorers, self.max_cost_usd, progress=self.progress)
+        answers = asker.submit([data.texts[i] for i in rows]).result()
+        scores = scores.copy()
+        scores[rows] = answers.scores
+        if np.isnan(scores).any(axis=2).all():
+            reasons = sorted(set(answers.errors.values()))[:3]
+            raise ValueError(
+                f"The LLM gave no answer for any of {len(rows)} rows: {'; '.join(reasons) or 'no reason'}."
+            )
+        for i, scorer in enumerate(scorers):  # what scoring learnt (a local model's prior) goes with the model
+            provider = getattr(scorer, "provider", None)
+            if provider is not None:
+                config.llm_providers[i] = provider.to_dict()
+        return scores, float(answers.cost_usd.sum())
+
+    def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
+        return prepare(
+            data,
+            classes=classes,
+            multi_label=self.multi_label,
+            label_columns=self.label_columns,
+            text_column=self.text_column,
+            num_providers=None if num_providers == 0 else num_providers,
+        )
+
+    def _llms(self) -> list[Any]:
+        if self.llm is None:
+            return []
+        return list(self.llm) if isinstance(self.llm, list | tuple) else [self.llm]
+
+    def _fit_options(self) -> FitOptions:
+        finetune = FinetuneOptions(
+            num_train_epochs=self.num_train_epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.train_batch_size,
+            max_length=self.max_length,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        return FitOptions(
+            encoder_training=self.encoder_training,
+            max_train_minutes=self.max_train_minutes,
+            threshold_metric=self.threshold_metric,
+            finetune=finetune,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _device(self) -> str:
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _check_options(self) -> None:
+        if self.encoder_training not in ENCODER_TRAINING:
+            raise ValueError(
+                f"`encoder_training` is {self.encoder_training!r}; expected one of {', '.join(ENCODER_TRAINING)}."
+            )
+        if self.threshold_metric not in METRICS:
+            raise ValueError(f"`threshold_metric` is {self.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
+        for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_scored_rows"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+
+    def _check_data(self, data: LabelledTexts) -> None:
+        labels = _labels(data)
+        if not self.multi_label and len(np.unique(labels)) < 2:
+            raise ValueError(
+                f"All {len(data)} training rows have the class {data.classes[int(labels[0])]!r}; two are needed."
+            )
+        if len(data) < 4:
+            raise ValueError(f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum.")
+        counts = labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(data.classes))
+        empty = [str(c) for c, n in zip(data.classes, counts, strict=True) if n == 0]
+        if empty:
+            logger.warning("No training row has the class %s; only the LLM can predict it.", ", ".join(empty))
+
+    def _check_fitted(self) -> None:
+        if not getattr(self, "is_fitted_", False):
+            raise NotFittedError(
+                "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
+            )
+
+
+def _declaration(llm: Any) -> LLMProvider:
+    if callable(llm) and not isinstance(llm, LLMProvider):
+        name = getattr(llm, "__name__", type(llm).__name__)
+        return LLMProvider(model=f"callable/{name}")
+    return LLMProvider.from_any(llm)
+
+
+def _labels(data: LabelledTexts) -> NDArray[Any]:
+    assert data.labels is not None  # `prepare` has seen to it
+    return data.labels
+
+
+def _concatenate(a: LabelledTexts, b: LabelledTexts, num_providers: int) -> LabelledTexts:
+    scores = None
+    if a.llm_scores is not None or b.llm_scores is not None:
+        shape = (num_providers or 1, len(a.classes))
+        parts = [x.llm_scores if x.llm_scores is not None else np.full((len(x), *shape), np.nan) for x in (a, b)]
+        scores = np.concatenate(parts).astype(np.float32)
+    return LabelledTexts(a.texts + b.texts, np.concatenate([_labels(a), _labels(b)]), scores, a.classes)
+
+
+def _is_table(data: Any) -> bool:
+    """Whether `data` is tabular, not a plain list or array of texts or labels."""
+    if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "features"):
+        return True
+    if isinstance(data, tuple):
+        return len(data) == 2 and not all(isinstance(x, str) for x in data)
+    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], dict)
+
+
+def _with_labels(data: Any, y: Any, text_column: str) -> Any:
+    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given."""
+    if y is None:
+        return data
+    if hasattr(data, "columns"):
+        column = "labels" if np.ndim(y) == 2 else "label"
+        return data.assign(**{column: list(y)})
+    return list(data), list(y)
+
+
+def _unique(name: str, taken: dict[str, Any]) -> str:
+    return name if name not in taken else next(n for i in range(2, 99) if (n := f"{name} ({i})") not in taken)
+
+
+def _from_original(config: dict[str, Any]) -> dict[str, Any]:
+    """Translate the configuration dict of the original LabelFusion package.
+
+    Raises:
+        ValueError: For keys that have no meaning here.
+    """
+    known = {"llm_provider", "llm_model", "label_columns", "multi_label", "encoder", "model_name", "labels"}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"The configuration dict has unknown keys {unknown}; known are {sorted(known)}. Other settings are keyword "
+            "arguments of AutoFusionClassifier."
+        )
+    out: dict[str, Any] = {k: config[k] for k in ("label_columns", "multi_label", "labels") if k in config}
+    if encoder := config.get("encoder") or config.get("model_name"):
+        out["encoder"] = encoder
+    provider, model = config.get("llm_provider"), config.get("llm_model")
+    if provider:
+        if model is None and provider not in _ORIGINAL:
+            raise ValueError(
+                f"`llm_provider` is {provider!r}; expected one of {', '.join(_ORIGINAL)}, or give `llm_model`."
+            )
+        out["llm"] = f"{provider}/{model}" if model else _ORIGINAL[provider]
+    return out

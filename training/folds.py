@@ -1,0 +1,43 @@
+"""Folds for out-of-sample outputs: stratified, with duplicates of a text on one side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def assign_folds(
+    labels: NDArray[Any], num_folds: int, groups: Sequence[str] | None = None, seed: int = 0
+) -> NDArray[np.int64]:
+    """Give each row a fold in `0 .. num_folds - 1`, spreading every class evenly.
+
+    Args:
+        labels: int `(n,)` classes, or 0/1 `(n, K)`, whose rarest class then counts.
+        num_folds: Number of folds; no more than n are used.
+        groups: n group names; rows of one group (the same text twice) share a fold. Default: each row its own.
+        seed: Seed of the shuffling.
+
+    Returns:
+        int64 `(n,)`.
+    """
+    n = len(labels)
+    num_folds = max(2, min(num_folds, n))
+    rng = np.random.default_rng(seed)
+    if labels.ndim == 2:  # the class that is hardest to spread
+        rarity = labels.sum(axis=0)
+        strata = np.where(labels.any(axis=1), np.where(labels > 0, rarity, np.inf).argmin(axis=1), labels.shape[1])
+    else:
+        strata = labels
+    _, group_of = np.unique(np.arange(n) if groups is None else np.asarray(groups, dtype=object), return_inverse=True)
+    folds = np.full(n, -1, dtype=np.int64)
+    fold_of_group: dict[int, int] = {}
+    turn = 0
+    order = rng.permutation(n)
+    for i in order[np.argsort(strata[order], kind="stable")]:
+        group = int(group_of[i])
+        if group not in fold_of_group:
+            fold_of_group[group] = turn % num_folds
+            turn += 1
+        folds[i] = fold_of_group[group]
+    return folds

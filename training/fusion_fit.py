@@ -1,0 +1,264 @@
+"""Fitting the fusion on out-of-sample encoder outputs, and choosing among the ways to combine the sources.
+
+The candidates go from one source alone to the full pool with its MLP and are compared on cross-validated log loss,
+so that the result cannot be much worse than the best of its sources. All of them are settings of the same parameters
+(`ScorePool`, `FusionMLP`), so that whatever wins is one checkpoint of the same model.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_features, pool_logits
+from .losses import log_loss, minimize
+
+# Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
+POOL_PENALTIES = (3000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
+ALONE_PENALTY = 30.0  # the same for a single LLM, when it is calibrated alone
+MLP_EPOCHS = 60
+MLP_EVERY = 5
+
+
+@dataclass
+class FusionData:
+    """What the fusion is fitted on; n rows.
+
+    Args:
+        encoder_logits: float32 `(n, K)`, out of sample.
+        llm_scores: float32 `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        multi_label: Whether the classes are independent.
+        floor: Smallest probability before the logarithm, the config's `score_floor`.
+        embeddings: float32 `(n, hidden)` for the MLP; `None`: no MLP.
+    """
+
+    encoder_logits: torch.Tensor
+    llm_scores: torch.Tensor
+    labels: torch.Tensor
+    multi_label: bool
+    floor: float
+    embeddings: torch.Tensor | None = None
+    evidence: torch.Tensor = field(init=False)
+    mask: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evidence, self.mask = pool_features(self.llm_scores, self.multi_label, self.floor)
+
+    def rows(self, index: torch.Tensor) -> "FusionData":
+        """The same for the rows of a boolean or integer index."""
+        embeddings = None if self.embeddings is None else self.embeddings[index]
+        return FusionData(
+            self.encoder_logits[index],
+            self.llm_scores[index],
+            self.labels[index],
+            self.multi_label,
+            self.floor,
+            embeddings,
+        )
+
+
+@dataclass
+class FusionFit:
+    """A fitted fusion.
+
+    Args:
+        pool: The pool.
+        mlp: The MLP, if it earned its place.
+        out_of_fold_logits: float32 `(n, K)`: fused logits of each row from a fit that has not seen its fold.
+        report: What was compared and chosen, plain data.
+    """
+
+    pool: ScorePool
+    mlp: FusionMLP | None
+    out_of_fold_logits: torch.Tensor
+    report: dict[str, Any]
+
+
+def fit_fusion(
+    data: FusionData, folds: NDArray[np.int64], *, fusion: str = "mlp", mlp_kwargs: dict[str, Any] | None = None
+) -> FusionFit:
+    """Choose and fit the way to combine the encoder with the LLMs.
+
+    A richer combination replaces a simpler one only where it is better by more than half a standard error of the
+    paired difference: with few rows the simple one wins, without anybody setting a number.
+
+    Args:
+        data: The rows that have scores, with out-of-sample encoder logits.
+        folds: int64 `(n,)` from `assign_folds`.
+        fusion: `"mlp"` lets the MLP compete, `"pool"` does not.
+        mlp_kwargs: For `FusionMLP`: `fusion_hidden_size`, `dropout`.
+    """
+    num_providers = data.llm_scores.shape[1]
+    candidates: dict[str, torch.Tensor] = {"encoder": data.encoder_logits}
+    for p in range(num_providers):
+        candidates[f"llm {p}"] = _out_of_fold(data, folds, (ALONE_PENALTY,), only=p)[0]
+    for penalty, pooled in zip(POOL_PENALTIES, _out_of_fold(data, folds, POOL_PENALTIES), strict=True):
+        candidates[f"pool {penalty:g}"] = pooled
+    losses = {name: log_loss(logits, data.labels, data.multi_label) for name, logits in candidates.items()}
+    # Simple to rich: the order in which a candidate has to beat the one before.
+    sources = sorted((n for n in losses if not n.startswith("pool")), key=lambda n: float(losses[n].mean()))
+    chosen = sources[0]
+    for penalty in POOL_PENALTIES:
+        name = f"pool {penalty:g}"
+        if _clearly_better(losses[name], losses[chosen]):
+            chosen = name
+    if chosen == "encoder":
+        pool = _as_encoder(num_providers, data.encoder_logits.shape[1])
+    elif chosen.startswith("llm"):
+        pool = _pool_path(data, (ALONE_PENALTY,), only=int(chosen.split()[1]))[0]
+    else:
+        last = POOL_PENALTIES.index(float(chosen.split()[1]))
+        pool = _pool_path(data, POOL_PENALTIES[: last + 1])[-1]
+    mlp, logits = None, candidates[chosen]
+    report: dict[str, Any] = {
+        "rows": len(data.labels),
+        "chosen": chosen,
+        "log_loss": {name: round(float(loss.mean()), 5) for name, loss in losses.items()},
+    }
+    if fusion == "mlp" and data.embeddings is not None and chosen.startswith("pool"):
+        epochs, with_mlp = _mlp_out_of_fold(data, folds, candidates[chosen], mlp_kwargs or {})
+        loss = log_loss(with_mlp, data.labels, data.multi_label)
+        report["log_loss"]["pool and mlp"] = round(float(loss.mean()), 5)
+        if epochs and _clearly_better(loss, losses[chosen]):
+            with torch.no_grad():
+                base = pool(data.encoder_logits, data.evidence, data.mask)
+            mlp, logits = _fit_mlp(data, base, epochs, mlp_kwargs or {}), with_mlp
+            report |= {"chosen": "pool and mlp", "pool": chosen, "mlp_epochs": epochs}
+    return FusionFit(pool, mlp, logits.detach(), report)
+
+
+def _clearly_better(loss: torch.Tensor, reference: torch.Tensor) -> bool:
+    gain = (reference - loss).double()
+    return bool(gain.mean() > 0.5 * gain.std(correction=0) / max(len(gain), 1) ** 0.5)
+
+
+def _as_encoder(num_providers: int, num_labels: int) -> ScorePool:
+    pool = ScorePool(num_providers, num_labels)
+    torch.nn.init.zeros_(pool.weight)
+    return pool
+
+
+def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None = None) -> list[ScorePool]:
+    """Fit pools by penalised maximum likelihood, from the stiffest to the most flexible, each from the one before.
+
+    Every source has one weight, held lightly by a prior; per-class scales and confusions between classes, which go
+    beyond it, cost `penalty`. Evidence is brought to unit scale first, so that graded and one-hot scores are penalised
+    alike.
+
+    Args:
+        data: Rows to fit on.
+        penalties: From strong to weak.
+        only: Use this provider alone, without the encoder (a calibrated LLM).
+    """
+    num_providers, num_labels = data.llm_scores.shape[1:]
+    n = max(len(data.labels), 1)
+    evidence, mask, encoder_logits = data.evidence, data.mask, data.encoder_logits
+    if only is not None:
+        keep = torch.zeros(num_providers)
+        keep[only] = 1.0
+        evidence, mask = evidence * keep[:, None], mask * keep
+        encoder_logits = encoder_logits * (1.0 - mask[:, only : only + 1])  # it stays where this LLM has no answer
+    answers = mask.sum(dim=0).clamp_min(1.0) * num_labels
+    scale = (evidence.square().sum(dim=(0, 2)) / answers).sqrt().clamp_min(1e-3)
+    evidence = evidence / scale[:, None]
+    # A source starts as good for about one nat; several share it as independent witnesses never quite are.
+    prior = num_providers**-0.5 if only is None else 1.0
+    shift, shift_k = torch.zeros(num_providers, 1), torch.zeros(num_providers, num_labels)
+    weight, weight_k = torch.full((num_providers, 1, 1), prior), torch.zeros(num_providers, num_labels, num_labels)
+    bias = torch.zeros(num_providers, num_labels)
+    parameters = [weight, weight_k, bias] if only is not None else [shift, shift_k, weight, weight_k, bias]
+    for tensor in parameters:
+        tensor.requires_grad_(True)
+    eye = torch.eye(num_labels)
+    encoder_scale = float(encoder_logits.square().mean().sqrt().clamp_min(1e-3))
+    pools = []
+    for penalty in penalties:
+
+        def objective(penalty: float = penalty) -> torch.Tensor:
+            logits = pool_logits(encoder_logits, evidence, mask, shift + shift_k, weight * eye + weight_k, bias)
+            extra = weight_k.square().sum() + (encoder_scale * shift_k).square().sum()
+            ridge = (weight - prior).square().sum() + (encoder_scale * shift).square().sum()
+            # Biases move the class frequencies: cheap to learn, so lightly held.
+            held = penalty * extra + ridge + min(penalty, 3.0) * bias.square().sum()
+            return log_loss(logits, data.labels, data.multi_label).mean() + 0.5 * held / n
+
+        minimize(objective, parameters, max_iter=60)
+        pool = ScorePool(num_providers, num_labels)
+        with torch.no_grad():
+            pool.weight.copy_((weight * eye + weight_k) / scale[:, None, None])
+            pool.bias.copy_(bias)
+            pool.encoder_shift.copy_(shift + shift_k)
+            if only is not None:  # in the model the encoder speaks too: take it out where this LLM answers
+                others = torch.arange(num_providers) != only
+                pool.weight[others], pool.bias[others] = 0.0, 0.0
+                pool.encoder_shift.zero_()
+                pool.encoder_shift[only] = -1.0
+        pools.append(pool)
+    return pools
+
+
+def _out_of_fold(
+    data: FusionData, folds: NDArray[np.int64], penalties: tuple[float, ...], only: int | None = None
+) -> list[torch.Tensor]:
+    """Out-of-fold logits `(n, K)` for each penalty."""
+    logits = [torch.empty_like(data.encoder_logits) for _ in penalties]
+    for fold in np.unique(folds):
+        held_out = torch.from_numpy(folds == fold)
+        test = data.rows(held_out)
+        with torch.no_grad():
+            for out, pool in zip(logits, _pool_path(data.rows(~held_out), penalties, only), strict=True):
+                out[held_out] = pool(test.encoder_logits, test.evidence, test.mask)
+    return logits
+
+
+def _train_mlp(data: FusionData, base: torch.Tensor, epochs: int, mlp_kwargs: dict[str, Any]) -> Any:
+    """Yield the MLP after every epoch; `base` float `(n, K)` are the pooled logits that it corrects."""
+    assert data.embeddings is not None
+    num_providers, num_labels = data.llm_scores.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mlp = FusionMLP(data.embeddings.shape[1], num_providers, num_labels, **mlp_kwargs)
+        optimizer = torch.optim.AdamW(mlp.parameters(), lr=1e-3, weight_decay=0.1)
+        batch = max(32, min(512, len(base) // 8))
+        for _ in range(epochs):
+            mlp.train()
+            for rows in torch.randperm(len(base)).split(batch):
+                mask, evidence = data.mask[rows], data.evidence[rows]
+                logits = base[rows] + mlp(data.embeddings[rows], evidence, mask)
+                loss = log_loss(logits, data.labels[rows], data.multi_label).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            yield mlp.eval()
+
+
+def _fit_mlp(data: FusionData, base: torch.Tensor, epochs: int, mlp_kwargs: dict[str, Any]) -> FusionMLP:
+    *_, mlp = _train_mlp(data, base, epochs, mlp_kwargs)
+    return mlp
+
+
+def _mlp_out_of_fold(
+    data: FusionData, folds: NDArray[np.int64], base: torch.Tensor, mlp_kwargs: dict[str, Any]
+) -> tuple[int, torch.Tensor]:
+    """Out-of-fold logits of pool plus MLP at the number of epochs that is best over all folds (0: none helps).
+
+    `base` are the pool's out-of-fold logits: what the MLP learns to correct are errors on unseen rows.
+    """
+    checkpoints = MLP_EPOCHS // MLP_EVERY
+    logits = base.repeat(checkpoints, 1, 1)
+    for fold in np.unique(folds):
+        held_out = torch.from_numpy(folds == fold)
+        train, test = data.rows(~held_out), data.rows(held_out)
+        for epoch, mlp in enumerate(_train_mlp(train, base[~held_out], MLP_EPOCHS, mlp_kwargs), start=1):
+            if epoch % MLP_EVERY == 0:
+                with torch.no_grad():
+                    correction = mlp(test.embeddings, test.evidence, test.mask)
+                logits[epoch // MLP_EVERY - 1, held_out] += correction
+    means = torch.stack([log_loss(x, data.labels, data.multi_label).mean() for x in logits])
+    best = int(means.argmin())
+    if float(means[best]) >= float(log_loss(base, data.labels, data.multi_label).mean()):
+        return 0, base
+    return (best + 1) * MLP_EVERY, logits[best]

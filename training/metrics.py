@@ -1,0 +1,92 @@
+"""Metrics of probabilities against labels, and `compute_metrics` for the Trainer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score
+
+from .thresholds import decide
+
+
+def classification_metrics(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    thresholds: list[float] | None = None,
+    min_labels: int = 0,
+) -> dict[str, float]:
+    """Metrics of one source.
+
+    Args:
+        probabilities: float `(n, K)`.
+        labels: int `(n,)`, or 0/1 `(n, K)` for multi-label.
+        multi_label: Whether the classes are independent.
+        thresholds: Multi-label: K thresholds, 0.5 by default.
+        min_labels: Multi-label: fewest classes predicted for a text.
+
+    Returns:
+        `accuracy` (multi-label: exact match), `macro_f1`, `micro_f1`, `log_loss` (nats; multi-label: summed over the
+        classes), `brier` (sum of squared differences) and `ece` (expected calibration error in 15 equal-mass bins).
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    if multi_label:
+        truth, predicted = labels.astype(int), decide(p, thresholds, min_labels).astype(int)
+        clipped = p.clip(1e-12, 1 - 1e-12)
+        loss = -(truth * np.log(clipped) + (1 - truth) * np.log1p(-clipped)).sum(axis=1).mean()
+        ece = expected_calibration_error(p.ravel(), truth.ravel().astype(bool))
+    else:
+        predicted, truth = p.argmax(axis=1), labels
+        loss = -np.log(p[np.arange(len(p)), labels].clip(1e-12)).mean()
+        ece = expected_calibration_error(p.max(axis=1), predicted == labels)
+    targets = labels if multi_label else np.eye(p.shape[1])[labels]
+    return {
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
+        "log_loss": float(loss),
+        "brier": float(((p - targets) ** 2).sum(axis=1).mean()),
+        "ece": ece,
+    }
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], num_bins: int = 15
+) -> float:
+    """Expected calibration error with bins of equal mass (Nixon et al. 2019, arXiv:1904.01685).
+
+    Args:
+        confidence: float `(n,)` probabilities.
+        correct: bool `(n,)`.
+        num_bins: Number of bins.
+    """
+    order = np.argsort(confidence, kind="stable")
+    bins = [b for b in np.array_split(order, num_bins) if len(b)]
+    gaps = [len(b) * abs(float(confidence[b].mean()) - float(correct[b].mean())) for b in bins]
+    return float(sum(gaps) / max(len(confidence), 1))
+
+
+def softmax_or_sigmoid(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
+    """Logits `(n, K)` to probabilities, float64."""
+    z = np.asarray(logits, dtype=np.float64)
+    if multi_label:
+        return np.exp(-np.logaddexp(0.0, -z))
+    z = z - z.max(axis=1, keepdims=True)
+    e = np.exp(z)
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def make_compute_metrics(multi_label: bool) -> Callable[[Any], dict[str, float]]:
+    """`compute_metrics` for the Trainer: metrics of the fused logits, and the encoder's own as `encoder_accuracy`."""
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        outputs, labels = prediction.predictions, prediction.label_ids
+        logits = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        metrics = classification_metrics(softmax_or_sigmoid(logits, multi_label), labels, multi_label)
+        if isinstance(outputs, tuple | list) and len(outputs) > 1:
+            encoder = classification_metrics(softmax_or_sigmoid(outputs[1], multi_label), labels, multi_label)
+            metrics["encoder_accuracy"] = encoder["accuracy"]
+        return metrics
+
+    return compute_metrics

@@ -1,0 +1,85 @@
+"""From multi-label probabilities to decisions: per-class thresholds, tuned out of sample."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+GRID = np.round(np.arange(0.2, 0.81, 0.025), 3)
+METRICS = ("accuracy", "micro_f1", "macro_f1")
+
+
+def decide(
+    probabilities: NDArray[np.floating], thresholds: list[float] | None = None, min_labels: int = 0
+) -> NDArray[np.bool_]:
+    """Decide which classes are predicted.
+
+    Args:
+        probabilities: float `(n, K)`.
+        thresholds: K thresholds. Default: 0.5 for all.
+        min_labels: Fewest classes a text gets; the ones nearest to their threshold are added.
+
+    Returns:
+        bool `(n, K)`.
+    """
+    margin = probabilities - np.asarray(0.5 if thresholds is None else thresholds)
+    decided = margin >= 0
+    if min_labels > 0:
+        best = np.argpartition(-margin, min_labels - 1, axis=1)[:, :min_labels]
+        few = decided.sum(axis=1) < min_labels
+        decided[few[:, None] & _one_hot(best, decided.shape[1])] = True
+    return decided
+
+
+def tune_thresholds(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    metric: str = "accuracy",
+    min_labels: int = 0,
+) -> list[float]:
+    """Choose thresholds on out-of-sample probabilities: one for all classes, then class by class.
+
+    A class leaves the common threshold only for a gain of more than one standard error of the row-wise metric (F1: half
+    a point), so that rare classes keep it.
+
+    Args:
+        probabilities: float `(n, K)`, from a model that has not seen these rows.
+        labels: 0/1 `(n, K)`.
+        metric: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
+        min_labels: As in `decide`.
+
+    Returns:
+        K thresholds.
+
+    Raises:
+        ValueError: For another metric.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
+    truth = labels.astype(bool)
+
+    def value(thresholds: NDArray[np.floating]) -> float:
+        decided = decide(probabilities, list(thresholds), min_labels)
+        if metric == "accuracy":
+            return float((decided == truth).all(axis=1).mean())
+        return float(f1_score(truth, decided, average=metric.removesuffix("_f1"), zero_division=0))
+
+    num_labels = probabilities.shape[1]
+    start = value(np.full(num_labels, 0.5))
+    least = max((start * (1 - start) / max(len(truth), 1)) ** 0.5 * 0.5, 0.002)
+    # The middle one of equally good thresholds, preferring those near 0.5.
+    common = max(GRID, key=lambda t: (round(value(np.full(num_labels, t)), 6), -abs(t - 0.5)))
+    best = np.full(num_labels, common if value(np.full(num_labels, common)) > start + least else 0.5)
+    current = value(best)
+    for k in range(num_labels):
+        for t in GRID:
+            trial = best.copy()
+            trial[k] = t
+            if (gained := value(trial)) > current + least:
+                best, current = trial, gained
+    return [float(t) for t in best]
+
+
+def _one_hot(index: NDArray[np.integer], num_labels: int) -> NDArray[np.bool_]:
+    out = np.zeros((len(index), num_labels), dtype=bool)
+    np.put_along_axis(out, index, True, axis=1)
+    return out

@@ -1,0 +1,77 @@
+"""The Trainer with a learning rate for each part of the model."""
+
+import re
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from .collator import LabelFusionDataCollator
+from .metrics import make_compute_metrics
+
+DEFAULT_LEARNING_RATES = {r"^(encoder_head|score_pool|fusion_mlp)\.": 1e-3}
+
+
+class LabelFusionTrainer(Trainer):
+    """[`Trainer`] for LabelFusion models.
+
+    It brings the collator for `llm_scores` and `compute_metrics` when none are given, and trains the small new parts
+    faster than the pretrained encoder, which has `args.learning_rate`.
+
+    Args:
+        *args: For `Trainer`.
+        learning_rates: `{regular expression: learning rate}` for parameters whose name it finds; the first match
+            counts, the rest have `args.learning_rate`. Default: `DEFAULT_LEARNING_RATES`.
+        **kwargs: For `Trainer`.
+
+    Raises:
+        ValueError: When an expression matches no parameter that is trained.
+    """
+
+    def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
+        model = args[0] if args else kwargs.get("model")
+        config = getattr(model, "config", None)
+        tokenizer = kwargs.get("processing_class")
+        if config is not None and len(args) < 3 and kwargs.get("data_collator") is None and tokenizer is not None:
+            kwargs["data_collator"] = LabelFusionDataCollator(
+                tokenizer, config.num_providers, config.num_labels, config.multi_label
+            )
+        if config is not None and kwargs.get("compute_metrics") is None:
+            kwargs["compute_metrics"] = make_compute_metrics(config.multi_label)
+        super().__init__(*args, **kwargs)
+        self.learning_rates = dict(DEFAULT_LEARNING_RATES if learning_rates is None else learning_rates)
+        if learning_rates is not None:
+            assert self.model is not None
+            trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
+            for pattern in self.learning_rates:
+                if not any(re.search(pattern, name) for name in trained):
+                    raise ValueError(
+                        f"`learning_rates`: {pattern!r} matches no trained parameter. Names look like "
+                        f"{', '.join(trained[:1] + trained[-3:])}."
+                    )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer of `args` with one group for each learning rate, with and without weight decay."""
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            if "params" in kwargs or "model" in kwargs or "optimizer_dict" in kwargs:
+                raise ValueError(
+                    f"`optim={self.args.optim}` makes its own parameter groups; pass `optimizers=` to use it here."
+                )
+            self.optimizer = optimizer_class(self._groups(model), **kwargs)
+        return self.optimizer
+
+    def _groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                bare = name.removeprefix("module.").removeprefix("_orig_mod.")
+                matches = (lr for pattern, lr in self.learning_rates.items() if re.search(pattern, bare))
+                rate = next(matches, self.args.learning_rate)
+                groups.setdefault((rate, name in decayed), []).append(parameter)
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": self.args.weight_decay if decay else 0.0}
+            for (rate, decay), parameters in groups.items()
+        ]
