@@ -1,0 +1,233 @@
+"""What is installed, what an import loads, and how the source is laid out."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+ROOMS = ["configuration", "scoring", "modeling_labelfusion", "training", "pipelines", "hub_scripts", "labelfusion"]
+HEAVY = {"litellm", "openai", "sqlite3", "matplotlib", "datasets", "gguf", "sentence_transformers"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(chain.from_iterable((ROOT / folder).rglob("*.py") for folder in folders))
+
+
+# --- The wheel -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing left over from another build gets in, and without a network."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for folder in SETUPTOOLS["package-dir"].values():
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(source))
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """The Python of an otherwise empty environment with the wheel."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)})) / "python"
+    pip("--python", str(python), "install", "--no-deps", str(wheel))
+    return python
+
+
+def pip(*arguments: str) -> None:
+    before = ["--python", arguments[1]] if arguments[0] == "--python" else []
+    command, *rest = arguments[len(before) :]
+    options = ["--quiet", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", *before, command, *options, *rest], check=True, timeout=300)
+
+
+def python(executable: Path | str, code: str) -> str:
+    """Run `code` where `labelfusion` is the installed one and its dependencies are those of the tests."""
+    environment = {"PYTHONPATH": sysconfig.get_path("purelib"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(executable), "-c", code], env=environment, cwd="/", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_an_empty_environment_gets_nothing_but_labelfusion(installed: Path) -> None:
+    (purelib,) = installed.parent.parent.rglob("site-packages")
+    names = sorted(path.name for path in purelib.iterdir())
+    assert names == ["labelfusion", f"labelfusion_transformers-{PROJECT['project']['version']}.dist-info"]
+    assert (installed.parent / "labelfusion").exists()
+
+
+def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
+    expected = set()
+    for package, folder in SETUPTOOLS["package-dir"].items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                expected.add(f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert "labelfusion/py.typed" in expected
+    assert any(name.endswith(".csv") for name in expected)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_every_folder_with_code_is_installed_or_known_not_to_be() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert folders - {"tests", "benchmarks"} == set(ROOMS) == set(SETUPTOOLS["package-dir"].values())
+
+
+def test_the_command_starts(installed: Path) -> None:
+    done = subprocess.run(
+        [str(installed.parent / "labelfusion"), "--help"],
+        env={"PYTHONPATH": sysconfig.get_path("purelib")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
+
+
+# --- Importing -------------------------------------------------------------------------------------------------------
+
+CHECK = """
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+config = AutoConfig.for_model("labelfusion", num_labels=3, encoder_config={"model_type": "bert", "hidden_size": 8,
+    "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 20})
+for auto in (AutoModel, AutoModelForSequenceClassification):
+    assert type(auto.from_config(config)).__name__ == "LabelFusionForSequenceClassification"
+assert PIPELINE_REGISTRY.check_task("labelfusion-classification")[0] == "labelfusion-classification"
+import labelfusion
+print(labelfusion.__file__)
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import labelfusion",
+        "import transformers.models.auto.configuration_auto; import labelfusion",
+        "import transformers.pipelines; import labelfusion",
+        "import labelfusion; import transformers.pipelines",
+        "from labelfusion import LabelFusionTrainer",
+    ],
+)
+def test_registration_whatever_is_imported_first(installed: Path, first: str) -> None:
+    assert str(installed.parent.parent) in python(installed, f"{first}\n{CHECK}")
+
+
+def test_every_public_name_is_there(installed: Path) -> None:
+    names = json.loads(
+        python(
+            installed,
+            "import labelfusion, json; from labelfusion import *;"
+            "print(json.dumps([n for n in labelfusion.__all__ if n not in globals()]))",
+        )
+    )
+    assert names == []
+
+
+def test_importing_loads_nothing_heavy(installed: Path) -> None:
+    loaded = set(python(installed, "import labelfusion, sys; print('\\n'.join(sys.modules))").split())
+    assert not loaded & {*HEAVY, "torch", "transformers.modeling_utils", "pandas", "sklearn"}
+    loaded = set(python(installed, "import labelfusion.scoring, sys; print('\\n'.join(sys.modules))").split())
+    assert not loaded & HEAVY
+    before = set(python(installed, "import transformers, torch, sys; print('\\n'.join(sys.modules))").split())
+    after = set(
+        python(installed, "import transformers, torch, labelfusion, sys; print('\\n'.join(sys.modules))").split()
+    )
+    assert {name.partition(".")[0] for name in after - before} <= {"labelfusion", "wrapt"}
+
+
+# --- The layout of the source ----------------------------------------------------------------------------------------
+
+
+def imported_rooms(path: Path) -> Iterator[str]:
+    """The rooms that a module imports from, anywhere in it; `"labelfusion"` is the front door."""
+    depth = len(path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).parts)  # dots that lead out of the room
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level > depth:
+            for name in [node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names]:
+                yield name if name in ROOMS else "labelfusion"
+        elif isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.level == 0):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            for first, second in ((*module.split("."), "")[:2] for module in modules):
+                if first == "labelfusion":
+                    yield second if second in ROOMS else "labelfusion"
+
+
+@pytest.mark.parametrize("room", ROOMS[:-1])
+def test_a_room_imports_only_rooms_above_it(room: str) -> None:
+    allowed = set(ROOMS[: ROOMS.index(room) + 1])
+    if room == "hub_scripts":
+        allowed.add("labelfusion")  # the command is used in place of the front door, and made of it
+    wrong = {(path.name, name) for path in sources(room) for name in imported_rooms(path) if name not in allowed}
+    assert not wrong
+
+
+def test_heavy_packages_are_imported_in_the_functions_that_use_them() -> None:
+    wrong = []
+    for path in sources(*ROOMS):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            wrong += [(path.name, name) for name in names if name.partition(".")[0] in HEAVY - {"sqlite3"}]
+    assert not wrong  # sqlite3 is at the top of the score store, which is itself imported late: see above
+
+
+def test_module_names_are_unique() -> None:
+    names = [path.name for path in sources(*ROOMS) if path.name != "__init__.py"]
+    twice = {name for name in names if names.count(name) > 1}
+    assert not twice  # exported to the Hub, they all lie in one folder
+
+
+def test_files_are_short() -> None:
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in sources(*ROOMS, "tests", "benchmarks")}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+
+
+def test_no_pickle() -> None:
+    """Neither written nor read: weights are safetensors, everything else JSON, SQLite or Parquet."""
+    for path in sources(*ROOMS):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {"pickle", "joblib", "dill", "cloudpickle"} & set(names), path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert f"{node.value.id}.{node.attr}" not in ("torch.load", "torch.save"), path
+
+
+def test_tests_agree_with_constraints() -> None:
+    """Every direct dependency has a pinned version in constraints.txt, in its declared range."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    optional = PROJECT["project"]["optional-dependencies"]
+    for text in chain(PROJECT["project"]["dependencies"], *optional.values()):
+        requirement = Requirement(text)
+        if not requirement.name.startswith("labelfusion"):
+            pin = pins.get(requirement.name.lower().replace("_", "-"))
+            assert pin, f"{requirement.name} is not in constraints.txt"
+            assert requirement.specifier.contains(pin), f"{text} excludes the pinned {pin}"
