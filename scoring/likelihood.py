@@ -1,0 +1,244 @@
+"""The method `likelihood`: a local causal LM scores each class by the log-likelihood of the words that stand for it."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ..configuration import LLMProvider
+from .base import ScoreBatch, ScoringError, Usage, missing
+from .embedded import resolve_model
+from .prompts import example_labels
+from .verbalizers import resolve_verbalizers
+
+if TYPE_CHECKING:
+    from .local_model import CausalLM, Prefix, PromptTree
+
+# Ends of the question; the text is read once for all of them. Chosen on the training parts of six data sets.
+TEMPLATES = ("{text}\nTopic:",)
+PARAMS = {"max_text_tokens": 256, "dtype": None}
+MIN_PRIOR_TEXTS = 32
+
+
+class LikelihoodScorer:
+    """Scores of a local causal LM.
+
+    Args:
+        provider: Declaration. Besides `model`, these fields count: `verbalizers`, `templates` (averaged; with `{text}`),
+            `prior`, `guidelines`, `examples` (with `prompt="few-shot"`), and in `params`: `max_text_tokens` (default
+            256; the head of a longer text is kept) and `dtype` (`"bfloat16"`, `"float32"`, ...).
+        labels: K class names, in the order of the scores.
+        multi_label: Whether several classes may be right at once.
+        class_descriptions: `{class name: description}`; gives words to the classes that have no verbalizers.
+        batch_size: Texts in one forward.
+        device: Torch device. Default: a GPU if there is one, else the CPU.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: For a declaration that does not fit.
+    """
+
+    method = "likelihood"
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        labels: list[str],
+        multi_label: bool,
+        class_descriptions: dict[str, str] | None = None,
+        *,
+        batch_size: int = 16,
+        device: Any = None,
+        progress: bool = False,
+    ) -> None:
+        self.provider, self.labels, self.multi_label = provider, list(labels), multi_label
+        self.name = provider.name or provider.model
+        self.batch_size, self.device, self.progress = batch_size, device, progress
+        unknown = sorted(set(provider.params) - set(PARAMS))
+        if unknown:
+            raise ValueError(
+                f"{self.name}: `params` of a local model has unknown {unknown}; there are {', '.join(PARAMS)}."
+            )
+        self.params: dict[str, Any] = {**PARAMS, **provider.params}
+        if not (isinstance(self.params["max_text_tokens"], int) and self.params["max_text_tokens"] > 0):
+            given = self.params["max_text_tokens"]
+            raise ValueError(f"{self.name}: `max_text_tokens` must be a positive integer, got {given!r}.")
+        self.words = resolve_verbalizers(self.labels, provider.verbalizers, class_descriptions)
+        self.templates = [_split_template(t, self.name) for t in provider.templates or TEMPLATES]
+        self.examples = provider.examples if provider.prompt != "zero-shot" else []
+        if provider.prompt != "zero-shot" and not self.examples:
+            raise ValueError(
+                f"{self.name}: a {provider.prompt} prompt of a local model needs `examples`; there are none."
+            )
+        self.prior: NDArray[np.float32] | None = None
+        if provider.prior is not None:
+            self.prior = np.asarray(provider.prior, dtype=np.float32)
+            if self.prior.shape != (len(self.labels),):
+                raise ValueError(f"{self.name}: `prior` has {self.prior.size} values for {len(self.labels)} classes.")
+        self._lock = threading.Lock()
+        self._ready: tuple[CausalLM, list[_Question]] | None = None
+
+    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+        """Score `texts` in a worker thread. Without a stored prior, one is estimated as soon as a call has 32 texts.
+
+        Raises:
+            ScoringError: If the model cannot be loaded.
+        """
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(self._score, list(texts), stop)
+        except asyncio.CancelledError:
+            stop.set()  # the thread ends after the forward that it is in
+            raise
+
+    def fit_prior(self, texts: Sequence[str]) -> list[float]:
+        """Estimate the prior from unlabelled texts, keep it, and return it for `LLMProvider.prior`.
+
+        Batch calibration, Zhou et al. 2024, arXiv:2309.17249: the mean over texts of each class's log-likelihood.
+
+        Args:
+            texts: Texts like those to be scored; 32 are enough, some hundreds are better.
+
+        Returns:
+            K floats, in nats.
+
+        Raises:
+            ValueError: If none of the texts can be scored.
+        """
+        logp, _, _ = self._class_log_likelihoods(list(texts), threading.Event())
+        known = logp[~np.isnan(logp).any(axis=1)]
+        if not len(known):
+            raise ValueError(f"{self.name}: the prior needs texts that are not empty; got {len(texts)} without one.")
+        self.prior = known.mean(axis=0)
+        return [float(value) for value in self.prior]
+
+    def _score(self, texts: list[str], stop: threading.Event) -> ScoreBatch:
+        logp, errors, usage = self._class_log_likelihoods(texts, stop)
+        known = ~np.isnan(logp).any(axis=1)
+        with self._lock:
+            if self.prior is None and known.sum() >= MIN_PRIOR_TEXTS:
+                self.prior = logp[known].mean(axis=0)
+            prior = self.prior
+        if prior is not None:
+            logp = logp - prior
+        return ScoreBatch(_softmax(logp), self.method, usage, errors)
+
+    def _class_log_likelihoods(
+        self, texts: list[str], stop: threading.Event
+    ) -> tuple[NDArray[np.float32], dict[int, str], Usage]:
+        """float32 `(n, K)`: mean over templates and words of the log-likelihood; NaN where there is no text."""
+        out = missing(len(texts), len(self.labels))
+        errors: dict[int, str] = {}
+        rows = []
+        for i, text in enumerate(texts):
+            if isinstance(text, str) and text.strip():
+                rows.append(i)
+            else:
+                errors[i] = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
+        if not rows:
+            return out, errors, Usage()
+        lm, questions = self._prepare()
+        tokens = 0
+        by_template = []
+        with tqdm(total=len(rows) * len(questions), desc=self.name, unit="text", disable=not self.progress) as bar:
+
+            def on_batch(done: int) -> None:
+                bar.update(done)
+                if stop.is_set():
+                    raise InterruptedError(f"{self.name}: cancelled")
+
+            for question in questions:
+                # A text cannot have fewer characters than tokens by much: cut the giants before they are tokenised.
+                heads = [question.lead + _clean(texts[i])[: 32 * question.max_tokens] for i in rows]
+                ids = lm.encode(heads, max_tokens=question.max_tokens)
+                leaves = lm.log_likelihoods(ids, question.tree, question.prefix, self.batch_size, on_batch).numpy()
+                by_template.append(self._pool_words(leaves))
+                tokens += sum(map(len, ids)) + len(ids) * len(question.tree.tokens) + len(question.prefix.tokens)
+        out[rows] = np.concatenate(by_template, axis=1).mean(axis=1)
+        return out, errors, Usage(requests=len(rows), prompt_tokens=tokens)
+
+    def _pool_words(self, leaves: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(n, templates * words)` to `(n, templates, K)`: the mean over the words of each class."""
+        edges = np.cumsum([len(words) for words in self.words])
+        per_template = leaves.reshape(len(leaves), -1, edges[-1])
+        return np.stack([part.mean(axis=2) for part in np.split(per_template, edges[:-1], axis=2)], axis=2)
+
+    def _prepare(self) -> "tuple[CausalLM, list[_Question]]":
+        """Load the model and run the prefixes, once."""
+        with self._lock:
+            if self._ready is None:
+                from .local_model import load_causal_lm
+
+                try:
+                    lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device)
+                except (ImportError, OSError) as error:
+                    raise ScoringError(f"{self.name}: the local model cannot be loaded. {error}") from error
+                self._ready = lm, self._questions(lm)
+            return self._ready
+
+    def _questions(self, lm: "CausalLM") -> "list[_Question]":
+        from .local_model import PromptTree
+
+        questions = []
+        words = [" " + word for group in self.words for word in group]
+        for front in dict.fromkeys(front for front, _ in self.templates):  # the text is read once for each front
+            backs = [back for f, back in self.templates if f == front]
+            branches = [lm.encode([back], after="x")[0] for back in backs]
+            tree = PromptTree.build(branches, [lm.encode(words, after=back) for back in backs])
+            head = self._head() + front
+            lead = head[len(head.rstrip(" ")) :]  # a space goes with the word that follows it
+            prefix = lm.prefix(lm.start + lm.encode([head.rstrip(" ")])[0])
+            room = lm.context - len(prefix.tokens) - int(tree.depth.max()) - 1
+            if room < 1:
+                raise ValueError(
+                    f"{self.name}: guidelines, examples and template take {len(prefix.tokens)} of the model's "
+                    f"{lm.context} tokens and leave no room for a text. Give fewer or shorter `examples`."
+                )
+            questions.append(_Question(prefix, lead, tree, min(self.params["max_text_tokens"], room)))
+        return questions
+
+    def _head(self) -> str:
+        """What stands in front of the question: guidelines and examples, the same for all texts."""
+        front, back = self.templates[0]
+        blocks = [self.provider.guidelines.strip()] if self.provider.guidelines else []
+        for example in self.examples:
+            answer = ", ".join(example_labels(example, self.labels)) or "none"
+            blocks.append(f"{front}{_clean(str(example['text']))}{back} {answer}")
+        return "".join(block + "\n\n" for block in blocks)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One front of the templates: what precedes the text, what follows it, and how many tokens of it are read."""
+
+    prefix: "Prefix"
+    lead: str
+    tree: "PromptTree"
+    max_tokens: int
+
+
+def _split_template(template: str, name: str) -> tuple[str, str]:
+    front, found, back = template.partition("{text}")
+    if not found or not back.strip() or "{text}" in back:
+        raise ValueError(
+            f"{name}: a template for a local model holds {{text}} once and something after it, such as "
+            f"'{{text}}\\nTopic:'; got {template!r}."
+        )
+    return front, back.rstrip()
+
+
+def _clean(text: str) -> str:
+    """Without white space around it, and without lone surrogates, which tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def _softmax(logp: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not logp.size:
+        return logp
+    odds = np.exp(logp - logp.max(axis=1, keepdims=True))
+    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,93 @@
+"""Words that stand for the classes (verbalizers): taken from names and descriptions, or suggested by labelled texts."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+MAX_WORDS = 12  # a class: more words cost little, and say little that is new
+
+# Parts of class names as data sets abbreviate them.
+_ABBREVIATIONS = {
+    "abbr": "abbreviation",
+    "acq": "acquisition",
+    "biz": "business",
+    "desc": "description",
+    "econ": "economy",
+    "edu": "education",
+    "enty": "entity",
+    "fx": "currency",
+    "govt": "government",
+    "hum": "human",
+    "info": "information",
+    "intl": "international",
+    "loc": "location",
+    "med": "medicine",
+    "misc": "miscellaneous",
+    "neg": "negative",
+    "neu": "neutral",
+    "num": "number",
+    "org": "organization",
+    "per": "person",
+    "pol": "politics",
+    "pos": "positive",
+    "sci": "science",
+    "tech": "technology",
+}
+_STOP_WORDS = frozenset(
+    """
+    a about all also an and any are as at be been between but by can class do does e etc for from g has have how i in
+    into is it its label like more most not of on one or other out over related so some such text texts than that the
+    their them there these they this those to up very was were what when where which who whose why will with you your
+    """.split()  # noqa: SIM905
+)
+
+
+def class_words(label: str, description: str | None = None) -> list[str]:
+    """Words for a class from its name and, if there is one, its description.
+
+    The name is split at punctuation, "and", "or" and camel case: "Sci/Tech" gives science, technology, sci and tech. A
+    name without any letter stands for itself.
+
+    Args:
+        label: Class name.
+        description: Its description; the first words that carry meaning are used.
+
+    Returns:
+        1 to `MAX_WORDS` distinct words, lower case where the class name has no capitals of its own to keep.
+    """
+    words = [word for part in _words(label) for word in (_ABBREVIATIONS.get(part.lower()), part) if word]
+    words = sorted(words, key=lambda word: word.lower() in _ABBREVIATIONS)  # the full words first
+    words += _words(description or "")
+    distinct: dict[str, str] = {}
+    for word in words:
+        distinct.setdefault(word.lower(), word)
+    return list(distinct.values())[:MAX_WORDS] or [label.strip() or label]
+
+
+def resolve_verbalizers(
+    labels: Sequence[str],
+    given: Mapping[str, Sequence[str]] | None = None,
+    descriptions: Mapping[str, str] | None = None,
+) -> list[list[str]]:
+    """Words for every class, in the order of `labels`: the given ones, else `class_words`.
+
+    Raises:
+        ValueError: For an unknown class, or a class with an empty word or none.
+    """
+    given, descriptions = given or {}, descriptions or {}
+    unknown = sorted(set(given) - set(labels))
+    if unknown:
+        raise ValueError(f"`verbalizers` names unknown classes {unknown}; the classes are {list(labels)}.")
+    for label, words in given.items():
+        if isinstance(words, str) or not words or not all(isinstance(w, str) and w.strip() for w in words):
+            raise ValueError(f"`verbalizers[{label!r}]` must be a list of words such as ['Science'], got {words!r}.")
+    return [
+        list(dict.fromkeys(map(str.strip, given[label])))
+        if label in given
+        else class_words(label, descriptions.get(label))
+        for label in labels
+    ]
+
+
+def _words(text: str) -> list[str]:
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # camel case
+    return [word for word in re.findall(r"[^\W\d_]+", text) if word.lower() not in _STOP_WORDS]
