@@ -29,7 +29,7 @@ class LikelihoodScorer:
     """Scores of a local causal LM.
 
     Args:
-        provider: Declaration. Besides `model`, these fields count: `verbalizers`, `templates` (averaged; with `{text}`),
+        provider: Declaration. Besides `model`, these count: `verbalizers`, `templates` (with `{text}`; averaged),
             `prior`, `guidelines`, `examples` (with `prompt="few-shot"`), and in `params`: `max_text_tokens` (default
             256; the head of a longer text is kept) and `dtype` (`"bfloat16"`, `"float32"`, ...).
         labels: K class names, in the order of the scores.

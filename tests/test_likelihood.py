@@ -217,7 +217,12 @@ def test_prefix_is_run_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     lengths: list[int] = []
     lm = load_causal_lm(folder, "float32", "cpu")
     forward = lm.model.forward
-    monkeypatch.setattr(lm.model, "forward", lambda **kw: lengths.append(kw["input_ids"].shape[1]) or forward(**kw))
+
+    def counting(**kwargs: Any) -> Any:
+        lengths.append(kwargs["input_ids"].shape[1])
+        return forward(**kwargs)
+
+    monkeypatch.setattr(lm.model, "forward", counting)
     score(it, TEXTS[:2])
     first = len(lengths)
     score(it, TEXTS[:2])
@@ -417,8 +422,8 @@ def test_words_from_descriptions() -> None:
 
 
 def test_given_words_win() -> None:
-    words = resolve_verbalizers(["a", "b"], {"b": ["x", " y ", "x"]}, {"a": "first", "b": "second"})
-    assert words == [["a", "first"], ["x", "y"]]
+    words = resolve_verbalizers(["law", "b"], {"b": ["x", " y ", "x"]}, {"law": "Courts, crime", "b": "second"})
+    assert words == [["law", "Courts", "crime"], ["x", "y"]]
 
 
 # --- the real thing
