@@ -109,7 +109,7 @@ def run(
             only where the policy would have asked for them.
         max_cost_usd: US dollars that may be spent on the LLMs. With a share, the most uncertain texts come first.
         batch_size: Texts in one forward of the encoder.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
         progress: Show progress bars.
 
     Raises:

@@ -95,7 +95,7 @@ class LabelFusionPipeline(Pipeline):
             max_cost_usd: US dollars that this call may spend on the LLMs; then the encoder answers alone.
             llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
                 NaN for missing; for a list or a single text. A text that brings scores is not asked about.
-            max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+            max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
             truncation: Accepted for the sake of habit; texts are always truncated.
             padding: Likewise; batches are always padded.
 
@@ -190,8 +190,8 @@ class LabelFusionPipeline(Pipeline):
     def preprocess(self, input_: Any, max_length: int | None = None) -> dict[str, Any]:  # type: ignore[override]
         """Tensors of one text or dict, for `forward`."""
         text, scores = read_input(input_)
-        limit = max_length or longest_input(self.model, self.tokenizer)
-        inputs = dict(tokenize(self.tokenizer, [text], limit))
+        limit = longest_input(self.model, self.tokenizer)
+        inputs = dict(tokenize(self.tokenizer, [text], min(max_length or limit, limit)))
         return {**inputs, "llm_scores": torch.from_numpy(given_scores([scores], self.model.config))}
 
     def _forward(self, input_tensors: dict[str, Any]) -> Any:  # type: ignore[override]

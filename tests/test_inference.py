@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,8 +11,13 @@ from labelfusion.configuration import LLMProvider
 from labelfusion.pipelines import run
 from labelfusion.pipelines.policy import select, uncertainty
 from labelfusion.scoring.base import ScoreBatch, ScoringError, Usage
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from labelfusion import LabelFusionForSequenceClassification as Model
 from labelfusion import LabelFusionPipeline
+
+MakeModel = Callable[..., Model]
+LogCapture = pytest.LogCaptureFixture
 
 NAMES = ["class0", "class1", "class2"]
 TEXTS = [f"w{i % 10} good movie w{i // 10 % 10} bad" for i in range(100)]
@@ -19,34 +26,40 @@ TEXTS = [f"w{i % 10} good movie w{i // 10 % 10} bad" for i in range(100)]
 class FakeScorer:
     """Answers at once, remembers what it was asked, costs a cent a text."""
 
-    labels, multi_label, method = NAMES, False, "json"
+    labels, multi_label, method = list(NAMES), False, "json"
 
-    def __init__(self, name="judge", cost=0.01, fail=(), before=None):
+    def __init__(
+        self,
+        name: str = "judge",
+        cost: float = 0.01,
+        fail: Sequence[str] = (),
+        before: Callable[[list[str]], Awaitable[None]] | None = None,
+    ) -> None:
         self.name, self.cost, self.fail, self.before = name, cost, fail, before
         self.asked: list[str] = []
 
-    async def score(self, texts):
+    async def score(self, texts: Sequence[str]) -> ScoreBatch:
         self.asked += texts
         if self.before is not None:
-            await self.before(texts)
-        scores = np.tile(np.float32([0.2, 0.7, 0.1]), (len(texts), 1))
+            await self.before(list(texts))
+        scores = np.tile(np.array([0.2, 0.7, 0.1], dtype=np.float32), (len(texts), 1))
         errors = {i: "refused" for i, text in enumerate(texts) if text in self.fail}
         scores[list(errors)] = np.nan
         return ScoreBatch(scores, self.method, Usage(len(texts), cost_usd=self.cost * len(texts)), errors)
 
 
 @pytest.fixture
-def model(make_model):
+def model(make_model: MakeModel) -> Model:
     return make_model(llm_providers=["openai/judge"])
 
 
 @pytest.fixture
-def encoded(model, monkeypatch):
+def encoded(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the rows that go through the encoder."""
     counts: list[int] = []
     encode = model.encode
 
-    def counting(**inputs):
+    def counting(**inputs: Any) -> Any:
         counts.append(len(inputs["input_ids"]))
         return encode(**inputs)
 
@@ -54,7 +67,9 @@ def encoded(model, monkeypatch):
     return counts
 
 
-def test_always_asks_about_everything_that_is_not_known(model, tiny_tokenizer, encoded):
+def test_always_asks_about_everything_that_is_not_known(
+    model: Model, tiny_tokenizer: Tokenizer, encoded: list[int]
+) -> None:
     scorer = FakeScorer(fail=("bad",))
     texts = ["good", "bad", "", "movie", "good", "   "]
     given = np.full((6, 1, 3), np.nan)
@@ -74,8 +89,8 @@ def test_always_asks_about_everything_that_is_not_known(model, tiny_tokenizer, e
     assert np.isnan(given[0]).all()  # the caller's array is as it was
 
 
-def test_never_builds_no_scorer(model, tiny_tokenizer):
-    def scorers():
+def test_never_builds_no_scorer(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    def scorers() -> list[Any]:
         raise AssertionError("built")
 
     result = run(model, tiny_tokenizer, TEXTS, scorers=scorers, llm_policy="never")
@@ -88,7 +103,9 @@ def test_never_builds_no_scorer(model, tiny_tokenizer):
 
 
 @pytest.mark.parametrize("policy", [0.3, "auto"])
-def test_a_gate_asks_where_the_encoder_is_unsure(model, tiny_tokenizer, encoded, policy):
+def test_a_gate_asks_where_the_encoder_is_unsure(
+    model: Model, tiny_tokenizer: Tokenizer, encoded: list[int], policy: Any
+) -> None:
     texts = list(dict.fromkeys(TEXTS))
     alone = run(model, tiny_tokenizer, texts, llm_policy="never").encoder_probabilities
     model.config.calibration["gate_threshold"] = float(np.quantile(uncertainty(alone, False), 0.65))
@@ -105,7 +122,7 @@ def test_a_gate_asks_where_the_encoder_is_unsure(model, tiny_tokenizer, encoded,
     assert sum(encoded) == 2 * len(texts)  # once in each of the two runs
 
 
-def test_a_share_counts_only_texts_that_can_be_asked_about(model, tiny_tokenizer):
+def test_a_share_counts_only_texts_that_can_be_asked_about(model: Model, tiny_tokenizer: Tokenizer) -> None:
     texts = [*TEXTS[:50], *[""] * 20, *TEXTS[50:80]]
     given = [[[0.1, 0.1, 0.8]] if i % 2 else None for i in range(100)]
     scorer = FakeScorer()
@@ -116,7 +133,7 @@ def test_a_share_counts_only_texts_that_can_be_asked_about(model, tiny_tokenizer
     np.testing.assert_allclose(result.llm_scores[1::2, 0], np.tile([0.1, 0.1, 0.8], (50, 1)), atol=1e-6)
 
 
-def test_the_policy_decides_which_recorded_answers_count(make_model, tiny_tokenizer):
+def test_the_policy_decides_which_recorded_answers_count(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model(num_providers=1)  # recorded
     given = np.tile([0.1, 0.1, 0.8], (100, 1, 1))
     result = run(model, tiny_tokenizer, TEXTS, llm_scores=given, llm_policy=0.25)
@@ -129,7 +146,7 @@ def test_the_policy_decides_which_recorded_answers_count(make_model, tiny_tokeni
     assert not np.isnan(given).any()
 
 
-def test_several_providers_at_once(make_model, tiny_tokenizer):
+def test_several_providers_at_once(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model(llm_providers=["openai/a", "recorded", "openai/b"])
     a, b = FakeScorer("a", cost=0.01), FakeScorer("b", cost=0.03, fail=("good",))
     recorded = FakeScorer("recorded")
@@ -142,7 +159,7 @@ def test_several_providers_at_once(make_model, tiny_tokenizer):
 
 
 @pytest.mark.parametrize("policy", ["always", 0.5])
-def test_a_budget_stops_the_questions(model, tiny_tokenizer, caplog, policy):
+def test_a_budget_stops_the_questions(model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, policy: Any) -> None:
     texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100 % 10} w{i // 1000}" for i in range(2000)]
     scorer = FakeScorer(cost=0.01)
     result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_policy=policy, max_cost_usd=2.0, batch_size=8)
@@ -160,17 +177,20 @@ def test_a_budget_stops_the_questions(model, tiny_tokenizer, caplog, policy):
 
 
 @pytest.mark.parametrize("form", [list, iter])
-def test_a_scorer_that_keeps_to_the_budget_itself(model, tiny_tokenizer, caplog, form):
+def test_a_scorer_that_keeps_to_the_budget_itself(
+    model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, form: Any
+) -> None:
     from labelfusion.scoring.money import BudgetReachedError
     from labelfusion.scoring.run import current_run
 
     class Thrifty(FakeScorer):
-        async def score(self, texts):
+        async def score(self, texts: Sequence[str]) -> ScoreBatch:
             batch = await super().score(texts)
-            paid = len(texts)
+            paid, budget = len(texts), current_run.get().budget
+            assert budget is not None
             for i in range(len(texts)):
                 try:
-                    current_run.get().budget.reserve(0.03)
+                    budget.reserve(0.03)
                 except BudgetReachedError as error:
                     paid = min(paid, i)
                     batch.scores[i], batch.errors[i] = np.nan, str(error)
@@ -188,25 +208,27 @@ def test_a_scorer_that_keeps_to_the_budget_itself(model, tiny_tokenizer, caplog,
     assert result.errors[999] == "`max_cost_usd` of $5 reached"
 
 
-def test_a_budget_of_nothing_asks_nothing(model, tiny_tokenizer):
+def test_a_budget_of_nothing_asks_nothing(model: Model, tiny_tokenizer: Tokenizer) -> None:
     scorer = FakeScorer()
     result = run(model, tiny_tokenizer, TEXTS, scorers=[scorer], max_cost_usd=0)
     assert scorer.asked == []
     assert not result.llm_called.any()
 
 
-def test_an_llm_that_cannot_work_says_how_to_do_without(model, tiny_tokenizer):
-    async def broken(texts):
+def test_an_llm_that_cannot_work_says_how_to_do_without(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    async def broken(texts: list[str]) -> None:
         raise ScoringError("no key for openai: set OPENAI_API_KEY.")
 
     with pytest.raises(ScoringError, match=r"set OPENAI_API_KEY.*llm_policy='never'"):
         run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer(before=broken)])
 
 
-def test_an_llm_that_breaks_down_later_is_done_without(model, tiny_tokenizer, caplog):
-    calls = []
+def test_an_llm_that_breaks_down_later_is_done_without(
+    model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture
+) -> None:
+    calls: list[int] = []
 
-    async def breaks_down(texts):
+    async def breaks_down(texts: list[str]) -> None:
         calls.append(len(texts))
         if len(calls) > 2:
             raise ScoringError("too many failures")
@@ -222,10 +244,10 @@ def test_an_llm_that_breaks_down_later_is_done_without(model, tiny_tokenizer, ca
     assert sum("too many failures" in record.message for record in caplog.records) == 1
 
 
-def test_a_stream_is_read_no_further_than_needed(model, tiny_tokenizer):
+def test_a_stream_is_read_no_further_than_needed(model: Model, tiny_tokenizer: Tokenizer) -> None:
     read = 0
 
-    def stream():
+    def stream() -> Iterator[str]:
         nonlocal read
         for i in range(5000):
             read += 1
@@ -245,19 +267,22 @@ def test_a_stream_is_read_no_further_than_needed(model, tiny_tokenizer):
 
 
 @pytest.mark.parametrize("policy", ["always", "auto"])
-def test_the_llm_answers_while_the_encoder_works(model, tiny_tokenizer, monkeypatch, policy):
+def test_the_llm_answers_while_the_encoder_works(
+    model: Model, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, policy: Any
+) -> None:
     """The encoder's next batch is what lets the LLM answer: one after the other, this would time out."""
     model.config.calibration["gate_threshold"] = -1.0  # "auto" asks about all
-    encoding, encode, waits = threading.Semaphore(0), model.encode, []
+    encoding, encode = threading.Semaphore(0), model.encode
+    waits: list[bool] = []
 
-    async def until_the_encoder_moves(texts):
+    async def until_the_encoder_moves(texts: list[str]) -> None:
         waits.append(await asyncio.to_thread(encoding.acquire, timeout=20))
 
-    def signalling(**inputs):
+    def signalling(**inputs: Any) -> Any:
         encoding.release()
         return encode(**inputs)
 
-    def gated_encode(**inputs):  # the first window of a gated run is encoded before anything is asked
+    def gated_encode(**inputs: Any) -> Any:  # the first window of a gated run is encoded before anything is asked
         if scorer.asked:
             encoding.release()
         return encode(**inputs)
@@ -273,10 +298,10 @@ def test_the_llm_answers_while_the_encoder_works(model, tiny_tokenizer, monkeypa
     assert len(list(answers)) > 100
 
 
-def test_a_stream_that_is_given_up_cancels_what_is_in_flight(model, tiny_tokenizer):
+def test_a_stream_that_is_given_up_cancels_what_is_in_flight(model: Model, tiny_tokenizer: Tokenizer) -> None:
     cancelled = threading.Event()
 
-    async def slow_after_the_first(texts):
+    async def slow_after_the_first(texts: list[str]) -> None:
         if len(scorer.asked) > 128:
             try:
                 await asyncio.sleep(60)
@@ -292,22 +317,22 @@ def test_a_stream_that_is_given_up_cancels_what_is_in_flight(model, tiny_tokeniz
     assert cancelled.wait(5)
 
 
-def test_works_inside_a_running_event_loop(model, tiny_tokenizer):
-    async def notebook():
+def test_works_inside_a_running_event_loop(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    async def notebook() -> Any:
         return run(model, tiny_tokenizer, TEXTS[:3], scorers=[FakeScorer()])
 
     assert asyncio.run(notebook()).llm_called.all()
 
 
-def test_a_function_as_llm(make_model, tiny_tokenizer, caplog):
+def test_a_function_as_llm(make_model: MakeModel, tiny_tokenizer: Tokenizer, caplog: LogCapture) -> None:
     model = make_model(llm_providers=["callable/mine"])
-    asked = []
+    asked: list[str] = []
 
-    def mine(texts):
+    def mine(texts: list[str]) -> list[list[float]]:
         asked.extend(texts)
         return [[0.1, 0.2, 0.7]] * len(texts)
 
-    options = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
+    options: dict[str, Any] = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
     answer = LabelFusionPipeline(llm=mine, **options)("good", return_sources=True)[0]
     assert asked == ["good"]
     assert list(answer["sources"]["callable/mine"].values()) == pytest.approx([0.1, 0.2, 0.7])
@@ -320,9 +345,9 @@ def test_a_function_as_llm(make_model, tiny_tokenizer, caplog):
     assert "pass it as `llm=`" in caplog.text
 
 
-def test_llm_in_place_of_the_declared_ones(make_model, tiny_tokenizer):
+def test_llm_in_place_of_the_declared_ones(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model(num_providers=2)
-    options = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
+    options: dict[str, Any] = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
     pipe = LabelFusionPipeline(llm=[None, FakeScorer("mine")], **options)
     sources = pipe("good", return_sources=True)[0]["sources"]
     assert sources["llm0"] is None
@@ -338,25 +363,25 @@ def test_llm_in_place_of_the_declared_ones(make_model, tiny_tokenizer):
         LabelFusionPipeline(llm="openai/gpt-5-nano", **options)
 
 
-def test_scorers_that_do_not_fit_are_refused(model, tiny_tokenizer):
+def test_scorers_that_do_not_fit_are_refused(model: Model, tiny_tokenizer: Tokenizer) -> None:
     wrong = FakeScorer()
     wrong.labels = ["a", "b", "c"]
     for scorers, message in (([wrong], r"model's classes are"), ([], "declares 1 LLM providers")):
         with pytest.raises(ValueError, match=message):
             run(model, tiny_tokenizer, TEXTS[:3], scorers=scorers)
     with pytest.raises(ValueError, match=r"Input 1 is NoneType"):
-        run(model, tiny_tokenizer, ["a", None])
+        run(model, tiny_tokenizer, cast(Any, ["a", None]))
     with pytest.raises(ValueError, match="3 entries for 2 texts"):
         run(model, tiny_tokenizer, ["a", "b"], llm_scores=[None] * 3)
 
 
-def test_mode_and_gradients_of_the_model_are_left_alone(model, tiny_tokenizer):
+def test_mode_and_gradients_of_the_model_are_left_alone(model: Model, tiny_tokenizer: Tokenizer) -> None:
     model.train()
     model.encoder.eval()
     first = run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer()])
     second = run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer()], progress=True)
     np.testing.assert_array_equal(first.logits, second.logits)  # no dropout
     assert model.training
-    assert model.fusion_mlp.training
+    assert model.encoder_head.training
     assert not model.encoder.training
     assert not any(module.training for module in model.encoder.modules())

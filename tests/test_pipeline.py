@@ -3,30 +3,41 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import TextClassificationPipeline, pipeline
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import RobertaConfig, TextClassificationPipeline, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from labelfusion import LabelFusionPipeline
+
+MakePipe = Callable[..., LabelFusionPipeline]
 
 TEXTS = ["good movie", "the team was bad", "stock market price fine .", "", "a", "great phone code data science !"]
 SCORES = np.array([[[0.7, 0.2, 0.1]], [[0.1, 0.8, 0.1]], [[np.nan] * 3], [[0.3, 0.3, 0.4]], [[1, 0, 0]], [[0, 0, 1]]])
 
 
 @pytest.fixture
-def make_pipe(make_model, tiny_tokenizer):
-    def make(pipe_options=None, **model_options):
+def make_pipe(make_model: Callable[..., Any], tiny_tokenizer: Tokenizer) -> Any:
+    def make(pipe_options: Any = None, **model_options: Any) -> Any:
         model = make_model(**model_options)
         return LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", **(pipe_options or {}))
 
     return make
 
 
-def reference(pipe, text, scores=None):
+def load(folder: Path, **options: Any) -> LabelFusionPipeline:
+    factory: Any = pipeline  # its annotations know only the tasks of Transformers itself
+    return factory("labelfusion-classification", model=str(folder), device="cpu", **options)
+
+
+def reference(pipe: LabelFusionPipeline, text: str, scores: Any = None) -> Any:
     """Probabilities by a plain forward of the model."""
     inputs = pipe.tokenizer([text], return_tensors="pt", truncation=True)
     if scores is not None:
@@ -36,13 +47,15 @@ def reference(pipe, text, scores=None):
     return (logits.sigmoid() if pipe.model.config.multi_label else logits.softmax(-1)).tolist()
 
 
-def as_dict(labels):
+def as_dict(labels: Any) -> Any:
     return {entry["label"]: entry["score"] for entry in labels}
 
 
 @pytest.mark.parametrize("inputs", [TEXTS[0], TEXTS[:3], TEXTS[:1]])
 @pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"top_k": 2}, {"top_k": None}])
-def test_answers_have_the_shape_of_text_classification(make_pipe, inputs, options):
+def test_answers_have_the_shape_of_text_classification(
+    make_pipe: MakePipe, inputs: Any, options: dict[str, Any]
+) -> None:
     pipe = make_pipe(num_providers=0)
     expected = TextClassificationPipeline(model=pipe.model, tokenizer=pipe.tokenizer, device="cpu")(inputs, **options)
     got = pipe(inputs, **options)
@@ -50,14 +63,14 @@ def test_answers_have_the_shape_of_text_classification(make_pipe, inputs, option
     assert strip(got) == strip(expected)
 
 
-def strip(answer):
+def strip(answer: Any) -> Any:
     """The answer with rounded scores."""
     if isinstance(answer, list):
         return [strip(entry) for entry in answer]
     return {"label": answer["label"], "score": round(answer["score"], 5)}
 
 
-def test_a_dict_gives_a_dict_and_options_may_be_set_at_construction(make_pipe):
+def test_a_dict_gives_a_dict_and_options_may_be_set_at_construction(make_pipe: MakePipe) -> None:
     pipe = make_pipe({"top_k": 2, "llm_policy": "never", "batch_size": 4})
     assert [len(answer) for answer in pipe(TEXTS[:2])] == [2, 2]
     assert len(pipe(TEXTS[:2], top_k=None)[0]) == 3
@@ -66,7 +79,7 @@ def test_a_dict_gives_a_dict_and_options_may_be_set_at_construction(make_pipe):
 
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("num_labels", [2, 77])
-def test_fused_scores_are_those_of_the_forward(make_pipe, multi_label, num_labels):
+def test_fused_scores_are_those_of_the_forward(make_pipe: MakePipe, multi_label: bool, num_labels: int) -> None:
     pipe = make_pipe(num_labels=num_labels, num_providers=2, multi_label=multi_label)
     rng = np.random.default_rng(0)
     scores = rng.uniform(0.01, 1, size=(len(TEXTS), 2, num_labels))
@@ -79,7 +92,7 @@ def test_fused_scores_are_those_of_the_forward(make_pipe, multi_label, num_label
     assert as_dict(answers[0]) != pytest.approx(as_dict(pipe(TEXTS[:1], top_k=None)[0]), abs=1e-3)
 
 
-def test_batching_does_not_change_the_answers(make_pipe):
+def test_batching_does_not_change_the_answers(make_pipe: MakePipe) -> None:
     pipe = make_pipe()
     texts = [" ".join(TEXTS[i % 6] for i in range(n)) for n in range(40)]
     one = pipe(texts, batch_size=1, top_k=None)
@@ -90,7 +103,7 @@ def test_batching_does_not_change_the_answers(make_pipe):
         assert as_dict(a) == pytest.approx(as_dict(b), abs=1e-5)
 
 
-def test_multi_label_uses_the_thresholds(make_pipe):
+def test_multi_label_uses_the_thresholds(make_pipe: MakePipe) -> None:
     pipe = make_pipe(multi_label=True, num_labels=4)
     scores = as_dict(pipe("good movie", top_k=None))
     wanted = sorted(scores, key=scores.get, reverse=True)
@@ -105,7 +118,7 @@ def test_multi_label_uses_the_thresholds(make_pipe):
     assert len(pipe("good movie", top_k=3)) == 3
 
 
-def test_sources(make_pipe):
+def test_sources(make_pipe: MakePipe) -> None:
     pipe = make_pipe(llm_providers=[{"model": "recorded", "name": "a"}, {"model": "recorded", "name": "encoder"}])
     scores = np.concatenate([SCORES, SCORES[::-1]], axis=1)
     answers = pipe(TEXTS, llm_scores=scores, return_sources=True)
@@ -141,23 +154,23 @@ def test_sources(make_pipe):
         lambda texts: KeyDataset(datasets.Dataset.from_dict({"body": texts}), "body"),
     ],
 )
-def test_inputs_of_every_kind(make_pipe, wrap):
+def test_inputs_of_every_kind(make_pipe: MakePipe, wrap: Any) -> None:
     pipe = make_pipe()
     answers = pipe(wrap(TEXTS))
     assert strip(list(answers)) == strip(pipe(TEXTS))
 
 
-def test_a_dataset_gives_a_lazy_answer_with_its_length(make_pipe):
+def test_a_dataset_gives_a_lazy_answer_with_its_length(make_pipe: MakePipe) -> None:
     answers = make_pipe()(datasets.Dataset.from_dict({"text": TEXTS}))
     assert len(answers) == 6
     first = next(answers)
     assert strip(list(answers))[0] == strip(first)  # iterating starts again
 
 
-def test_scores_in_dicts_and_dataset_columns(make_pipe):
+def test_scores_in_dicts_and_dataset_columns(make_pipe: MakePipe) -> None:
     pipe = make_pipe()
     expected = strip(pipe(TEXTS, llm_scores=SCORES, top_k=None))
-    column = [None if np.isnan(row).any() else row.tolist() for row in SCORES]
+    column: list[Any] = [None if np.isnan(row).any() else row.tolist() for row in SCORES]
     column[4] = [column[4][0]]
     rows = [{"text": text, "llm_scores": scores} for text, scores in zip(TEXTS, column, strict=True)]
     assert strip(pipe(rows, top_k=None)) == expected
@@ -167,7 +180,7 @@ def test_scores_in_dicts_and_dataset_columns(make_pipe):
     assert strip(pipe(TEXTS, llm_scores=SCORES[:, 0], top_k=None)) == expected  # one provider: (n, K) will do
 
 
-def test_a_provider_without_an_answer_is_null(make_pipe):
+def test_a_provider_without_an_answer_is_null(make_pipe: MakePipe) -> None:
     pipe = make_pipe(num_providers=2)
     partial = [None, [0.2, 0.3, 0.5]]
     answer = pipe({"text": "good", "llm_scores": partial}, top_k=None)
@@ -175,7 +188,7 @@ def test_a_provider_without_an_answer_is_null(make_pipe):
     assert [as_dict(answer)[f"class{k}"] for k in range(3)] == pytest.approx(expected, abs=1e-5)
 
 
-def test_nothing_gives_nothing(make_pipe):
+def test_nothing_gives_nothing(make_pipe: MakePipe) -> None:
     pipe = make_pipe()
     assert pipe([]) == []
     assert list(pipe(iter([]))) == []
@@ -183,9 +196,13 @@ def test_nothing_gives_nothing(make_pipe):
 
 
 @pytest.mark.parametrize("encoder", ["bert", "roberta"])
-def test_texts_of_any_length_and_script(make_pipe, make_model, tiny_tokenizer, encoder, monkeypatch):
-    from transformers import RobertaConfig
-
+def test_texts_of_any_length_and_script(
+    make_pipe: MakePipe,
+    make_model: Callable[..., Any],
+    tiny_tokenizer: Tokenizer,
+    encoder: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     options = {}
     if encoder == "roberta":
         options["encoder_config"] = RobertaConfig(
@@ -223,12 +240,12 @@ def test_texts_of_any_length_and_script(make_pipe, make_model, tiny_tokenizer, e
         ([{"text": "a", "llm_scores": [[2.0, 0.0, 0.0]]}], r"probabilities in \[0, 1\]"),
     ],
 )
-def test_bad_input_is_named(make_pipe, inputs, message):
+def test_bad_input_is_named(make_pipe: MakePipe, inputs: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_pipe()(inputs)
 
 
-def test_a_data_frame_is_refused(make_pipe):
+def test_a_data_frame_is_refused(make_pipe: MakePipe) -> None:
     import pandas as pd
 
     pipe, frame = make_pipe(), pd.DataFrame({"text": TEXTS})
@@ -249,13 +266,13 @@ def test_a_data_frame_is_refused(make_pipe):
         ({"llm_scores": SCORES[:2]}, "2 entries for 6 texts"),
     ],
 )
-def test_bad_options_are_named(make_pipe, options, message):
+def test_bad_options_are_named(make_pipe: MakePipe, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_pipe()(TEXTS, **options)
 
 
-def test_a_broken_stream_answers_what_came_before(make_pipe):
-    def stream():
+def test_a_broken_stream_answers_what_came_before(make_pipe: MakePipe) -> None:
+    def stream() -> Iterator[str]:
         yield from ["good"] * 300
         raise OSError("the disk is gone")
 
@@ -267,7 +284,7 @@ def test_a_broken_stream_answers_what_came_before(make_pipe):
         list(make_pipe()(iter(["good"] * 200 + [None])))
 
 
-def test_the_three_steps_of_a_pipeline_work_too(make_pipe):
+def test_the_three_steps_of_a_pipeline_work_too(make_pipe: MakePipe) -> None:
     pipe = make_pipe()
     item = {"text": "good movie", "llm_scores": SCORES[0].tolist()}
     stepwise = pipe.postprocess(pipe.forward(pipe.preprocess(item)), top_k=None)
@@ -275,9 +292,9 @@ def test_the_three_steps_of_a_pipeline_work_too(make_pipe):
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_saved_and_loaded_by_name(saved_model, tmp_path, dtype):
+def test_saved_and_loaded_by_name(saved_model: Callable[..., Path], tmp_path: Path, dtype: str) -> None:
     folder = saved_model()
-    pipe = pipeline("labelfusion-classification", model=str(folder), dtype=dtype, device="cpu")
+    pipe = load(folder, dtype=dtype)
     assert isinstance(pipe, LabelFusionPipeline)
     assert pipe.dtype == (torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     before = pipe(TEXTS, llm_scores=SCORES, top_k=None)
@@ -285,11 +302,11 @@ def test_saved_and_loaded_by_name(saved_model, tmp_path, dtype):
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert "custom_pipelines" not in config
     assert not list((tmp_path / "again").glob("*.py"))
-    again = pipeline("labelfusion-classification", model=str(tmp_path / "again"), device="cpu")
+    again = load(tmp_path / "again")
     assert again(TEXTS, llm_scores=SCORES, top_k=None) == before
 
 
-def test_a_new_process_gives_the_same_bits(saved_model):
+def test_a_new_process_gives_the_same_bits(saved_model: Callable[..., Path]) -> None:
     folder = saved_model()
     script = f"""
 import json, sys
@@ -315,7 +332,7 @@ print(json.dumps([logits[0].tolist(), {{a["label"]: a["score"] for a in answer}}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     logits, answer = json.loads(done.stdout.splitlines()[-1])
-    pipe = pipeline("labelfusion-classification", model=str(folder), device="cpu")
+    pipe = load(folder)
     item = {"text": "good movie", "llm_scores": [[0.2, 0.5, 0.3]]}
     assert pipe.forward(pipe.preprocess(item))["logits"][0].tolist() == logits
     assert as_dict(pipe(item, top_k=None)) == answer

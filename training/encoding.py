@@ -34,8 +34,8 @@ def max_length(
     limits = [tokenizer.model_max_length]
     positions = getattr(encoder, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:  # XLNet says -1
-        offset = (encoder.pad_token_id or 0) + 1 if encoder.model_type in OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
+        pad_token_id = 1 if encoder.model_type == "mpnet" else encoder.pad_token_id or 0  # MPNet takes no other
+        limits.append(positions - (pad_token_id + 1 if encoder.model_type in OFFSET_POSITIONS else 0))
     limit = min(limits)
     return int(limit) if limit < 1e9 else DEFAULT_MAX_LENGTH
 
@@ -69,7 +69,7 @@ def encode_texts(
         tokenizer: Its tokenizer.
         texts: n texts. Longer ones are truncated.
         batch_size: Texts in one forward of the encoder.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
         progress: Show a progress bar.
         description: Its title.
 
@@ -89,7 +89,8 @@ def encode_texts(
     distinct = list(place)
     # Characters stand for tokens: close enough to keep padding small. The longest first, so that memory runs out early.
     order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
-    limit = max_length or _max_length(model, tokenizer)
+    limit = _max_length(model, tokenizer)
+    limit = min(max_length or limit, limit)
     # Made outside of inference mode, so that training can use it.
     embeddings = torch.empty(len(distinct), model.config.hidden_size, dtype=torch.float32)
     with (
