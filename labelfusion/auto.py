@@ -355,11 +355,11 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _scorers(self, **runtime: Any) -> list[Any]:
-        llms = self._llms()
-        functions = [llm if callable(llm) else None for llm in llms]
-        replaced: Any = functions if any(functions) else None
-        if [p.to_dict() for p in self.model_.config.providers] != [_declaration(llm).to_dict() for llm in llms]:
-            replaced = replaced or None
+        # A provider is asked as the config declares it, with the prior it has learnt, unless it was replaced.
+        replaced: list[Any] = self._llms()
+        for i, (llm, provider) in enumerate(zip(replaced, self.model_.config.providers, strict=False)):
+            if not callable(llm) and _declaration(llm).model == provider.model:
+                replaced[i] = None
         return build_scorers(self.model_.config, replaced, cache=self.cache, progress=self.progress, **runtime)
 
     def _score_training_rows(self, data: LabelledTexts) -> tuple[NDArray[np.float32] | None, float]:
@@ -405,9 +405,9 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
                 f"The LLM gave no answer for any of {len(rows)} rows: {'; '.join(reasons) or 'no reason'}."
             )
         for i, scorer in enumerate(scorers):  # what scoring learnt (a local model's prior) goes with the model
-            provider = getattr(scorer, "provider", None)
-            if provider is not None:
-                config.llm_providers[i] = provider.to_dict()
+            prior = getattr(scorer, "prior", None)
+            if prior is not None:
+                config.llm_providers[i]["prior"] = [round(float(x), 5) for x in prior]
         return scores, float(answers.cost_usd.sum())
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:

@@ -33,6 +33,19 @@ def pool_features(llm_scores: torch.Tensor, multi_label: bool, floor: float) -> 
     return evidence * mask.unsqueeze(-1), mask
 
 
+def pool_logits(
+    encoder_logits: torch.Tensor,
+    evidence: torch.Tensor,
+    mask: torch.Tensor,
+    encoder_shift: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> torch.Tensor:
+    """The computation of `ScorePool`, on tensors of the shapes of its parameters."""
+    from_llms = torch.einsum("bpj,pjk->bk", evidence, weight) + mask @ bias
+    return encoder_logits * (1.0 + mask @ encoder_shift) + from_llms
+
+
 class ScorePool(nn.Module):
     """Log-linear pool of the encoder's logits and the evidence of the LLMs.
 
@@ -71,9 +84,7 @@ class ScorePool(nn.Module):
         Returns:
             float `(batch, num_labels)`.
         """
-        scale = 1.0 + mask @ self.encoder_shift
-        from_llms = torch.einsum("bpj,pjk->bk", evidence, self.weight) + mask @ self.bias
-        return encoder_logits * scale + from_llms
+        return pool_logits(encoder_logits, evidence, mask, self.encoder_shift, self.weight, self.bias)
 
 
 class FusionMLP(nn.Module):

@@ -85,7 +85,7 @@ def fit_model(
     targets = torch.from_numpy(labels)
     if llm_scores is None or config.num_providers == 0:
         llm_scores = np.full((len(texts), config.num_providers, num_labels), np.nan, dtype=np.float32)
-    scored: NDArray[np.bool_] = ~np.isnan(llm_scores).any(axis=-1).all(axis=-1)  # type: ignore[call-overload]
+    scored: NDArray[np.bool_] = ~np.isnan(llm_scores).any(axis=-1).all(axis=-1)  # type: ignore
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
     embeddings = encode_texts(
         model,
