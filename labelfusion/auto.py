@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -16,23 +16,23 @@ from transformers import AutoTokenizer
 
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .pipelines.asking import Asker, build_scorers
+from .original import from_original
+from .pipelines.asking import build_scorers
 from .pipelines.inference import Inference, run
 from .pipelines.policy import Policy
 from .scoring.embedded import resolve_model
-from .training.data import LabelledTexts, prepare
+from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts
 from .training.finetune import FinetuneOptions
 from .training.fit import ENCODER_TRAINING, FitOptions, fit_model
 from .training.metrics import classification_metrics
 from .training.thresholds import METRICS, decide
+from .training_scores import score_training_rows
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "auto_classifier.json"
 LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
-# What the original LabelFusion calls its models, for people who move over.
-_ORIGINAL = {"openai": "openai/gpt-5-nano", "gemini": "gemini/gemini-2.5-flash", "deepseek": "deepseek/deepseek-chat"}
 
 
 class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
@@ -108,7 +108,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         progress: bool = False,
     ) -> None:
         if isinstance(encoder, dict):
-            original = _from_original(encoder)
+            original = from_original(encoder)
             encoder = original.get("encoder", "roberta-base")
             llm = original.get("llm", llm)
             labels = original.get("labels", labels)
@@ -153,13 +153,13 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             ScoringError: If the LLM cannot be asked at all.
         """
         self._check_options()
-        if y is not None and _is_table(y) and eval_data is None:
+        if y is not None and is_table(y) and eval_data is None:
             y, eval_data = None, y
         started = time.perf_counter()
         llms = self._llms()
-        data = self._prepare(_with_labels(train, y, self.text_column), self.labels, len(llms))
+        data = self._prepare(with_labels(train, y, self.text_column), self.labels, len(llms))
         if eval_data is not None:
-            data = _concatenate(data, self._prepare(eval_data, data.classes, len(llms)), len(llms))
+            data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
         self._check_data(data)
         torch.manual_seed(self.seed)
         source = str(resolve_model(str(self.encoder)))
@@ -175,7 +175,15 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         ).to(self._device())
         self.model_.config.encoder_config._name_or_path = str(self.encoder)
         self.classes_ = np.array(data.classes, dtype=object if isinstance(data.classes[0], str) else None)
-        scores, cost = self._score_training_rows(data)
+        scores, cost = score_training_rows(
+            data,
+            self.model_.config,
+            lambda: self._scorers(embed=self._embed, pool=(data.texts, data.names())),
+            max_rows=self.max_scored_rows,
+            max_cost_usd=self.max_cost_usd,
+            seed=self.seed,
+            progress=self.progress,
+        )
         self.report_ = fit_model(self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
@@ -207,7 +215,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
         data = self._prepare(
-            _with_labels(X, y, self.text_column), self.classes_.tolist(), self.model_.config.num_providers
+            with_labels(X, y, self.text_column), self.classes_.tolist(), self.model_.config.num_providers
         )
         truth = _labels(data)
         probabilities = self._infer(data).probabilities
@@ -328,7 +336,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
         if not isinstance(texts, LabelledTexts):
-            if _is_table(texts):
+            if is_table(texts):
                 config = self.model_.config
                 texts = prepare(
                     texts,
@@ -362,53 +370,8 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
                 replaced[i] = None
         return build_scorers(self.model_.config, replaced, cache=self.cache, progress=self.progress, **runtime)
 
-    def _score_training_rows(self, data: LabelledTexts) -> tuple[NDArray[np.float32] | None, float]:
-        """Ask the LLMs about training rows without scores; returns float32 `(n, P, K)` and the dollars spent."""
-        config = self.model_.config
-        if not config.num_providers:
-            return None, 0.0
-        scores = data.llm_scores
-        if scores is None:
-            scores = np.full((len(data), config.num_providers, config.num_labels), np.nan, dtype=np.float32)
-        if all(p.model == "recorded" for p in config.providers):
-            if np.isnan(scores).any(axis=2).all():
-                raise ValueError(
-                    "llm='recorded' takes the scores from the data, but there is no `llm_scores` column with any. "
-                    "Add it (providers x classes a row), name an LLM to ask, or pass llm=None."
-                )
-            return scores, 0.0
-        without = np.flatnonzero(np.isnan(scores).any(axis=2).all(axis=1))
-        room = max(0, self.max_scored_rows - (len(data) - len(without)))
-        rows = np.sort(np.random.default_rng(self.seed).permutation(without)[:room])
-        if len(rows) == 0:
-            return scores, 0.0
-        if len(rows) < len(without):
-            logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
-        classes = [str(c) for c in data.classes]
-        names: list[Any] = (
-            [[c for c, yes in zip(classes, row, strict=True) if yes] for row in _labels(data)]
-            if self.multi_label
-            else [classes[i] for i in _labels(data)]
-        )
-
-        def embed(texts: list[str]) -> NDArray[np.float32]:
-            return encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size).numpy()
-
-        scorers = self._scorers(embed=embed, pool=(data.texts, names))
-        asker = Asker(config, scorers, self.max_cost_usd, progress=self.progress)
-        answers = asker.submit([data.texts[i] for i in rows]).result()
-        scores = scores.copy()
-        scores[rows] = answers.scores
-        if np.isnan(scores).any(axis=2).all():
-            reasons = sorted(set(answers.errors.values()))[:3]
-            raise ValueError(
-                f"The LLM gave no answer for any of {len(rows)} rows: {'; '.join(reasons) or 'no reason'}."
-            )
-        for i, scorer in enumerate(scorers):  # what scoring learnt (a local model's prior) goes with the model
-            prior = getattr(scorer, "prior", None)
-            if prior is not None:
-                config.llm_providers[i]["prior"] = [round(float(x), 5) for x in prior]
-        return scores, float(answers.cost_usd.sum())
+    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        return encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size).numpy()
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
         return prepare(
@@ -491,59 +454,5 @@ def _labels(data: LabelledTexts) -> NDArray[Any]:
     return data.labels
 
 
-def _concatenate(a: LabelledTexts, b: LabelledTexts, num_providers: int) -> LabelledTexts:
-    scores = None
-    if a.llm_scores is not None or b.llm_scores is not None:
-        shape = (num_providers or 1, len(a.classes))
-        parts = [x.llm_scores if x.llm_scores is not None else np.full((len(x), *shape), np.nan) for x in (a, b)]
-        scores = np.concatenate(parts).astype(np.float32)
-    return LabelledTexts(a.texts + b.texts, np.concatenate([_labels(a), _labels(b)]), scores, a.classes)
-
-
-def _is_table(data: Any) -> bool:
-    """Whether `data` is tabular, not a plain list or array of texts or labels."""
-    if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "features"):
-        return True
-    if isinstance(data, tuple):
-        return len(data) == 2 and not all(isinstance(x, str) for x in data)
-    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], dict)
-
-
-def _with_labels(data: Any, y: Any, text_column: str) -> Any:
-    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given."""
-    if y is None:
-        return data
-    if hasattr(data, "columns"):
-        column = "labels" if np.ndim(y) == 2 else "label"
-        return data.assign(**{column: list(y)})
-    return list(data), list(y)
-
-
 def _unique(name: str, taken: dict[str, Any]) -> str:
     return name if name not in taken else next(n for i in range(2, 99) if (n := f"{name} ({i})") not in taken)
-
-
-def _from_original(config: dict[str, Any]) -> dict[str, Any]:
-    """Translate the configuration dict of the original LabelFusion package.
-
-    Raises:
-        ValueError: For keys that have no meaning here.
-    """
-    known = {"llm_provider", "llm_model", "label_columns", "multi_label", "encoder", "model_name", "labels"}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"The configuration dict has unknown keys {unknown}; known are {sorted(known)}. Other settings are keyword "
-            "arguments of AutoFusionClassifier."
-        )
-    out: dict[str, Any] = {k: config[k] for k in ("label_columns", "multi_label", "labels") if k in config}
-    if encoder := config.get("encoder") or config.get("model_name"):
-        out["encoder"] = encoder
-    provider, model = config.get("llm_provider"), config.get("llm_model")
-    if provider:
-        if model is None and provider not in _ORIGINAL:
-            raise ValueError(
-                f"`llm_provider` is {provider!r}; expected one of {', '.join(_ORIGINAL)}, or give `llm_model`."
-            )
-        out["llm"] = f"{provider}/{model}" if model else _ORIGINAL[provider]
-    return out

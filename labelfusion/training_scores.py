@@ -1,0 +1,74 @@
+"""Asking the LLMs about the training rows that bring no scores of their own."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration import LabelFusionConfig
+from .pipelines.asking import Asker
+from .training.data import LabelledTexts
+
+logger = logging.getLogger(__name__)
+
+
+def score_training_rows(
+    data: LabelledTexts,
+    config: LabelFusionConfig,
+    make_scorers: Callable[[], list[Any]],
+    *,
+    max_rows: int,
+    max_cost_usd: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[NDArray[np.float32] | None, float]:
+    """Complete the LLM scores of the training data.
+
+    Args:
+        data: n training rows; those that have scores keep them.
+        config: The model's config. The prior that a local model learns from the texts is put into its provider.
+        make_scorers: Makes one scorer a provider; called only if there is something to ask.
+        max_rows: Most rows with scores, drawn at random.
+        max_cost_usd: US dollars that may be spent.
+        seed: Seed of the draw.
+        progress: Show a progress bar.
+
+    Returns:
+        float32 `(n, P, K)` with NaN for missing, or `None` without providers; and the dollars spent.
+
+    Raises:
+        ValueError: If `"recorded"` scores are not in the data, or the LLM answered about no row at all.
+    """
+    if not config.num_providers:
+        return None, 0.0
+    scores = data.llm_scores
+    if scores is None:
+        scores = np.full((len(data), config.num_providers, config.num_labels), np.nan, dtype=np.float32)
+    if all(p.model == "recorded" for p in config.providers):
+        if np.isnan(scores).any(axis=2).all():
+            raise ValueError(
+                "llm='recorded' takes the scores from the data, but there is no `llm_scores` column with any. "
+                "Add it (providers x classes a row), name an LLM to ask, or pass llm=None."
+            )
+        return scores, 0.0
+    without = np.flatnonzero(np.isnan(scores).any(axis=2).all(axis=1))
+    room = max(0, max_rows - (len(data) - len(without)))
+    rows = np.sort(np.random.default_rng(seed).permutation(without)[:room])
+    if len(rows) == 0:
+        return scores, 0.0
+    if len(rows) < len(without):
+        logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
+    scorers = make_scorers()
+    answers = Asker(config, scorers, max_cost_usd, progress=progress).submit([data.texts[i] for i in rows]).result()
+    scores = scores.copy()
+    scores[rows] = answers.scores
+    if np.isnan(scores).any(axis=2).all():
+        reasons = sorted(set(answers.errors.values()))[:3]
+        raise ValueError(f"The LLM gave no answer for any of {len(rows)} rows: {'; '.join(reasons) or 'no reason'}.")
+    for i, scorer in enumerate(scorers):
+        prior = getattr(scorer, "prior", None)
+        if prior is not None:
+            config.llm_providers[i]["prior"] = [round(float(x), 5) for x in prior]
+    return scores, float(answers.cost_usd.sum())

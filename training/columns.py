@@ -1,0 +1,164 @@
+"""Cells of a table to arrays: labels in every spelling, and the `llm_scores` column."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def encode_labels(raw: Sequence[Any], classes: Sequence[Any], multi_label: bool) -> NDArray[Any]:
+    """Labels to int64 `(n,)` indices, or float32 `(n, K)` 0/1 vectors for multi-label.
+
+    A single label is a class or, where the classes are names, also its index. A multi-label entry is a 0/1 vector or a
+    list of classes.
+
+    Raises:
+        ValueError: For a missing or unknown label, naming the row.
+    """
+    index: dict[Any, int] = {c: i for i, c in enumerate(classes)}
+    index |= {str(c): i for i, c in enumerate(classes) if str(c) not in index}
+    named = all(isinstance(c, str) for c in classes)
+
+    def position(value: Any, row: int) -> int:
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value in index:
+            return index[value]
+        if named and isinstance(value, int) and 0 <= value < len(classes):
+            return value
+        raise ValueError(f"Row {row} has the unknown label {value!r}; the classes are {shorten(classes)}.")
+
+    if not multi_label:
+        return np.array([position(v, i) for i, v in enumerate(raw)], dtype=np.int64)
+    out = np.zeros((len(raw), len(classes)), dtype=np.float32)
+    for i, value in enumerate(raw):
+        if not is_vector(value):
+            raise ValueError(f"Row {i}: multi-label `labels` must be a list of classes or a 0/1 vector, got {value!r}.")
+        items = list(value)
+        if _is_binary_vector(items, len(classes), named):
+            out[i] = items
+        else:
+            out[i, [position(v, i) for v in items]] = 1.0
+    return out
+
+
+def parse_scores(column: Iterable[Any], num_labels: int, num_providers: int | None = None) -> NDArray[np.float32]:
+    """The `llm_scores` column (lists, arrays or their JSON text; null for missing) as float32 `(n, P, K)` with NaN.
+
+    One flat list of K numbers is taken as the scores of a single provider.
+
+    Raises:
+        ValueError: For another shape or numbers outside [0, 1], naming the row.
+    """
+    rows = [_parse_row(value, i) for i, value in enumerate(column)]
+    found = {len(r) for r in rows if r is not None}
+    if len(found) > 1:
+        raise ValueError(f"`llm_scores`: rows have different numbers of providers: {sorted(found)}.")
+    count = num_providers if num_providers is not None else (found.pop() if found else 1)
+    if found and found != {count}:
+        raise ValueError(f"`llm_scores` holds {found.pop()} providers a row, but {count} are declared.")
+    out = np.full((len(rows), count, num_labels), np.nan, dtype=np.float32)
+    for i, row in enumerate(rows):
+        for p, scores in enumerate(row or []):
+            if scores is None:
+                continue
+            values = np.array([np.nan if v is None else v for v in scores], dtype=np.float32)
+            if values.shape != (num_labels,):
+                raise ValueError(f"`llm_scores` row {i}, provider {p}: {values.size} scores for {num_labels} classes.")
+            if np.isnan(values).any():
+                continue
+            if values.min() < -1e-4 or values.max() > 1 + 1e-4:
+                raise ValueError(
+                    f"`llm_scores` row {i}, provider {p}: {values.tolist()}; scores are probabilities in [0, 1]."
+                )
+            out[i, p] = values.clip(0.0, 1.0)
+    return out
+
+
+def _parse_row(value: Any, row: int) -> list[Any] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError(f"`llm_scores` row {row} is text that is not JSON: {value[:60]!r}.") from None
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if not is_vector(value):
+        raise ValueError(f"`llm_scores` row {row} is {value!r}; expected providers x classes, or null.")
+    items = list(value)
+    if items and not any(is_vector(v) for v in items) and any(v is not None for v in items):
+        return [items]
+    return items
+
+
+def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool) -> list[Any]:
+    """The given classes, else the sorted ones that occur; a matrix of 0/1 without names numbers them."""
+    if given is not None:
+        return list(given)
+    values = [v for row in raw if is_vector(row) for v in row] if multi_label else raw
+    if multi_label and raw and all(is_vector(r) for r in raw) and _looks_binary(raw):
+        return [str(i) for i in range(len(raw[0]))]
+    for i, value in enumerate(values):
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            raise ValueError(f"Row {i} has no label. Drop the row: unlabelled texts cannot be trained on.")
+    found = {v.item() if isinstance(v, np.generic) else v for v in values}
+    if len(found) < 2:
+        raise ValueError(f"The data have {len(found)} class(es), {shorten(sorted(map(str, found)))}; two are needed.")
+    kinds = {isinstance(v, str) for v in found}
+    return sorted(found) if len(kinds) == 1 else sorted(map(str, found))
+
+
+def _looks_binary(raw: list[Any]) -> bool:
+    lengths = {len(r) for r in raw}
+    return len(lengths) == 1 and lengths.pop() > 1 and all(_is_number(v) and v in (0, 1) for r in raw for v in r)
+
+
+def _is_binary_vector(items: list[Any], num_labels: int, named: bool) -> bool:
+    if len(items) != num_labels or not all(_is_number(v) and v in (0, 1) for v in items):
+        return False
+    return named or num_labels > 2 or len(set(items)) < len(items)
+
+
+def check_binary(values: NDArray[Any]) -> NDArray[np.float32]:
+    """A 0/1 matrix as float32, or an error that names the row."""
+    out = values.astype(np.float32)
+    if not np.isin(out, (0.0, 1.0)).all():
+        row = int(np.flatnonzero(~np.isin(out, (0.0, 1.0)).all(axis=1))[0])
+        raise ValueError(f"`label_columns`: row {row} holds {values[row].tolist()}; expected 0 and 1 only.")
+    return out
+
+
+def parse_list(value: Any) -> Any:
+    """Multi-label cells of a CSV: a JSON list, or names separated by `|` or `;` or `,`."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return json.loads(text.replace("'", '"'))
+    for separator in "|;,":
+        if separator in text:
+            return [part.strip() for part in text.split(separator) if part.strip()]
+    return [text] if text else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number | np.bool_)
+
+
+def is_vector(value: Any) -> bool:
+    """Whether a cell is a list, tuple, set or array."""
+    return isinstance(value, list | tuple | set | np.ndarray)
+
+
+def shorten(items: Sequence[Any], limit: int = 12) -> str:
+    """The first items as text, for a message."""
+    shown = ", ".join(repr(i) for i in items[:limit])
+    return shown if len(items) <= limit else f"{shown}, ... ({len(items)} in all)"
