@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import ScoreBatch, Scorer, expand, unique
+from .money import Budget
+from .run import Progress, ProgressBar, Run, current_run
+from .tasks import gather_or_cancel
 
 T = TypeVar("T")
 
@@ -84,7 +87,7 @@ def score_texts(
     Args:
         scorers: P scorers with the same K classes.
         texts: n texts.
-        progress: Show a progress bar, or a function called with a `scoring.progress.Progress` at each step.
+        progress: Show a progress bar, or a function called with a `scoring.run.Progress` at each step.
         max_cost_usd: Hard limit in US dollars for this call, all scorers together.
 
     Returns:
@@ -109,14 +112,24 @@ async def ascore_texts(
         if list(scorer.labels) != list(scorers[0].labels):
             raise ValueError(f"{scorer.name} scores {scorer.labels}, but {scorers[0].name} {scorers[0].labels}.")
     distinct, rows = unique(texts)
-    tasks = [asyncio.ensure_future(scorer.score(distinct)) for scorer in scorers]
+    shown = Progress(total=len(distinct) * len(scorers), report=progress if callable(progress) else None)
+    bar = ProgressBar(shown.total) if progress is True else None
+    shown.report = bar or shown.report
+    token = current_run.set(Run(None if max_cost_usd is None else Budget(max_cost_usd), shown))
     try:
-        batches = [expand(batch, rows) for batch in await asyncio.gather(*tasks)]
-    except BaseException:  # one cannot work at all, or Ctrl-C: the others put away what they have
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+        batches = await gather_or_cancel(_score(scorer, distinct, shown) for scorer in scorers)
+    finally:
+        current_run.reset(token)
+        if bar:
+            bar.close()
     if not batches:
         return np.zeros((len(texts), 0, 0), dtype=np.float32), []
+    batches = [expand(batch, rows) for batch in batches]
     return np.stack([batch.scores for batch in batches], axis=1), batches
+
+
+async def _score(scorer: Scorer, texts: list[str], shown: Progress) -> ScoreBatch:
+    batch = await scorer.score(texts)
+    if not getattr(scorer, "counts_progress", False):
+        shown.add(done=len(texts), failed=len(batch.errors), cost_usd=batch.usage.cost_usd)
+    return batch

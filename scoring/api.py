@@ -1,0 +1,328 @@
+"""`APIScorer`: scores from an LLM behind an API, each distinct question paid once."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..configuration import LLMProvider
+from .base import ScoreBatch, ScoringError, Usage, expand, missing, unique
+from .client import NOT_OFFERED, Client, explain
+from .engine import Engine, Outcome
+from .examples import Pool, normalized
+from .method import Method, UnansweredError, UnsupportedError
+from .money import BudgetReachedError, require_price
+from .prompts import Example
+from .providers import resolve
+from .questions import Questions
+from .run import Run, current_run
+from .store import Answer, ScoreStore
+from .tasks import gather_or_cancel
+from .transport import RequestError
+
+logger = logging.getLogger(__name__)
+
+PROBES = 3  # texts on which `auto` tries before it gives up
+_remembered: dict[bytes, str] = {}  # methods that `auto` found in this process; the store keeps them for the next
+
+
+@dataclass
+class _Call:
+    """State of one `score` call; rows are those of its distinct texts."""
+
+    texts: list[str]
+    neighbours: list[list[Example]]
+    scores: NDArray[np.float32]
+    run: Run
+    keys: dict[int, bytes] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    cached: int = 0
+    failures: int = 0  # in a row
+    stopped: str | None = None  # why no more is asked
+
+    def note(self, row: int, outcome: Outcome, cached: bool = False) -> None:
+        """Note the scores of a row, or the reason why it has none."""
+        failed = isinstance(outcome, str)
+        if isinstance(outcome, str):
+            self.errors[row] = outcome
+        else:
+            self.scores[row] = outcome
+            self.failures = 0
+        self.cached += cached and not failed
+        if self.run.progress:
+            self.run.progress.add(done=1, cached=int(cached and not failed), failed=int(failed))
+
+
+class APIScorer:
+    """Scores from an LLM behind an API.
+
+    Args:
+        provider: Declaration.
+        labels: K class names.
+        multi_label: Whether several classes may apply.
+        class_descriptions: `{class name: description}`.
+        store: Score store, or its path. Default: the one in the Hugging Face cache folder.
+        cache: False: no store.
+        embed: For `prompt="nearest"`: `(list of n texts) -> (n, d)`.
+        pool: Labelled `(texts, labels)` for `"few-shot"` and `"nearest"`.
+        failure_limit: Texts in a row without a usable answer (refusals aside) after which no more is asked.
+
+    Raises:
+        ValueError: If the declaration asks for something that is not given, such as examples.
+    """
+
+    counts_progress = True
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        labels: Sequence[str],
+        multi_label: bool,
+        class_descriptions: dict[str, str] | None = None,
+        *,
+        store: ScoreStore | str | Path | None = None,
+        cache: bool = True,
+        embed: Callable[[list[str]], Any] | None = None,
+        pool: Pool | None = None,
+        failure_limit: int = 20,
+    ) -> None:
+        self.provider, self.name = provider, provider.name or provider.model
+        self.labels, self.multi_label = list(labels), multi_label
+        self.endpoint = resolve(provider)
+        self.questions = Questions(
+            provider, self.endpoint, self.labels, multi_label, dict(class_descriptions or {}), pool, embed
+        )
+        self.failure_limit = failure_limit
+        self._store, self._cache = store, cache
+        self._chosen = None if provider.method == "auto" else provider.method
+        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
+        if self._chosen:
+            self.questions.method(self._chosen)
+
+    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+        """Score `texts`, in order; equal texts are asked once.
+
+        Raises:
+            ScoringError: If nothing can work: no key, a refused key, an unknown model. Finished answers are stored.
+        """
+        bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if bad is not None:
+            raise ValueError(f"{self.name}: text {bad} is a {type(texts[bad]).__name__}, not a string.")
+        distinct, rows = unique(texts)
+        run = current_run.get(None) or Run()
+        if run.budget is not None:
+            await asyncio.to_thread(require_price, self.provider, self.endpoint)
+        neighbours = await asyncio.to_thread(self.questions.neighbours, distinct)
+        call = _Call(distinct, neighbours, missing(len(distinct), len(self.labels)), run)
+        todo = [row for row, text in enumerate(distinct) if text.strip()]
+        for row in set(range(len(distinct))) - set(todo):
+            call.note(row, "empty text")
+        if todo:
+            engine = await self._engine()
+            if self._chosen is None:
+                todo = await self._probe(engine, call, todo)
+            if self._chosen is not None:
+                await self._answer(engine, call, self._chosen, todo)
+        for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
+            if row not in call.errors:
+                call.note(row, call.stopped or "not asked")
+        if call.stopped:
+            logger.warning("%s: stopped early: %s.", self.name, call.stopped)
+        method = self._chosen or self.provider.method
+        return expand(ScoreBatch(call.scores, method, call.usage, call.errors, call.cached), rows)
+
+    async def likely_method(self) -> str:
+        """The method that will be used, as far as is known without asking; `json` where `auto` has not tried yet."""
+        return self._chosen or await self._recall(await self.store()) or "json"
+
+    async def store(self) -> ScoreStore | None:
+        """The score store, opened at its first use; None if there is none."""
+        if not self._cache:
+            return None
+        if not isinstance(self._store, ScoreStore):
+            opened = await asyncio.to_thread(ScoreStore, self._store)
+            if not isinstance(self._store, ScoreStore):  # another call may have been quicker
+                self._store = opened
+        return self._store
+
+    async def _engine(self) -> Engine:
+        loop = asyncio.get_running_loop()
+        if loop not in self._engines:
+            store = await self.store()
+            client = await asyncio.to_thread(Client, self.provider, self.endpoint)  # its imports take seconds
+            self._engines.setdefault(loop, Engine(client, store))
+        return self._engines[loop]
+
+    async def _answer(self, engine: Engine, call: _Call, name: str, todo: list[int]) -> None:
+        """Answer the rows `todo`: from the store, from a question that is on its way already, or by asking."""
+        call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
+        found = await engine.stored([call.keys[row] for row in todo])
+        asked: list[int] = []
+        waiting: dict[int, asyncio.Future[Outcome | None]] = {}
+        for row in todo:
+            key = call.keys[row]
+            if key in found:
+                call.note(row, found[key], cached=True)
+            elif (future := engine.claim(key)) is not None:
+                waiting[row] = future
+            else:
+                asked.append(row)
+        groups = self._groups(name, call, asked)
+
+        async def worker() -> None:
+            for method, rows in groups:
+                if call.stopped:
+                    return
+                await self._ask(engine, call, method, rows)
+
+        try:
+            await gather_or_cancel(worker() for _ in range(min(self.provider.max_concurrency, len(asked))))
+        finally:
+            for row in asked:
+                engine.release(call.keys[row])
+        left = []
+        for row, future in waiting.items():
+            outcome = await asyncio.shield(future)
+            if outcome is None:
+                left.append(row)
+            else:
+                call.note(row, outcome, cached=True)
+        if left and not call.stopped:
+            await self._answer(engine, call, name, left)
+
+    def _groups(self, name: str, call: _Call, rows: list[int]) -> Iterator[tuple[Method, list[int]]]:
+        """The requests to send: rows that share a prompt, `texts_per_request` together."""
+        size = self.provider.texts_per_request
+        together: dict[Method, list[int]] = {}
+        for row in rows:
+            together.setdefault(self.questions.method(name, call.texts[row]), []).append(row)
+        for method, members in together.items():
+            for start in range(0, len(members), size):
+                yield method, members[start : start + size]
+
+    async def _ask(self, engine: Engine, call: _Call, method: Method, rows: list[int], probing: bool = False) -> bool:
+        """Ask about `rows` in one request, store and note what comes.
+
+        Returns:
+            Whether the model answered in the way of this method, be it with a refusal.
+
+        Raises:
+            ScoringError: If no other request can work either.
+            UnsupportedError: While probing, if the method is not offered.
+        """
+        try:
+            reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
+        except BudgetReachedError as error:
+            call.stopped = str(error)
+            return False
+        except RequestError as error:
+            if probing and error.status in NOT_OFFERED:
+                raise UnsupportedError(error.reason) from None
+            if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
+                raise fatal from None
+            self._failed(engine, call, rows, error.reason)
+            return False
+        call.usage += reply.usage
+        if call.run.progress:
+            call.run.progress.add(cost_usd=reply.usage.cost_usd)
+        answers: list[NDArray[np.float32] | UnansweredError]
+        try:
+            answers = method.read(reply.data, len(rows))
+        except UnansweredError as error:
+            if probing and not error.refused:
+                raise UnsupportedError(error.reason) from None
+            answers = [error] * len(rows)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            answers = [UnansweredError("malformed")] * len(rows)
+        await self._keep(engine, call, method, rows, answers, reply.usage)
+        return any(not isinstance(a, UnansweredError) or a.refused for a in answers)
+
+    async def _keep(
+        self,
+        engine: Engine,
+        call: _Call,
+        method: Method,
+        rows: list[int],
+        answers: Sequence[NDArray[np.float32] | UnansweredError],
+        usage: Usage,
+    ) -> None:
+        """Store what was answered, then note all of it."""
+        share = 1 / len(rows)
+        tokens = round(usage.prompt_tokens * share), round(usage.completion_tokens * share)
+        await engine.save(
+            [
+                Answer(call.keys[row], answer, self.endpoint.model, method.name, *tokens, usage.cost_usd * share)
+                for row, answer in zip(rows, answers, strict=True)
+                if not isinstance(answer, UnansweredError)
+            ]
+        )
+        for row, answer in zip(rows, answers, strict=True):
+            if not isinstance(answer, UnansweredError) or answer.refused:
+                outcome = answer.reason if isinstance(answer, UnansweredError) else answer
+                call.note(row, outcome)
+                engine.tell(call.keys[row], outcome)
+            else:
+                self._failed(engine, call, [row], f"unusable answer: {answer.reason}")
+
+    def _failed(self, engine: Engine, call: _Call, rows: list[int], reason: str) -> None:
+        for row in rows:
+            call.failures += 1
+            call.note(row, reason)
+            engine.tell(call.keys[row], reason)
+        if call.failures >= self.failure_limit and not call.stopped:
+            call.stopped = f"{call.failures} texts in a row without a usable answer, the last: {reason}"
+
+    async def _probe(self, engine: Engine, call: _Call, todo: list[int]) -> list[int]:
+        """Find the method of `auto` by asking about the first texts, best method first.
+
+        Returns:
+            The rows that are still to be answered.
+        """
+        self._chosen = await self._recall(engine.store)
+        if self._chosen:
+            return todo
+        options, reasons = list(self.questions.methods()), []
+        for row in todo[:PROBES]:
+            for method in list(options):
+                call.keys[row] = self.questions.key(method.name, call.texts[row], call.neighbours[row])
+                method = self.questions.method(method.name, call.texts[row])
+                try:
+                    works = await self._ask(engine, call, method, [row], probing=len(options) > 1)
+                except UnsupportedError as error:
+                    reasons.append(f"{method.name}: {error}")
+                    options.pop(0)
+                    continue
+                if works:
+                    await self._remember(engine.store, method.name)
+                    return todo[todo.index(row) + 1 :]
+                break  # the API is in trouble, or the budget is spent: another method would fare no better
+            if call.stopped:
+                return []
+        if not options:
+            raise ScoringError(f"{self.name} offers none of the methods: {'; '.join(reasons)}.")
+        call.stopped = f"no answer from the API, the last: {call.errors[todo[:PROBES][-1]]}"
+        return []
+
+    async def _recall(self, store: ScoreStore | None) -> str | None:
+        key = self.questions.model_key()
+        name = _remembered.get(key) or (await asyncio.to_thread(store.get_method, key) if store else None)
+        return name if name in {method.name for method in self.questions.methods()} else None
+
+    async def _remember(self, store: ScoreStore | None, name: str) -> None:
+        self._chosen = _remembered[self.questions.model_key()] = name
+        if store is not None:
+            await asyncio.to_thread(store.put_method, self.questions.model_key(), name)
+
+
+def _joint(call: _Call, rows: list[int]) -> list[Example]:
+    """The neighbours of all rows of a request; none that is another row of it."""
+    asked = {normalized(call.texts[row]) for row in rows} if len(rows) > 1 else set()
+    found = {e["text"]: e for row in rows for e in call.neighbours[row] if normalized(str(e["text"])) not in asked}
+    return list(found.values())

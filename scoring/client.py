@@ -1,0 +1,152 @@
+"""The client of one provider: requests with bounded concurrency, rate limits, retries and a budget."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..configuration import LLMProvider
+from .base import ScoringError, Usage
+from .limits import RateLimit
+from .method import Method, UnsupportedError
+from .money import Price, estimate_tokens, find_price, read_usage
+from .prompts import Example
+from .providers import Endpoint
+from .run import Run
+from .transport import LitellmTransport, OpenAITransport, RequestError, Transport
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
+# Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
+OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
+NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
+
+
+@dataclass
+class Reply:
+    """Replies to one question (several for `vote`) and what they cost."""
+
+    data: dict[str, Any]
+    usage: Usage
+
+
+class Client:
+    """Sends the requests of one provider. Belongs to the event loop that it was made on.
+
+    Args:
+        provider: Limits, timeout, price.
+        endpoint: Where requests go.
+
+    Raises:
+        ScoringError: If a package or a key is missing.
+    """
+
+    def __init__(self, provider: LLMProvider, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.price: Price | None = find_price(provider, endpoint)
+        self._transport: Transport = (
+            LitellmTransport(endpoint, provider.timeout_s, provider.api_base)
+            if endpoint.uses_litellm
+            else OpenAITransport(endpoint, provider.timeout_s, provider.max_concurrency)
+        )
+        self._slots = asyncio.Semaphore(provider.max_concurrency)
+        self._requests = RateLimit(provider.requests_per_minute)
+        self._tokens = RateLimit(provider.tokens_per_minute)
+        self._refused: set[str] = set()
+        self._not_before = 0.0
+        if self.price is None:
+            logger.warning("No price is known for %s: its dollars are not counted. Give `price`.", provider.name)
+
+    async def ask(self, method: Method, texts: Sequence[str], neighbours: Sequence[Example], run: Run) -> Reply:
+        """Ask `method`'s question about `texts`, as often as it needs.
+
+        Raises:
+            RequestError: If no usable reply came, also after retries.
+            BudgetReachedError: If the run's budget does not allow another request.
+            UnsupportedError: If the server does not know the method's endpoint.
+        """
+        replies: list[dict[str, Any]] = []
+        usage = Usage()
+        while not replies or method.more(replies):
+            body = method.body(texts, neighbours)
+            estimate = estimate_tokens(_length(body)), method.answer_tokens(len(texts))
+            dollars = self.price.cost(*estimate) if self.price else 0.0
+            if run.budget:
+                run.budget.reserve(dollars)
+            spent = Usage()
+            try:
+                reply = await self._send(method, texts, neighbours, sum(estimate))
+                spent = read_usage(reply, self.price, estimate)
+            except RequestError:
+                if not replies:
+                    raise
+                break  # the votes that are in may do
+            finally:
+                if run.budget:
+                    run.budget.settle(dollars, spent.cost_usd)
+            replies.append(reply)
+            usage += spent
+        if len(replies) > 1:
+            return Reply({**replies[0], "choices": [c for r in replies for c in r["choices"]]}, usage)
+        return Reply(replies[0], usage)
+
+    async def _send(
+        self, method: Method, texts: Sequence[str], neighbours: Sequence[Example], tokens: float
+    ) -> dict[str, Any]:
+        attempt = 0
+        while True:
+            body = {k: v for k, v in method.body(texts, neighbours).items() if k not in self._refused}
+            try:
+                async with self._slots:
+                    await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
+                    await self._requests.acquire()
+                    await self._tokens.acquire(tokens)
+                    return await self._transport.post(method.path, body)
+            except RequestError as error:
+                if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
+                    self._refused.add(str(error.param))
+                    continue
+                if method.degrade(error, body):
+                    continue
+                attempt += 1
+                if not error.retryable:
+                    raise
+                if attempt == ATTEMPTS:
+                    error.reason += f", {attempt} attempts"
+                    raise
+                await asyncio.sleep(self._delay(attempt, error.retry_after))
+
+    def _delay(self, attempt: int, retry_after: float | None) -> float:
+        """Seconds before the next attempt: what the server says, else a random part of an exponential delay."""
+        if retry_after is not None:
+            # All requests of the provider wait: a limit counts for the account, not for one request.
+            self._not_before = max(self._not_before, time.monotonic() + min(retry_after, LONGEST_DELAY_S))
+            return min(retry_after, LONGEST_DELAY_S) + random.uniform(0, 0.1)
+        return random.uniform(0.2, 1.0) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
+
+
+def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> Exception | None:
+    """The exception for an `error` after which no other request can work either, if it is such a one."""
+    if error.status == 401:
+        key = endpoint.key_env or "the provider's own variable"
+        return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
+    if error.status in (404, 405, 501):
+        if method == "decision":
+            return UnsupportedError(f"no decisions ({error.reason})")
+        return ScoringError(
+            f"{provider.name}: {endpoint.base or 'litellm'} has no model {endpoint.model!r} ({error.reason})."
+        )
+    if error.status in (402, 403) or "insufficient_quota" in error.reason:
+        return ScoringError(f"{provider.name}: the account may not use {endpoint.model!r} ({error.reason}).")
+    return None
+
+
+def _length(body: dict[str, Any]) -> int:
+    if "input" in body:
+        return len(str(body["input"])) + len(str(body["questions"]))
+    return sum(len(message["content"]) for message in body["messages"])

@@ -1,0 +1,92 @@
+"""Method `json`: the model writes a confidence for each class, held to a JSON schema where the server knows them.
+
+Verbalised confidence: Tian et al. 2023, "Just Ask for Calibration", arXiv:2305.14975.
+"""
+
+import json
+from typing import Any, ClassVar
+
+from .method import Method, Scores, UnansweredError, content, normalize
+from .transport import RequestError
+
+_FORMATS = ("json_schema", "json_object", "none")  # what servers know, best first
+
+
+class JSONMethod(Method):
+    """Confidences as JSON; the only method that can ask for several texts in one request."""
+
+    name: ClassVar[str] = "json"
+    answer: ClassVar[str] = "json"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.structured = self.endpoint.structured
+
+    def parameters(self, num_texts: int) -> dict[str, Any]:
+        """Greedy, in the best format that the server is known to take."""
+        if self.structured == "none":
+            return {"temperature": 0}
+        response_format: dict[str, Any] = {"type": self.structured}
+        if self.structured == "json_schema":
+            response_format["json_schema"] = {"name": "scores", "strict": True, "schema": self._schema(num_texts)}
+        return {"temperature": 0, "response_format": response_format}
+
+    def degrade(self, error: RequestError, body: dict[str, Any]) -> bool:
+        """Fall back to plain JSON, then to nothing but the prompt, if the server refuses the format."""
+        sent = body.get("response_format", {}).get("type")
+        if error.status not in (400, 422) or sent not in _FORMATS:
+            return False
+        if error.param and not error.param.startswith("response_format"):
+            return False
+        if sent == self.structured:  # else a request that was under way at the same time has done it already
+            self.structured = _FORMATS[_FORMATS.index(sent) + 1]
+        return True
+
+    def answer_tokens(self, num_texts: int) -> float:
+        """Each class name and its number."""
+        return num_texts * sum(5 + len(label) / 4 for label in self.labels)
+
+    def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
+        """Scores of each text; a text whose part is missing or wrong has none, the others keep theirs."""
+        data = _parse(content(reply["choices"][0]))
+        if self.provider.texts_per_request == 1:
+            return [self._scores(data)]
+        answers: list[Scores | UnansweredError] = []
+        for number in range(1, num_texts + 1):
+            try:
+                answers.append(self._scores(data.get(str(number))))
+            except UnansweredError as error:
+                answers.append(error)
+        return answers
+
+    def _scores(self, data: Any) -> Scores:
+        if not isinstance(data, dict):
+            raise UnansweredError("no confidences for the text")
+        if set(data) != set(self.labels):
+            raise UnansweredError("unknown or missing classes in the answer")
+        values = [data[label] for label in self.labels]
+        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+            raise UnansweredError("a confidence that is not a number")
+        return normalize([v / 100 for v in values], self.multi_label)
+
+    def _schema(self, num_texts: int) -> dict[str, Any]:
+        scores = _object({label: {"type": "number"} for label in self.labels})
+        if self.provider.texts_per_request == 1:
+            return scores
+        return _object({str(number): scores for number in range(1, num_texts + 1)})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The JSON object in `text`; models without a schema like to wrap it in a code block."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        data = json.loads(text[start : end + 1])
+    except ValueError:
+        raise UnansweredError("the answer is not JSON") from None
+    if not isinstance(data, dict):
+        raise UnansweredError("the answer is not a JSON object")
+    return data

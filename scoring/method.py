@@ -1,0 +1,138 @@
+"""What the methods of asking an API share. Each method is one short file: a request body, and how its reply is read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..configuration import LLMProvider
+from .prompts import Example, PromptWriter
+from .providers import Endpoint
+from .transport import CHAT, RequestError
+
+Scores = NDArray[np.float32]
+
+
+class UnansweredError(Exception):
+    """A reply that answers nothing: a refusal, or something that cannot be read. Never holds a text.
+
+    Args:
+        reason: Short description.
+        refused: The model declined; asking again would not help, and the model is not to blame.
+    """
+
+    def __init__(self, reason: str, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.refused = reason, refused
+
+
+class UnsupportedError(Exception):
+    """The model or its server does not offer this method."""
+
+
+class Method(ABC):
+    """Asks for the scores of some texts in one request, or a few.
+
+    Args:
+        provider: The declaration.
+        endpoint: Where its requests go.
+        labels: K class names in order.
+        multi_label: Whether several classes may apply.
+        descriptions: `{class name: description}`.
+        examples: The same examples in every prompt.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1  # counts changes in how replies are read; a part of the store's key
+    answer: ClassVar[str]  # the answer format of the prompt
+    path: ClassVar[str] = CHAT
+    max_labels: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        endpoint: Endpoint,
+        labels: Sequence[str],
+        multi_label: bool,
+        descriptions: dict[str, str],
+        examples: Sequence[Example] = (),
+    ) -> None:
+        if self.max_labels is not None and len(labels) > self.max_labels:
+            raise UnsupportedError(
+                f"the method {self.name!r} serves {self.max_labels} classes at most, not {len(labels)}"
+            )
+        if provider.texts_per_request > 1 and self.answer != "json":
+            raise UnsupportedError(f"the method {self.name!r} asks for one text a request; `json` can ask for several")
+        self.provider, self.endpoint, self.labels, self.multi_label = provider, endpoint, list(labels), multi_label
+        self.prompts = PromptWriter(provider, labels, multi_label, descriptions, self.answer, examples)
+
+    def body(self, texts: Sequence[str], neighbours: Sequence[Example] = ()) -> dict[str, Any]:
+        """The request body for `texts`."""
+        prompt = self.prompts.write(texts, neighbours)
+        return {
+            "model": self.endpoint.model,
+            "messages": prompt.messages,
+            **self.parameters(len(texts)),
+            **self.provider.params,
+        }
+
+    def parameters(self, num_texts: int) -> dict[str, Any]:
+        """Request parameters; the provider's `params` override them."""
+        return {}
+
+    def degrade(self, error: RequestError, body: dict[str, Any]) -> bool:
+        """Give up a feature of `body` that the server has just refused. Returns: whether to send the request again."""
+        return False
+
+    @abstractmethod
+    def answer_tokens(self, num_texts: int) -> float:
+        """Length of the answer, for estimates."""
+
+    @abstractmethod
+    def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
+        """Scores of each text of the request, float32 `(K,)`; an `UnansweredError` for a text without.
+
+        Raises:
+            UnansweredError: If no text has an answer.
+            UnsupportedError: If the reply shows that this method is not offered.
+        """
+
+    def more(self, replies: Sequence[dict[str, Any]]) -> bool:
+        """Whether the request must be sent again to collect further answers to the same texts."""
+        return False
+
+
+def content(choice: dict[str, Any]) -> str:
+    """What the model wrote.
+
+    Raises:
+        UnansweredError: If it declined, or wrote nothing.
+    """
+    message = choice.get("message") or {}
+    if message.get("refusal"):
+        raise UnansweredError("refused", refused=True)
+    if choice.get("finish_reason") == "content_filter":
+        raise UnansweredError("stopped by the content filter", refused=True)
+    text = message.get("content")
+    if not isinstance(text, str) or not text.strip():
+        raise UnansweredError("empty answer")
+    return text
+
+
+def normalize(scores: Sequence[float], multi_label: bool) -> Scores:
+    """Scores as float32 `(K,)` probabilities; single-label scores are made to sum to 1.
+
+    Raises:
+        UnansweredError: For a value outside [0, 1], or nothing above 0 in single-label.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(values).all() or values.min() < -1e-6 or values.max() > 1 + 1e-6:
+        raise UnansweredError("a score lies outside [0, 1]")
+    values = np.clip(values, 0.0, 1.0)
+    if not multi_label:
+        if values.sum() <= 0:
+            raise UnansweredError("all scores are 0")
+        values = values / values.sum()
+    return values.astype(np.float32)

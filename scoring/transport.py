@@ -1,0 +1,191 @@
+"""One HTTP request to an LLM: the `openai` client for OpenAI-compatible URLs, litellm for every other model."""
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+from .base import ScoringError
+from .providers import Endpoint
+
+CONNECTIONS_PER_POOL = 8
+CHAT, DECISIONS = "/chat/completions", "/decisions"
+
+
+class RequestError(Exception):
+    """A request without a usable reply. The message holds status and error code, never a text or a key.
+
+    Args:
+        reason: Short description.
+        status: HTTP status, if there was one.
+        retryable: Whether the same request may succeed later.
+        retry_after: Seconds that the server asked to wait.
+        param: The request parameter that the server complains about.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        status: int | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.status, self.retryable, self.retry_after, self.param = (
+            reason, status, retryable, retry_after, param,
+        )  # fmt: skip
+
+
+class Transport(Protocol):
+    """Sends a body to `CHAT` or `DECISIONS` and returns the reply as a dict in OpenAI's format."""
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send one request.
+
+        Raises:
+            RequestError: If no usable reply came.
+        """
+        ...
+
+
+class OpenAITransport:
+    """Any OpenAI-compatible URL through the `openai` client. Belongs to the event loop that it was made on."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float, max_concurrency: int) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise ScoringError(
+                f"Asking {endpoint.model} needs the openai package: pip install 'labelfusion-transformers[openai]'."
+            ) from None
+        self._timeout_s = timeout_s
+        # A connection pool looks at all of its connections for each request, several times: a few small pools in turn
+        # are much faster than a large one (64 in flight: 270 requests a second instead of 64).
+        pools = -(-max_concurrency // CONNECTIONS_PER_POOL)
+        self._clients = itertools.cycle(
+            openai.AsyncOpenAI(
+                api_key=endpoint.key() or "none", base_url=endpoint.base, timeout=timeout_s, max_retries=0
+            )
+            for _ in range(pools)
+        )
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send one request; the reply is taken as it is, without building the client's typed objects."""
+        import openai
+
+        try:
+            async with asyncio.timeout(self._timeout_s):  # the client's own timeout starts anew with every byte
+                reply = await next(self._clients).post(path, body=body, cast_to=object)
+        except openai.APIError as error:
+            raise from_api_error(error) from None
+        except TimeoutError:
+            raise RequestError("timeout", retryable=True) from None
+        except json.JSONDecodeError:
+            raise RequestError("malformed reply", retryable=True) from None
+        return checked_reply(reply)
+
+
+class LitellmTransport:
+    """Every model that litellm speaks."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float, api_base: str | None) -> None:
+        self._litellm = import_litellm(endpoint.model)
+        self._options: dict[str, Any] = {"timeout": timeout_s, "max_retries": 0, "num_retries": 0, "drop_params": True}
+        if api_base:
+            self._options["api_base"] = api_base
+        if key := endpoint.key():
+            self._options["api_key"] = key
+        self._timeout_s = timeout_s
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send one request through `acompletion` or `adecisions`."""
+        import openai
+
+        send = self._litellm.adecisions if path == DECISIONS else self._litellm.acompletion
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reply = await send(**body, **self._options)
+        except openai.APIError as error:  # litellm's exceptions are OpenAI's
+            raise from_api_error(error) from None
+        except TimeoutError:
+            raise RequestError("timeout", retryable=True) from None
+        except Exception as error:  # litellm lets provider code raise what it likes
+            raise RequestError(
+                f"{type(error).__name__} in litellm", status=getattr(error, "status_code", None)
+            ) from None
+        return checked_reply(reply.model_dump())
+
+
+def import_litellm(model: str) -> Any:
+    """Import litellm without its fetching a price list or reading a `.env` file.
+
+    Raises:
+        ScoringError: If it is not installed.
+    """
+    wanted = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    added = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        import litellm
+    except ImportError:
+        raise ScoringError(
+            f"Asking {model} needs litellm: pip install 'labelfusion-transformers[litellm]'. "
+            "A server with an OpenAI-compatible URL needs only `api_base`."
+        ) from None
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    return litellm
+
+
+def from_api_error(error: Any) -> RequestError:
+    """Translate an `openai.APIError`. Its text may repeat the prompt or a part of the key and is therefore left out."""
+    status = getattr(error, "status_code", None)
+    if status is None or type(error).__name__ in ("Timeout", "APIConnectionError"):
+        name = "timeout" if "Timeout" in type(error).__name__ else "connection failed"
+        return RequestError(name, retryable=True)
+    body = error.body if isinstance(error.body, dict) else {}
+    code = getattr(error, "code", None) or body.get("code") or getattr(error, "type", None) or body.get("type")
+    reason = f"HTTP {status}" + (f" {code}"[:60] if code and str(code) != str(status) else "")
+    retryable = status in (408, 409, 425, 429) or status >= 500
+    if str(code) == "insufficient_quota":
+        retryable = False
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    return RequestError(reason, status, retryable, retry_after(headers), getattr(error, "param", None))
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds to wait according to `Retry-After` (seconds or a date) or `retry-after-ms`, if the headers say so."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        try:
+            return max(0.0, float(value))
+        except ValueError:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def checked_reply(reply: Any) -> dict[str, Any]:
+    """The reply, if it has the shape of one.
+
+    Raises:
+        RequestError: If it has not; worth a retry, as for any broken transmission.
+    """
+    if isinstance(reply, dict):
+        if reply.get("choices") or isinstance(reply.get("answers"), list | tuple):
+            return reply
+        if isinstance(reply.get("error"), dict):  # some gateways report an error with status 200
+            code = str(reply["error"].get("code") or "")[:60]
+            raise RequestError(f"error reply {code}".strip(), retryable=True)
+    raise RequestError("malformed reply", retryable=True)
