@@ -147,5 +147,5 @@ def _chosen(report: dict[str, Any]) -> str:
     losses = fusion["log_loss"]
     return (
         f"Cross-validated log loss: encoder {losses['encoder']:.3f}, LLM {losses['llm 0']:.3f}, "
-        f"fusion {min(losses.values()):.3f}; chosen: {fusion['chosen']}."
+        f"fusion {min(losses['fusion'], losses.get('fusion with mlp', 9e9)):.3f} ({fusion['chosen']})."
     )

@@ -82,8 +82,8 @@ def fit_fusion(
 ) -> FusionFit:
     """Choose and fit the way to combine the encoder with the LLMs.
 
-    A richer combination replaces a simpler one only where it is better by more than half a standard error of the
-    paired difference: with few rows the simple one wins, without anybody setting a number.
+    Candidates are averaged with weights from their out-of-fold losses, so that little data does not decide by luck. The
+    MLP comes on top only where it is better by more than half a standard error of the paired difference.
 
     Args:
         data: The rows that have scores, with out-of-sample encoder logits.
@@ -98,36 +98,73 @@ def fit_fusion(
     for penalty, pooled in zip(POOL_PENALTIES, _out_of_fold(data, folds, POOL_PENALTIES), strict=True):
         candidates[f"pool {penalty:g}"] = pooled
     losses = {name: log_loss(logits, data.labels, data.multi_label) for name, logits in candidates.items()}
-    # Simple to rich: the order in which a candidate has to beat the one before.
-    sources = sorted((n for n in losses if not n.startswith("pool")), key=lambda n: float(losses[n].mean()))
-    chosen = sources[0]
-    for penalty in POOL_PENALTIES:
-        name = f"pool {penalty:g}"
-        if _clearly_better(losses[name], losses[chosen]):
-            chosen = name
-    if chosen == "encoder":
-        pool = _as_encoder(num_providers, data.encoder_logits.shape[1])
-    elif chosen.startswith("llm"):
-        pool = _pool_path(data, (ALONE_PENALTY,), only=int(chosen.split()[1]))[0]
-    else:
-        last = POOL_PENALTIES.index(float(chosen.split()[1]))
-        pool = _pool_path(data, POOL_PENALTIES[: last + 1])[-1]
-    mlp, logits = None, candidates[chosen]
+    weights = stacking_weights(torch.stack(list(losses.values())))
+    shares = {name: float(w) for name, w in zip(candidates, weights, strict=True) if w > 0}
+    pool = _average(data, shares)
+    base = torch.stack([share * candidates[name] for name, share in shares.items()]).sum(dim=0)
+    base_loss = log_loss(base, data.labels, data.multi_label)
+    mlp, logits = None, base
     report: dict[str, Any] = {
         "rows": len(data.labels),
-        "chosen": chosen,
+        "chosen": "pool",
+        "weights": {name: round(share, 3) for name, share in shares.items()},
         "log_loss": {name: round(float(loss.mean()), 5) for name, loss in losses.items()},
     }
-    if fusion == "mlp" and data.embeddings is not None and chosen.startswith("pool"):
-        epochs, with_mlp = _mlp_out_of_fold(data, folds, candidates[chosen], mlp_kwargs or {})
+    report["log_loss"]["fusion"] = round(float(base_loss.mean()), 5)
+    if fusion == "mlp" and data.embeddings is not None:
+        epochs, with_mlp = _mlp_out_of_fold(data, folds, base, mlp_kwargs or {})
         loss = log_loss(with_mlp, data.labels, data.multi_label)
-        report["log_loss"]["pool and mlp"] = round(float(loss.mean()), 5)
-        if epochs and _clearly_better(loss, losses[chosen]):
+        report["log_loss"]["fusion with mlp"] = round(float(loss.mean()), 5)
+        if epochs and _clearly_better(loss, base_loss):
             with torch.no_grad():
-                base = pool(data.encoder_logits, data.evidence, data.mask)
-            mlp, logits = _fit_mlp(data, base, epochs, mlp_kwargs or {}), with_mlp
-            report |= {"chosen": "pool and mlp", "pool": chosen, "mlp_epochs": epochs}
+                pooled = pool(data.encoder_logits, data.evidence, data.mask)
+            mlp, logits = _fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
+            report |= {"chosen": "pool and mlp", "mlp_epochs": epochs}
     return FusionFit(pool, mlp, logits.detach(), report)
+
+
+def stacking_weights(losses: torch.Tensor, draws: int = 500, least: float = 0.02) -> torch.Tensor:
+    """Weights to average candidates by, from their out-of-fold losses: pseudo-BMA+ (Yao et al. 2018, arXiv:1704.02030).
+
+    The Bayesian bootstrap over the rows keeps a candidate from taking everything by the luck of a few rows; with many
+    rows the best one does.
+
+    Args:
+        losses: float `(candidates, n)`, log loss of each row.
+        draws: Bootstrap samples.
+        least: Smaller weights become 0.
+
+    Returns:
+        float `(candidates,)`, summing to 1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    n = losses.shape[1]
+    rows = torch.empty(draws, n).exponential_(generator=generator)
+    totals = (rows / rows.sum(dim=1, keepdim=True)) @ losses.T * n
+    weights = torch.softmax(-totals, dim=1).mean(dim=0)
+    weights = torch.where(weights < least, 0.0, weights)
+    return weights / weights.sum()
+
+
+def _average(data: FusionData, shares: dict[str, float]) -> ScorePool:
+    """The weighted average of the candidates, fitted on all rows; being log-linear, it is a pool of the same form."""
+    num_providers, num_labels = data.llm_scores.shape[1:]
+    pools: list[tuple[float, ScorePool]] = []
+    flexible = [i for i, penalty in enumerate(POOL_PENALTIES) if f"pool {penalty:g}" in shares]
+    path = _pool_path(data, POOL_PENALTIES[: flexible[-1] + 1]) if flexible else []
+    for name, share in shares.items():
+        if name == "encoder":
+            pools.append((share, _as_encoder(num_providers, num_labels)))
+        elif name.startswith("llm"):
+            pools.append((share, _pool_path(data, (ALONE_PENALTY,), only=int(name.split()[1]))[0]))
+        else:
+            pools.append((share, path[POOL_PENALTIES.index(float(name.split()[1]))]))
+    average = _as_encoder(num_providers, num_labels)
+    with torch.no_grad():
+        for parameter, *parts in zip(average.parameters(), *(p.parameters() for _, p in pools), strict=True):
+            shares_of = zip(pools, parts, strict=True)
+            parameter.copy_(torch.stack([share * part for (share, _), part in shares_of]).sum(dim=0))
+    return average
 
 
 def _clearly_better(loss: torch.Tensor, reference: torch.Tensor) -> bool:
