@@ -298,6 +298,29 @@ def test_the_llm_answers_while_the_encoder_works(
     assert len(list(answers)) > 100
 
 
+def test_a_local_llm_and_the_encoder_take_turns(
+    model: Model, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, encode = threading.Event(), model.encode
+
+    async def slowly(texts: list[str]) -> None:
+        busy.set()
+        await asyncio.sleep(0.05)
+        busy.clear()
+
+    def alone(**inputs: Any) -> Any:
+        assert not busy.is_set()
+        return encode(**inputs)
+
+    monkeypatch.setattr(model, "encode", alone)
+    scorer: Any = FakeScorer(before=slowly)
+    scorer.provider = LLMProvider("local/somewhere")
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[scorer])
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(400)]
+    assert len(list(pipe(iter(texts)))) == len(list(pipe(iter(texts), llm_policy=0.5))) == 400
+    assert len(scorer.asked) == pytest.approx(600, abs=8)
+
+
 def test_a_stream_that_is_given_up_cancels_what_is_in_flight(model: Model, tiny_tokenizer: Tokenizer) -> None:
     cancelled = threading.Event()
 
