@@ -204,9 +204,7 @@ def _compare(
 ) -> dict[str, Any]:
     sampled = _metrics(bootstrap_means(_columns(terms, truth), num_resamples, seed), 2)
     exact = _metrics(_columns(terms, truth).mean(axis=0, keepdims=True), 2)
-    right = [
-        Source(s.name, s.probabilities[rows], s.decided[rows]).right(truth) for s in (first, source)
-    ]
+    right = [Source(s.name, s.probabilities[rows], s.decided[rows]).right(truth) for s in (first, source)]
     only_first, only_source, p = mcnemar(*right)
     out: dict[str, Any] = {"source": source.name, "rows": len(truth)}
     for name in ("accuracy", "macro_f1"):

@@ -53,7 +53,7 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
 
     Args:
         data: DataFrame, `datasets.Dataset`, dict of columns, list of dicts, pair `(texts, labels)`, path of a CSV, TSV,
-            JSON, JSONL or Parquet file, or id of a data set on the Hub.
+            JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
         split: Split to take of a data set on the Hub or a `DatasetDict`.
 
     Returns:
@@ -75,7 +75,8 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
         from datasets import load_dataset
 
-        return read_table(load_dataset(data, split=split))
+        name, _, part = str(data).partition(":")
+        return read_table(load_dataset(name, split=part or split))
     if isinstance(data, tuple) and len(data) == 2:
         texts, labels = data
         if len(texts) != len(labels):

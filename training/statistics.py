@@ -29,14 +29,14 @@ def bootstrap_means(
     if n == 0:
         raise ValueError("`values` has no rows; a bootstrap needs one at least.")
     rng = np.random.default_rng(seed)
-    table = np.ascontiguousarray(values, dtype=np.float32 if n < 1 << 20 else np.float64)
+    table = np.ascontiguousarray(values, dtype=np.float64)
     means = np.empty((num_resamples, table.shape[1]))
     size = max(1, _CHUNK // n)
     for start in range(0, num_resamples, size):
         rows = min(size, num_resamples - start)
         drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        means[start : start + rows] = counts.astype(table.dtype) @ table / n
+        means[start : start + rows] = counts.astype(np.float64) @ table / n
     return means
 
 
