@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -45,6 +45,10 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    if TYPE_CHECKING:  # Transformers' own is lost in a decorator
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]  # noqa: D102
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -150,7 +154,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         if hasattr(encoder, "pooler"):
             encoder.pooler = None
         model.encoder.load_state_dict(encoder.state_dict())
-        return model.to(dtype=encoder.dtype)  # type: ignore[call-arg]
+        return model.to(dtype=encoder.dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""

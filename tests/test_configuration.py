@@ -75,7 +75,7 @@ def test_every_field_survives(tmp_path: Path) -> None:
         score_floor=0.01,
         score_dropout=0.4,
         encoder_loss_weight=0.25,
-        thresholds=np.array([0.1, 0.2, 0.3], dtype=np.float64),
+        thresholds=np.array([0.1, 0.2, 0.3], dtype=np.float64),  # type: ignore[arg-type]
         calibration={"temperature": 1.5, "note": "held out"},
         fusion_report={"chosen": "pool", "scores": [1, 2.5, None]},
     )
@@ -107,7 +107,7 @@ def test_defaults_are_a_two_class_roberta(tmp_path: Path) -> None:
 
 
 def test_configs_share_no_state() -> None:
-    encoder = RobertaConfig(attn_implementation="eager")
+    encoder = RobertaConfig(attn_implementation="eager")  # type: ignore[call-arg]
     config = LabelFusionConfig(encoder_config=encoder)
     config.encoder_config.vocab_size = 7
     assert config._attn_implementation == config.encoder_config._attn_implementation == "eager"
@@ -135,7 +135,7 @@ def test_one_provider_needs_no_list() -> None:
 
 # --- Validation ------------------------------------------------------------------------------------------------------
 
-MULTI = {"problem_type": "multi_label_classification"}
+MULTI: dict[str, Any] = {"problem_type": "multi_label_classification"}
 INVALID: list[tuple[str, dict[str, Any]]] = [
     ("problem_type", {"problem_type": "regression"}),
     ("problem_type", {"problem_type": None}),

@@ -231,8 +231,8 @@ def test_the_encoder_loss_trains_the_encoder_head_alone(make_model: MakeModel) -
     """Rows without LLM scores train the encoder, and leave the fusion as it is."""
     model = make_model()
     model(**inputs(), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
-    assert model.encoder_head.weight.grad.abs().sum() > 0
-    assert all(p.grad is None for p in [*model.score_pool.parameters(), *model.fusion_mlp.parameters()])
+    trained = {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"encoder", "encoder_head"}
 
 
 def test_multi_label_takes_integer_and_soft_targets(make_model: MakeModel) -> None:
@@ -294,7 +294,7 @@ def test_outputs(make_model: MakeModel) -> None:
     labels = torch.tensor([0, 1, 2, 0])
     output = model(**inputs(), llm_scores=scores(), labels=labels, output_hidden_states=True)
     assert isinstance(output, LabelFusionOutput)
-    assert len(output.hidden_states) == 3  # embeddings and two layers
+    assert len(output.hidden_states or ()) == 3  # embeddings and two layers
     assert output.attentions is None
     as_tuple = model(**inputs(), llm_scores=scores(), labels=labels, return_dict=False)
     assert isinstance(as_tuple, tuple)

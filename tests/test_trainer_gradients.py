@@ -11,7 +11,6 @@ from datasets import Dataset
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from transformers import (
     DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
@@ -116,7 +115,7 @@ def test_training_evaluating_predicting(
     torch.manual_seed(0)
     train, test = (make_dataset(tiny_tokenizer, rows, multi_label) for rows in (96, 24))
 
-    def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    def accuracy(prediction: Any) -> dict[str, float]:
         truth = prediction.label_ids.argmax(-1) if multi_label else prediction.label_ids
         return {"accuracy": float((prediction.predictions.argmax(-1) == truth).mean())}
 
@@ -137,11 +136,11 @@ def test_training_evaluating_predicting(
     assert after["eval_loss"] < 0.5 * before["eval_loss"]
     assert after["eval_accuracy"] > 0.95  # better than the LLM's 0.75
 
-    prediction = trainer.predict(test)
+    prediction: Any = trainer.predict(test)
     assert prediction.predictions.shape == (24, 3)  # the fused logits alone, as every `compute_metrics` expects
     assert prediction.label_ids.shape == ((24, 3) if multi_label else (24,))
     trainer.compute_metrics = None
-    both = trainer.predict(test, ignore_keys=["hidden_states", "attentions"])
+    both: Any = trainer.predict(test, ignore_keys=["hidden_states", "attentions"])
     logits, encoder_logits = both.predictions
     assert np.array_equal(logits, prediction.predictions)
     assert encoder_logits.shape == (24, 3)
@@ -164,9 +163,10 @@ def test_training_goes_on_from_a_checkpoint(
 
     def run(folder: Path, resume: str | None = None) -> dict[str, torch.Tensor]:
         args = arguments(folder, max_steps=6, save_strategy="steps", save_steps=3)
-        trainer = Trainer(make_model(), args, train_dataset=dataset, processing_class=tiny_tokenizer)
+        model = make_model()
+        trainer = Trainer(model, args, train_dataset=dataset, processing_class=tiny_tokenizer)
         trainer.train(resume_from_checkpoint=resume)
-        return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        return {name: value.clone() for name, value in model.state_dict().items()}
 
     whole = run(tmp_path / "one")
     resumed = run(tmp_path / "two", resume=str(tmp_path / "one" / "checkpoint-3"))
