@@ -65,6 +65,11 @@ class LabelFusionPipeline(Pipeline):
         if llm is not None and scorers is not None:
             raise ValueError("Give `llm` or `scorers`, not both.")
         super().__init__(*args, **kwargs)
+        if self.model.config.model_type != "labelfusion":
+            raise ValueError(
+                f"The model is of type {self.model.config.model_type!r}, not 'labelfusion'; use the pipeline "
+                "'text-classification' for it, or give a LabelFusion model."
+            )
         if self.tokenizer is None:
             raise ValueError("`tokenizer` is missing: save it beside the model, or pass it.")
         self.scorers: Scorers

@@ -245,6 +245,11 @@ def test_bad_input_is_named(make_pipe: MakePipe, inputs: Any, message: str) -> N
         make_pipe()(inputs)
 
 
+def test_another_model_is_refused(tiny_encoder_dir: str) -> None:
+    with pytest.raises(ValueError, match="of type 'bert', not 'labelfusion'"):
+        load(Path(tiny_encoder_dir))
+
+
 def test_a_data_frame_is_refused(make_pipe: MakePipe) -> None:
     import pandas as pd
 

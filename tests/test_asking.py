@@ -1,0 +1,175 @@
+"""Asking the LLMs of a run: what they are, what they may cost, and what happens when they fail."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from fake_scorer import FakeScorer
+from labelfusion.configuration import LLMProvider
+from labelfusion.pipelines import run
+from labelfusion.pipelines.policy import select
+from labelfusion.scoring.base import ScoreBatch, ScoringError
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from labelfusion import LabelFusionForSequenceClassification as Model
+from labelfusion import LabelFusionPipeline
+
+MakeModel = Callable[..., Model]
+LogCapture = pytest.LogCaptureFixture
+
+TEXTS = [f"w{i % 10} good movie w{i // 10 % 10} bad" for i in range(100)]
+
+
+@pytest.fixture
+def model(make_model: MakeModel) -> Model:
+    return make_model(llm_providers=["openai/judge"])
+
+
+def test_several_providers_at_once(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
+    model = make_model(llm_providers=["openai/a", "recorded", "openai/b"])
+    a, b = FakeScorer("a", cost=0.01), FakeScorer("b", cost=0.03, fail=("good",))
+    recorded = FakeScorer("recorded")
+    recorded.method = "recorded"
+    result = run(model, tiny_tokenizer, ["good", "bad"], scorers=[a, recorded, b])
+    assert np.isnan(result.llm_scores).any(axis=2).tolist() == [[False, True, True], [False, True, False]]
+    assert recorded.asked == []
+    assert result.cost_usd.tolist() == pytest.approx([0.04, 0.04])
+    assert result.errors == {0: "b: refused"}
+
+
+@pytest.mark.parametrize("policy", ["always", 0.5])
+def test_a_budget_stops_the_questions(model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, policy: Any) -> None:
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100 % 10} w{i // 1000}" for i in range(2000)]
+    scorer = FakeScorer(cost=0.01)
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_policy=policy, max_cost_usd=2.0, batch_size=8)
+    assert 200 <= len(scorer.asked) <= 200 + 128  # a fake knows no limit: it overshoots by one portion
+    assert result.cost_usd.sum() == pytest.approx(0.01 * len(scorer.asked))
+    assert result.llm_called.sum() == len(scorer.asked)
+    assert [r.message for r in caplog.records if "max_cost_usd" in r.message] == [
+        "No more LLM questions in this run: `max_cost_usd` of $2 reached. The encoder answers the remaining texts."
+    ]
+    left = ~result.llm_called
+    np.testing.assert_array_equal(result.logits[left], result.encoder_logits[left])
+    if policy == 0.5:  # the most uncertain come first
+        top = select(result.encoder_logits, len(scorer.asked) / 2000, model.config)
+        assert top.tolist() == result.llm_called.tolist()
+
+
+@pytest.mark.parametrize("form", [list, iter])
+def test_a_scorer_that_keeps_to_the_budget_itself(
+    model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, form: Any
+) -> None:
+    from labelfusion.scoring.money import BudgetReachedError
+    from labelfusion.scoring.run import current_run
+
+    class Thrifty(FakeScorer):
+        async def score(self, texts: Sequence[str]) -> ScoreBatch:
+            batch = await super().score(texts)
+            paid, budget = len(texts), current_run.get().budget
+            assert budget is not None
+            for i in range(len(texts)):
+                try:
+                    budget.reserve(0.03)
+                except BudgetReachedError as error:
+                    paid = min(paid, i)
+                    batch.scores[i], batch.errors[i] = np.nan, str(error)
+            batch.usage.cost_usd = 0.03 * paid
+            return batch
+
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(1000)]
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[Thrifty()])
+    answers = list(pipe(form(texts), max_cost_usd=5.0, return_sources=True))
+    called = [answer["llm_called"] for answer in answers]
+    assert called == [True] * 166 + [False] * 834
+    assert sum(answer["cost_usd"] for answer in answers) == pytest.approx(166 * 0.03)
+    assert sum("No more LLM questions" in record.message for record in caplog.records) == 1
+    result = run(model, tiny_tokenizer, texts, scorers=[Thrifty()], max_cost_usd=5.0)
+    assert result.errors[999] == "`max_cost_usd` of $5 reached"
+
+
+def test_a_budget_of_nothing_asks_nothing(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    scorer = FakeScorer()
+    result = run(model, tiny_tokenizer, TEXTS, scorers=[scorer], max_cost_usd=0)
+    assert scorer.asked == []
+    assert not result.llm_called.any()
+
+
+def test_an_llm_that_cannot_work_says_how_to_do_without(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    async def broken(texts: list[str]) -> None:
+        raise ScoringError("no key for openai: set OPENAI_API_KEY.")
+
+    with pytest.raises(ScoringError, match=r"set OPENAI_API_KEY.*llm_policy='never'"):
+        run(model, tiny_tokenizer, TEXTS, scorers=[FakeScorer(before=broken)])
+
+
+def test_an_llm_that_breaks_down_later_is_done_without(
+    model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture
+) -> None:
+    calls: list[int] = []
+
+    async def breaks_down(texts: list[str]) -> None:
+        calls.append(len(texts))
+        if len(calls) > 2:
+            raise ScoringError("too many failures")
+
+    pipe = LabelFusionPipeline(
+        model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[FakeScorer(before=breaks_down)]
+    )
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(1000)]
+    answers = list(pipe(iter(texts), return_sources=True))
+    called = [answer["llm_called"] for answer in answers]
+    assert called == [True] * 256 + [False] * 744
+    assert len(calls) == 3
+    assert sum("too many failures" in record.message for record in caplog.records) == 1
+
+
+def test_a_function_as_llm(make_model: MakeModel, tiny_tokenizer: Tokenizer, caplog: LogCapture) -> None:
+    model = make_model(llm_providers=["callable/mine"])
+    asked: list[str] = []
+
+    def mine(texts: list[str]) -> list[list[float]]:
+        asked.extend(texts)
+        return [[0.1, 0.2, 0.7]] * len(texts)
+
+    options: dict[str, Any] = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
+    answer = LabelFusionPipeline(llm=mine, **options)("good", return_sources=True)[0]
+    assert asked == ["good"]
+    assert list(answer["sources"]["callable/mine"].values()) == pytest.approx([0.1, 0.2, 0.7])
+    assert answer["llm_called"] is True
+    assert LabelFusionPipeline(llm=[mine], **options)(["good", "bad"])
+    pipe = LabelFusionPipeline(**options)  # reloaded: functions are not saved
+    answer = pipe("good", return_sources=True)[0]
+    assert answer["sources"]["callable/mine"] is None
+    assert answer["llm_called"] is False
+    assert "pass it as `llm=`" in caplog.text
+
+
+def test_llm_in_place_of_the_declared_ones(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
+    model = make_model(num_providers=2)
+    options: dict[str, Any] = {"model": model, "tokenizer": tiny_tokenizer, "device": "cpu"}
+    pipe = LabelFusionPipeline(llm=[None, FakeScorer("mine")], **options)
+    sources = pipe("good", return_sources=True)[0]["sources"]
+    assert sources["llm0"] is None
+    assert sources["llm1"]["class1"] == pytest.approx(0.7)
+    with pytest.raises(ValueError, match=r"`llm` must name 2 LLMs"):
+        LabelFusionPipeline(llm=lambda texts: None, **options)("good")
+    with pytest.raises(ValueError, match=r"`llm` must name 2 LLMs"):
+        LabelFusionPipeline(llm=[LLMProvider("recorded")], **options)("good")
+    with pytest.raises(ValueError, match="not both"):
+        LabelFusionPipeline(llm="recorded", scorers=[FakeScorer()], **options)
+    options["model"] = make_model(num_providers=0)
+    with pytest.raises(ValueError, match="made without LLMs"):
+        LabelFusionPipeline(llm="openai/gpt-5-nano", **options)
+
+
+def test_scorers_that_do_not_fit_are_refused(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    wrong = FakeScorer()
+    wrong.labels = ["a", "b", "c"]
+    for scorers, message in (([wrong], r"model's classes are"), ([], "declares 1 LLM providers")):
+        with pytest.raises(ValueError, match=message):
+            run(model, tiny_tokenizer, TEXTS[:3], scorers=scorers)
+    with pytest.raises(ValueError, match=r"Input 1 is NoneType"):
+        run(model, tiny_tokenizer, cast(Any, ["a", None]))
+    with pytest.raises(ValueError, match="3 entries for 2 texts"):
+        run(model, tiny_tokenizer, ["a", "b"], llm_scores=[None] * 3)
