@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ENCODER = "embedded/all-minilm-l6-v2"
 LLM = "embedded/smollm2-135m-instruct"
-DATA = Path(__file__).with_name("demo_data") / "city_messages.csv"
+DATA = Path(__file__).with_name("demo_data") / "news_briefs.csv"
 SHARE = 0.3
 SHOWN = 4
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     train, test = split_data(args.data, args.seed)
     label_of = f"{train['label'].nunique()} classes" if "label" in train else "several classes a text"
-    print(f"Data      {args.data or 'messages to a city service desk (comes with this package)'}")
+    print(f"Data      {args.data or 'news briefs of six sections (comes with this package)'}")
     print(f"          {len(train)} texts to learn from, {len(test)} held out, {label_of}")
     print(f"Encoder   {args.encoder}\nLLM       {args.llm}\n", flush=True)
 

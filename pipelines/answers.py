@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
+from ..training.thresholds import decide
 from .inference import Inference
 
 UNSET: Any = object()
@@ -15,7 +16,7 @@ UNSET: Any = object()
 def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:
     """The labels of one text, float `(num_labels,)`, in the shape that `TextClassificationPipeline` gives them.
 
-    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold. With
+    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold (`config.min_labels` at least). With
     `top_k`: a list of the k best classes, or of all for None. Lists start with the best.
     """
     names = config.label_names
@@ -24,8 +25,7 @@ def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: 
         return {"label": names[best], "score": float(probs[best])}
     order = np.argsort(-probs, kind="stable")
     if top_k is UNSET:
-        thresholds = np.asarray(config.thresholds or [0.5] * len(names))
-        order = order[probs[order] >= thresholds[order]]
+        order = order[decide(probs[None], config.thresholds, config.min_labels)[0][order]]
     elif top_k is not None:
         order = order[:top_k]
     return [{"label": names[i], "score": float(probs[i])} for i in order]

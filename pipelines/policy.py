@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
+from ..training.gate import uncertainty
 
 Policy: TypeAlias = str | float
 
@@ -31,24 +32,6 @@ def check_policy(policy: Policy) -> Policy:
             "(0.3: the LLM is asked about the 30 % of the texts that the encoder is least sure of)."
         )
     return {0.0: "never", 1.0: "always"}.get(float(policy), float(policy))
-
-
-def uncertainty(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
-    """How unsure the encoder is of each text.
-
-    Args:
-        encoder_probs: float `(n, num_labels)`, calibrated.
-        multi_label: Whether the classes are independent.
-
-    Returns:
-        float64 `(n,)`. Single-label: 1 minus the margin between the two best classes (Scheffer et al. 2001), in [0, 1].
-        Multi-label: the expected number of classes that the encoder gets wrong, in `[0, num_labels / 2]`.
-    """
-    probs = np.asarray(encoder_probs, dtype=np.float64)
-    if multi_label:
-        return np.minimum(probs, 1.0 - probs).sum(axis=1)
-    best = np.partition(probs, -2, axis=1)[:, -2:]
-    return 1.0 - (best[:, 1] - best[:, 0])
 
 
 def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:

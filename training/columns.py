@@ -55,7 +55,7 @@ def parse_scores(column: Iterable[Any], num_labels: int, num_providers: int | No
     Raises:
         ValueError: For another shape or numbers outside [0, 1], naming the row.
     """
-    rows = [_parse_row(value, i) for i, value in enumerate(column)]
+    rows = [parse_row(value, i) for i, value in enumerate(column)]
     found = {len(r) for r in rows if r is not None}
     if len(found) > 1:
         raise ValueError(f"`llm_scores`: rows have different numbers of providers: {sorted(found)}.")
@@ -80,7 +80,8 @@ def parse_scores(column: Iterable[Any], num_labels: int, num_providers: int | No
     return out
 
 
-def _parse_row(value: Any, row: int) -> list[Any] | None:
+def parse_row(value: Any, row: int) -> list[Any] | None:
+    """One cell of the `llm_scores` column as a list with one entry a provider; `None` if it is empty."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

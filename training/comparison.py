@@ -121,7 +121,8 @@ def compare_sources(
 
 
 def per_class(sources: list[Source], truth: NDArray[np.bool_], classes: list[Any]) -> list[dict[str, Any]]:
-    """For each class its `support` and, under `sources` by name, `precision`, `recall` and `f1` over all rows.
+    """For each class its `support` and, under `sources` by name, over all rows: the numbers of rows `found`
+    and `predicted`, `precision`, `recall` and `f1`.
 
     `None` where it is not defined: precision without a prediction, recall without support.
     """
@@ -132,6 +133,8 @@ def per_class(sources: list[Source], truth: NDArray[np.bool_], classes: list[Any
             hits = int((source.decided[:, k] & truth[:, k]).sum())
             said, there = int(source.decided[:, k].sum()), entry["support"]
             entry["sources"][source.name] = {
+                "found": hits,
+                "predicted": said,
                 "precision": hits / said if said else None,
                 "recall": hits / there if there else None,
                 "f1": 2 * hits / (said + there) if said + there else None,

@@ -1,5 +1,6 @@
 """Labelled texts from whatever people have: data frames, data sets, lists, files, Hub ids."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         split: Split to take of a data set on the Hub or a `DatasetDict`.
 
     Returns:
-        The data frame, and the class names if the data set declares them (`ClassLabel`).
+        The data frame, and the class names if the data set declares them (`ClassLabel`, or the metadata that
+        `labelfusion score` leaves in a Parquet file: the order of its scores).
 
     Raises:
         ValueError: For a type that is none of these, or a file of another kind.
@@ -70,7 +72,8 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         if path.suffix.lower() in READERS:
             if not path.is_file():
                 raise FileNotFoundError(f"There is no file {str(path)!r}.")
-            return READERS[path.suffix.lower()](path), None
+            names = _names_in_parquet(path) if path.suffix.lower() == ".parquet" else None
+            return READERS[path.suffix.lower()](path), names
         if path.exists() or isinstance(data, Path):
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
         from datasets import load_dataset
@@ -193,6 +196,17 @@ def with_labels(data: Any, y: Any, text_column: str) -> Any:
         column = "labels" if np.ndim(y) == 2 else "label"
         return data.assign(**{column: list(y)})
     return list(data), list(y)
+
+
+def _names_in_parquet(path: Path) -> list[str] | None:
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    metadata = pq.read_schema(path).metadata or {}
+    if b"labelfusion" in metadata:
+        return list(json.loads(metadata[b"labelfusion"])["labels"])
+    declared = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
+    return _declared_names(Features.from_dict(declared)) if declared else None
 
 
 def _declared_names(features: Any) -> list[str] | None:

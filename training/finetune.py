@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +70,13 @@ class _Rows(torch.utils.data.Dataset):
 
 
 class _AfterEpoch(TrainerCallback):
-    def __init__(self, function: Any) -> None:
-        self.function = function
+    def __init__(self, watch: Callable[[], None] | None, stop_after: int | None) -> None:
+        self.watch, self.stop_after = watch, stop_after
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.function()
+        if self.watch is not None:
+            self.watch()
+        control.should_training_stop |= self.stop_after is not None and round(state.epoch) >= self.stop_after
 
 
 def finetune(
@@ -84,6 +87,7 @@ def finetune(
     options: FinetuneOptions,
     *,
     num_epochs: int | None = None,
+    stop_after: int | None = None,
     held_out: tuple[list[str], NDArray[Any]] | None = None,
 ) -> Epochs | None:
     """Fine-tune encoder and head, in place, on the labels alone.
@@ -96,6 +100,7 @@ def finetune(
         labels: int64 `(n,)` or float32 `(n, K)`.
         options: How.
         num_epochs: Epochs of the schedule. Default: `options.num_train_epochs`.
+        stop_after: Epochs after which to stop, the schedule being that of all.
         held_out: Texts and labels that are classified after every epoch.
 
     Returns:
@@ -135,7 +140,7 @@ def finetune(
             train_dataset=_Rows(rows),
             processing_class=tokenizer,
             learning_rates={r"^encoder_head\.": 1e-3},
-            callbacks=[_AfterEpoch(watch)] if held_out is not None else None,
+            callbacks=[_AfterEpoch(watch if held_out is not None else None, stop_after)],
         )
         trainer.train()
     model.eval()

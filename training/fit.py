@@ -21,6 +21,7 @@ from .encoding import encode_texts
 from .finetune import FinetuneOptions, finetune, seconds_per_row
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
+from .gate import fit_gate_threshold
 from .losses import log_loss
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .probe import Probe, fit_probe
@@ -128,6 +129,12 @@ def fit_model(
         report["fusion"] = fit.report
         config.calibration["temperature"] = fit_temperature(logits[rows], targets[rows], multi_label)
         logits[rows] = logits[rows] / config.calibration["temperature"]
+        config.calibration["gate_threshold"] = fit_gate_threshold(
+            softmax_or_sigmoid(encoder_logits[rows].numpy(), multi_label),
+            softmax_or_sigmoid(logits[rows].numpy(), multi_label),
+            labels[rows.numpy()],
+            multi_label,
+        )
     elif config.num_providers and scored.any():
         report["fusion"] = {"rows": int(rows.sum()), "chosen": "default pool: too few scored rows to fit one"}
     evaluated = rows if bool(rows.any()) else torch.from_numpy(covered)
@@ -210,8 +217,8 @@ def _finetune(
     report["encoder_log_loss"] |= {"full": round(losses[best], 5), "probe_on_same_rows": round(reference, 5)}
     if losses[best] >= reference and options.encoder_training == "auto":
         return None
-    # The schedule is that of the full run, stopped after the best epoch: the same learning rates as were measured.
-    finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=best + 1)
+    # The schedule that was measured, stopped after the epoch that was best.
+    finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
     report |= {"encoder_training": "full", "num_train_epochs": best + 1}
     return per_epoch[best], covered
 
