@@ -53,7 +53,7 @@ def score_training_rows(
                 "Add it (providers x classes a row), name an LLM to ask, or pass llm=None."
             )
         return scores, 0.0
-    without = np.flatnonzero(np.isnan(scores).any(axis=2).all(axis=1))
+    without = np.flatnonzero(np.all(np.isnan(scores).any(axis=2), axis=1))
     room = max(0, max_rows - (len(data) - len(without)))
     rows = np.sort(np.random.default_rng(seed).permutation(without)[:room])
     if len(rows) == 0:

@@ -1,6 +1,7 @@
 """LabelFusion model: a Transformer encoder fused with the per-class scores of LLMs."""
 
 import inspect
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -111,7 +112,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
     @classmethod
     def from_encoder_pretrained(
         cls,
-        encoder_name_or_path: str,
+        encoder_name_or_path: str | os.PathLike[str],
         labels: list[str] | None = None,
         num_labels: int | None = None,
         llm_providers: list[LLMProvider | str | dict[str, Any]] | None = None,

@@ -160,7 +160,8 @@ class LLMServer:
     ) -> None:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
         writer.write(
-            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode()
+            + body
         )
         await writer.drain()
 
@@ -170,7 +171,9 @@ class LLMServer:
         error = {"message": f"{code}: sk-secretsecretsecretsecret", "type": "error", "param": param, "code": code}
         await self._send(writer, status, {"error": error}, headers)
 
-    async def _reply(self, writer: asyncio.StreamWriter, path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
+    async def _reply(
+        self, writer: asyncio.StreamWriter, path: str, body: dict[str, Any], headers: dict[str, str]
+    ) -> None:
         if self.keep:
             self.bodies.append(body)
             self.headers.append(headers)
@@ -186,10 +189,7 @@ class LLMServer:
         fault = self._fault(texts, decision)
         if fault in TRANSPORT_FAULTS:
             return await self._break(writer, fault)
-        if decision:
-            reply = self._decide(body, texts[0], fault)
-        else:
-            reply = self._chat(body, texts, fault)
+        reply = self._decide(body, texts[0], fault) if decision else self._chat(body, texts, fault)
         if self.usage:
             prompt = len(json.dumps(body)) // 4
             written = 0 if decision else sum(len(str(c["message"]["content"] or "")) for c in reply["choices"]) // 4 + 1
@@ -240,7 +240,9 @@ class LLMServer:
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "truncated":
-            writer.write(b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n" + b'{"choices": [')
+            writer.write(
+                b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n" + b'{"choices": ['
+            )
             await writer.drain()
         writer.close()
         raise ConnectionResetError
@@ -274,7 +276,7 @@ class LLMServer:
         return choice
 
     def _confidences(self, scores: list[float], fault: str | None) -> dict[str, float]:
-        confidences = {label: round(100 * s) for label, s in zip(self.labels, scores, strict=True)}
+        confidences: dict[str, float] = {label: round(100 * s) for label, s in zip(self.labels, scores, strict=True)}
         if fault == "unknown_class":
             confidences["Weather"] = 90
         if fault == "out_of_range":
@@ -312,7 +314,9 @@ class LLMServer:
             elif fault in ("prose", "empty"):
                 answers.append({"type": question["type"], "name": name})
             elif question["type"] == "predicate":
-                answers.append({"type": "predicate", "name": name, "probability": scores[name] + 2 * (fault is not None)})
+                answers.append(
+                    {"type": "predicate", "name": name, "probability": scores[name] + 2 * (fault is not None)}
+                )
             else:
                 offered = [c["value"] for c in question["choices"]]
                 given = [{"value": v, "probability": scores[v]} for v in offered]
