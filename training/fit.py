@@ -69,6 +69,7 @@ def fit_model(
     labels: NDArray[Any],
     llm_scores: NDArray[np.float32] | None,
     options: FitOptions,
+    embeddings: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """Fit `model` in place and return the report, which is also stored in its config.
 
@@ -79,6 +80,7 @@ def fit_model(
         labels: int64 `(n,)` or float32 `(n, K)`.
         llm_scores: float32 `(n, P, K)`, NaN for missing; `None`: no scores at all.
         options: How.
+        embeddings: float32 `(n, hidden_size)` of `encode_texts`, if they are there already.
     """
     config = model.config
     num_labels, multi_label = config.num_labels, config.multi_label
@@ -88,14 +90,15 @@ def fit_model(
         llm_scores = np.full((len(texts), config.num_providers, num_labels), np.nan, dtype=np.float32)
     scored: NDArray[np.bool_] = ~np.isnan(llm_scores).any(axis=-1).all(axis=-1)  # type: ignore
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
-    embeddings = encode_texts(
-        model,
-        tokenizer,
-        texts,
-        batch_size=options.batch_size,
-        max_length=options.finetune.max_length,
-        progress=options.progress,
-    )
+    if embeddings is None:
+        embeddings = encode_texts(
+            model,
+            tokenizer,
+            texts,
+            batch_size=options.batch_size,
+            max_length=options.finetune.max_length,
+            progress=options.progress,
+        )
     probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
     _set_head(model, probe)
     encoder_logits = probe.out_of_fold_logits
