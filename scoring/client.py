@@ -74,7 +74,7 @@ class Client:
         usage = Usage()
         while not replies or method.more(replies):
             body = method.body(texts, neighbours)
-            estimate = estimate_tokens(_length(body)), method.answer_tokens(len(texts))
+            estimate = estimate_tokens(body_length(body)), method.answer_tokens(len(texts))
             dollars = self.price.cost(*estimate) if self.price else 0.0
             if run.budget:
                 run.budget.reserve(dollars)
@@ -146,7 +146,8 @@ def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, meth
     return None
 
 
-def _length(body: dict[str, Any]) -> int:
+def body_length(body: dict[str, Any]) -> int:
+    """Characters of the prompt in a request body."""
     if "input" in body:
         return len(str(body["input"])) + len(str(body["questions"]))
     return sum(len(message["content"]) for message in body["messages"])

@@ -23,6 +23,7 @@ def build_scorer(
     cache: bool = True,
     embed: Callable[[list[str]], Any] | None = None,
     pool: tuple[Sequence[str], Sequence[Any]] | None = None,
+    failure_limit: int = 20,
     batch_size: int = 16,
     device: str | None = None,
     progress: bool = False,
@@ -40,6 +41,7 @@ def build_scorer(
         embed: For the prompt strategy `"nearest"`: `(list of n texts) -> float32 (n, d)`.
         pool: Labelled `(texts, labels)` that few-shot and nearest-neighbour prompts draw examples from; a label is a
             class name, or a list of them for multi-label.
+        failure_limit: Texts in a row without a usable answer, refusals aside, after which an API is asked no more.
         batch_size: Texts in one forward of a local model.
         device: Torch device of a local model. Default: a GPU if there is one.
         progress: Progress bar of a local model.
@@ -69,5 +71,13 @@ def build_scorer(
     from .api import APIScorer
 
     return APIScorer(
-        provider, labels, multi_label, class_descriptions, store=store, cache=cache, embed=embed, pool=pool
+        provider,
+        labels,
+        multi_label,
+        class_descriptions,
+        store=store,
+        cache=cache,
+        embed=embed,
+        pool=pool,
+        failure_limit=failure_limit,
     )

@@ -87,7 +87,7 @@ class PromptWriter:
         self.labels, self.multi_label, self.descriptions = list(labels), multi_label, dict(descriptions)
         self.letters = option_letters(len(self.labels)) if answer == "letter" else [""] * len(self.labels)
         self.lettered = answer == "letter"
-        self._guidelines, self._examples = provider.guidelines or "", list(examples)
+        self._guidelines, self.shown = provider.guidelines or "", list(examples)
         self._many = answer == "json" and provider.texts_per_request > 1
         template = provider.templates[0] if provider.templates else templates()["system"]
         values = {
@@ -115,7 +115,7 @@ class PromptWriter:
 
     def context(self, neighbours: Sequence[Example] = ()) -> str:
         """What a decision API is told before the text: guidelines and examples; empty if there are none."""
-        examples = [*self._examples, *neighbours]
+        examples = [*self.shown, *neighbours]
         if not (self._guidelines or examples):
             return ""
         values = {"guidelines": self._guidelines, "examples": self.examples(examples)}

@@ -61,6 +61,23 @@ class Run:
 current_run: ContextVar[Run] = ContextVar("labelfusion_run")
 
 
+# How the reasons begin for which a text has no answer and will have none, however often it is asked.
+_FINAL = (
+    "empty text",
+    "refused",
+    "stopped by the content filter",
+    "unusable answer",
+    "HTTP 400",
+    "HTTP 413",
+    "HTTP 422",
+)
+
+
+def is_final(reason: str) -> bool:
+    """Whether a text without an answer, for this `reason`, is not worth asking about again."""
+    return reason.startswith(_FINAL)
+
+
 class ProgressBar:
     """A tqdm bar for `Progress`: rate and time left, dollars, answers from the store, failures."""
 

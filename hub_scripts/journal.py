@@ -1,0 +1,82 @@
+"""The journal of a scoring run: what is finished, on disk chunk by chunk, so that a killed run goes on where it was."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Scores = list[list[float] | None]  # of a row: for each provider its scores, or None
+
+
+class Journal:
+    """Scores of finished chunks of rows, in a file beside the output.
+
+    Args:
+        path: The journal file.
+        run: What makes up the run; a journal of another run is not continued.
+
+    Raises:
+        ValueError: If the journal belongs to another run.
+    """
+
+    def __init__(self, path: Path, run: dict[str, Any]) -> None:
+        self.path = path
+        self._places: dict[int, int] = {}  # first row of a chunk: place of its newest line in the file
+        if path.exists():
+            self._read(run)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._append({"run": run})
+
+    def _read(self, run: dict[str, Any]) -> None:
+        with self.path.open("rb+") as file:
+            header = file.readline()
+            try:
+                found = json.loads(header)["run"]
+            except (ValueError, KeyError):
+                raise ValueError(f"{self.path} is not the journal of a scoring run; delete it to start anew.") from None
+            if found != run:
+                changed = ", ".join(sorted(k for k in {**run, **found} if run.get(k) != found.get(k)))
+                raise ValueError(
+                    f"{self.path} is from an unfinished run with other settings ({changed}). Repeat that run with its "
+                    "settings, or delete the file to start anew; paid answers stay in the score store."
+                )
+            while line := file.readline():
+                place = file.tell() - len(line)
+                try:
+                    self._places[json.loads(line)["start"]] = place
+                except (ValueError, KeyError):  # cut off when the process was killed
+                    file.truncate(place)
+                    break
+
+    def get(self, start: int) -> dict[str, Any] | None:
+        """The record of the chunk from row `start`; None if it is not there yet."""
+        if start not in self._places:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(self._places[start])
+            return json.loads(file.readline())
+
+    def put(self, record: dict[str, Any]) -> None:
+        """Keep the record of a chunk: its `start`, and `scores` of each of its rows."""
+        self._places[record["start"]] = self._append(record)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records of all chunks in order."""
+        for start in sorted(self._places):
+            record = self.get(start)
+            assert record is not None
+            yield record
+
+    def delete(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
+
+    def _append(self, data: dict[str, Any]) -> int:
+        with self.path.open("ab") as file:
+            place = file.tell()
+            file.write(json.dumps(data, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return place

@@ -1,0 +1,232 @@
+"""`labelfusion score`: ask LLMs for the per-class scores of a data set and add them as the column `llm_scores`."""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .journal import Journal
+from .score_setup import Task, parse_names, parse_price, set_up
+from .tables import SCORES, SUFFIXES, Table, Writer, number_columns
+
+if TYPE_CHECKING:
+    from ..scoring.base import ScoreBatch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("input", metavar="IN", help="CSV, JSONL or Parquet file, or id of a data set on the Hub")
+    add("output", metavar="OUT", help="CSV, JSONL or Parquet file; any other name: a folder that `push` can publish")
+    add(
+        "--llm",
+        action="append",
+        required=True,
+        metavar="MODEL",
+        help="model string, or a provider's fields as JSON; repeatable",
+    )
+    add("--labels", type=parse_names, metavar="A,B,C", help="class names, or their JSON; default: those of the data")
+    add("--multi-label", action="store_true", help="several classes may apply to a text")
+    add("--descriptions", metavar="FILE.yaml", help="lines of `class name: description`")
+    add("--text-column", default="text", help="column with the texts (default: %(default)s)")
+    add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
+    add = parser.add_argument_group("how to ask", "for every --llm whose JSON does not say otherwise").add_argument
+    add("--method", choices=("auto", "decision", "likelihood", "logprob", "json", "vote"), help="default: auto")
+    add("--prompt", choices=("zero-shot", "few-shot", "nearest"), help="prompt strategy (default: zero-shot)")
+    add("--examples", metavar="DATA", help="labelled data that few-shot and nearest prompts take examples from")
+    add("--num-examples", type=int, help="examples in a prompt (default: 8)")
+    add("--encoder", default="embedded/all-minilm-l6-v2", help="finds the nearest neighbours (default: %(default)s)")
+    add("--template", metavar="FILE", help="prompt template that replaces the built-in one")
+    add("--guidelines", metavar="FILE", help="instructions for the task; `auto`: each LLM writes its own first")
+    add("--api-base", metavar="URL", help="OpenAI-compatible server: vLLM, Ollama, llama.cpp")
+    add("--texts-per-request", type=int, help="texts asked in one request (default: 1)")
+    add("--max-concurrency", type=int, help="requests in flight at once (default: 32)")
+    add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
+    add = parser.add_argument_group("the run").add_argument
+    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; ask nothing")
+    add("--max-cost-usd", type=float, metavar="X", help="hard limit in dollars, all LLMs together")
+    add(
+        "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
+    )
+    add("--no-cache", action="store_true", help="neither read nor write the score store")
+    add("--store", metavar="FILE", help="score store (default: the one in the HF cache folder)")
+    add("--chunk-size", type=int, default=2000, metavar="ROWS", help="rows between two notes of progress on disk")
+
+
+@dataclass
+class Summary:
+    """What one provider did."""
+
+    name: str
+    method: str = ""
+    answered: int = 0
+    cached: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, batch: "ScoreBatch") -> None:
+        """Count a batch."""
+        self.method = batch.method
+        self.answered += int(batch.mask.sum())
+        self.cached += batch.cached
+        self.requests += batch.usage.requests
+        self.prompt_tokens += batch.usage.prompt_tokens
+        self.completion_tokens += batch.usage.completion_tokens
+        self.cost_usd += batch.usage.cost_usd
+        self.reasons.update(batch.errors.values())
+
+    def line(self) -> str:
+        """One line for the end of the run."""
+        missing = sum(self.reasons.values())
+        text = (
+            f"{self.name} ({self.method}): {self.answered} answered, {self.cached} of them from the store, {missing} "
+            f"missing; {self.requests} requests, {self.prompt_tokens + self.completion_tokens:,} tokens, "
+            f"${self.cost_usd:.4f}"
+        )
+        reasons = "".join(f"\n    {count} x {reason}" for reason, count in self.reasons.most_common(5))
+        return text + reasons
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns 1 if rows are left that may get an answer later: the same command asks only for them."""
+    table = Table(args.input, args.split)
+    _check(table, args)
+    folder, data_file = _output_paths(args.output)
+    kept_guidelines = data_file.with_name(data_file.name + ".guidelines.json")
+    task = set_up(table, args, kept_guidelines)
+    total = len(table)
+    if args.dry_run:
+        from .score_estimate import dry_run
+
+        return dry_run(_chunks(table, args), task, total)
+    journal = Journal(data_file.with_name(data_file.name + ".journal"), task.fingerprint(table, args))
+    started = time.monotonic()
+    summaries = _score_all(table, task, journal, args, total)
+    _write(table, task, journal, data_file, args)
+    from .data_card import write_card
+
+    write_card(folder, data_file, table.name, task, journal, args)
+    print("\n".join(s.line() for s in summaries), file=sys.stderr)
+    print(f"Wrote {data_file}: {total} rows in {time.monotonic() - started:.1f} s.", file=sys.stderr)
+    left = sum(len(record["open"]) for record in journal.records())
+    if left:
+        print(f"{left} rows may still get an answer: the same command asks only for them.", file=sys.stderr)
+        return 1
+    journal.delete()
+    kept_guidelines.unlink(missing_ok=True)
+    return 0
+
+
+def _check(table: Table, args: argparse.Namespace) -> None:
+    first = next(iter(table), None)
+    if first is None:
+        raise ValueError(f"{args.input} has no rows.")
+    if args.text_column not in first:
+        raise ValueError(f"{args.input} has no column {args.text_column!r} (`--text-column`), only {', '.join(first)}.")
+    if SCORES in first:
+        raise ValueError(f"{args.input} has a column {SCORES!r} already: remove it, or give all LLMs in one run.")
+    if args.chunk_size < 1:
+        raise ValueError(f"`--chunk-size` must be positive, got {args.chunk_size}.")
+
+
+def _output_paths(output: str) -> tuple[Path | None, Path]:
+    """The folder, if OUT is to be one, and the data file."""
+    path = Path(output)
+    if path.suffix.lower() in SUFFIXES:
+        return None, path
+    if path.suffix:
+        raise ValueError(f"`OUT` is {output!r}; expected a name that ends in {', '.join(SUFFIXES)}, or a folder.")
+    return path, path / "data" / "train.parquet"
+
+
+def _chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
+    """First row and texts of each chunk."""
+    rows, start = iter(table), 0
+    while chunk := list(islice(rows, args.chunk_size)):
+        for i, row in enumerate(chunk):
+            if not isinstance(row.get(args.text_column), str):
+                raise ValueError(f"{args.input}: row {start + i} has no text in column {args.text_column!r}.")
+        yield start, [row[args.text_column] for row in chunk]
+        start += len(chunk)
+
+
+def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namespace, total: int) -> list[Summary]:
+    """Score the table chunk by chunk into the journal. Returns: what each provider did in this run."""
+    from ..scoring import score_texts
+    from ..scoring.run import Progress, ProgressBar, is_final
+
+    summaries = [Summary(scorer.name) for scorer in task.scorers]
+    count = len(summaries)
+    before = Progress(total=total * count)
+    bar = ProgressBar(before.total)
+
+    def show(now: Progress) -> None:
+        done = before.done + now.done
+        bar(
+            Progress(
+                before.total,
+                done,
+                before.cached + now.cached,
+                before.failed + now.failed,
+                before.cost_usd + now.cost_usd,
+            )
+        )
+
+    try:
+        for start, texts in _chunks(table, args):
+            record = journal.get(start) or {
+                "start": start,
+                "open": list(range(len(texts))),
+                "scores": [[None] * count for _ in texts],
+                "spent": [[0, 0, 0, 0.0] for _ in range(count)],
+                "methods": [""] * count,
+            }
+            asked = record["open"]
+            before.done += (len(texts) - len(asked)) * count
+            limit = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - before.cost_usd)
+            if asked:
+                batches = score_texts(task.scorers, [texts[r] for r in asked], progress=show, max_cost_usd=limit)[1]
+                still_open = set()
+                for p, (batch, summary) in enumerate(zip(batches, summaries, strict=True)):
+                    summary.add(batch)
+                    before.cached += batch.cached
+                    before.failed += len(batch.errors)
+                    before.cost_usd += batch.usage.cost_usd
+                    usage = batch.usage
+                    spent = usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd
+                    record["spent"][p] = [a + b for a, b in zip(record["spent"][p], spent, strict=True)]
+                    record["methods"][p] = batch.method
+                    for i in batch.mask.nonzero()[0]:
+                        record["scores"][asked[i]][p] = [round(float(s), 6) for s in batch.scores[i]]
+                    still_open |= {asked[i] for i, reason in batch.errors.items() if not is_final(reason)}
+                record["open"] = sorted(still_open)
+                before.done += len(asked) * count
+                journal.put(record)
+            show(Progress())
+    finally:
+        bar.close()
+    return summaries
+
+
+def _write(table: Table, task: Task, journal: Journal, path: Path, args: argparse.Namespace) -> None:
+    """Write the rows of the table with their scores."""
+    kinds: dict[str, type | None] = {}
+    if table.suffix == ".csv" and path.suffix.lower() != ".csv":
+        for row in table:
+            number_columns(kinds, row)
+        kinds[args.text_column] = None
+    numbers = {column: kind for column, kind in kinds.items() if kind is not None}
+    metadata = {"labelfusion": json.dumps({"labels": task.labels, "providers": [s.name for s in task.scorers]})}
+    scores: Iterator[Any] = (row for record in journal.records() for row in record["scores"])
+    with Writer(path, table.schema(), numbers, metadata) as writer:
+        for row, row_scores in zip(table, scores, strict=True):
+            writer.write({**row, SCORES: row_scores})

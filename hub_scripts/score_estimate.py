@@ -1,0 +1,44 @@
+"""`labelfusion score --dry-run`: what a run would take, before anything is asked."""
+
+import os
+from collections.abc import Iterable
+
+from .score_setup import Task
+
+
+def dry_run(chunks: Iterable[tuple[int, list[str]]], task: Task, total: int) -> int:
+    """Print the estimate for each LLM."""
+    from ..scoring import run_sync
+    from ..scoring.api import APIScorer
+    from ..scoring.estimate import Estimate, estimate
+
+    totals: dict[str, Estimate] = {}
+    seen: set[int] = set()
+    for _, texts in chunks:
+        new = [text for text in dict.fromkeys(texts) if hash(text) not in seen]
+        seen.update(map(hash, new))
+        for scorer in task.scorers:
+            if isinstance(scorer, APIScorer):
+                part = run_sync(estimate(scorer, new))
+                totals[scorer.name] = totals[scorer.name] + part if scorer.name in totals else part
+    print(f"{total} rows, {len(seen)} distinct texts, {len(task.labels)} classes. Nothing has been asked.")
+    for scorer in task.scorers:
+        needs = totals.get(scorer.name)
+        if needs is None:
+            print(f"{scorer.name}: runs on this machine; no cost. Time not estimated.")
+            continue
+        dollars = "unknown price (give --price)" if needs.cost_usd is None else f"about ${needs.cost_usd:.4f}"
+        print(
+            f"{scorer.name} ({needs.method}): {needs.cached} texts from the store, {needs.requests} requests, about "
+            f"{needs.prompt_tokens:,.0f} + {needs.completion_tokens:,.0f} tokens, {dollars}, about "
+            f"{_duration(needs.seconds)} at a second a request"
+        )
+        endpoint = scorer.endpoint  # type: ignore[attr-defined]
+        if endpoint.key_env and not os.environ.get(endpoint.key_env):
+            print(f"    {endpoint.key_env} is not set.")
+    print("Tokens that a model spends on thinking before it answers are not foreseen.")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

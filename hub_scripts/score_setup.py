@@ -1,0 +1,204 @@
+"""What `labelfusion score` works with: providers, classes, examples and scorers, from its options."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .tables import Table
+
+if TYPE_CHECKING:
+    from ..configuration import LLMProvider
+    from ..scoring.base import Scorer
+
+_PROVIDER_OPTIONS = (
+    "method", "prompt", "num_examples", "api_base", "texts_per_request", "max_concurrency", "price",
+)  # fmt: skip
+
+
+@dataclass
+class Task:
+    """What is asked of whom.
+
+    Args:
+        labels: K class names, in the order of the scores.
+        multi_label: Whether several classes may apply.
+        providers: P declarations.
+        scorers: P scorers.
+    """
+
+    labels: list[str]
+    multi_label: bool
+    providers: list["LLMProvider"]
+    scorers: list["Scorer"]
+
+    def fingerprint(self, table: Table, args: argparse.Namespace) -> dict[str, Any]:
+        """What must be the same for a journal to be continued; speed and budget may change."""
+        free = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "price")
+        declared = [{k: v for k, v in p.to_dict().items() if k not in free} for p in self.providers]
+        return {
+            "input": table.name,
+            "input version": table.version(),
+            "labels": self.labels,
+            "multi_label": self.multi_label,
+            "llm": hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest(),
+            "text_column": args.text_column,
+            "chunk_size": args.chunk_size,
+        }
+
+
+def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Task:
+    """Make providers and scorers from the options.
+
+    Args:
+        table: The data.
+        args: The options.
+        kept_guidelines: File that keeps the guidelines that LLMs write, so that an interrupted run goes on with them.
+
+    Raises:
+        ValueError: For options that contradict each other or the data.
+    """
+    from ..configuration import LLMProvider
+    from ..scoring import build_scorer
+
+    providers = [LLMProvider.from_any(_fields(text, args)) for text in args.llm]
+    names = [p.name for p in providers]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`--llm` names an LLM twice: {names}. Give each a `name` in its JSON.")
+    labels = _labels(table, args)
+    descriptions = _descriptions(args.descriptions, labels)
+    pool = _pool(args, labels)
+    if args.guidelines == "auto" and not args.dry_run:
+        providers = [_with_guidelines(p, labels, descriptions, pool, args, kept_guidelines) for p in providers]
+    embed = _embedder(args.encoder) if any(p.prompt == "nearest" for p in providers) else None
+    scorers = [
+        build_scorer(
+            provider,
+            labels,
+            args.multi_label,
+            descriptions,
+            # Without the store, one in memory still keeps equal texts from being paid twice in this run.
+            store=":memory:" if args.no_cache else args.store,
+            embed=embed,
+            pool=pool,
+            failure_limit=args.failure_limit,
+            progress=False,
+        )
+        for provider in providers
+    ]
+    return Task(labels, args.multi_label, providers, scorers)
+
+
+def parse_names(text: str) -> list[str]:
+    """`a,b,c` or a JSON list of names."""
+    names = json.loads(text) if text.lstrip().startswith("[") else [name.strip() for name in text.split(",")]
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(n, str) and n for n in names):
+        raise ValueError(f"expected two or more different class names, got {text!r}")
+    return names
+
+
+def parse_price(text: str) -> tuple[float, float]:
+    """`IN,OUT` in dollars per million tokens."""
+    given, answered = text.split(",")
+    return float(given), float(answered)
+
+
+def _fields(text: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a provider: its own, else those of the options."""
+    fields: dict[str, Any] = json.loads(text) if text.lstrip().startswith("{") else {"model": text}
+    for name in _PROVIDER_OPTIONS:
+        if getattr(args, name) is not None:
+            fields.setdefault(name, getattr(args, name))
+    if args.template:
+        fields.setdefault("templates", [Path(args.template).read_text(encoding="utf-8")])
+    if args.guidelines and args.guidelines != "auto":
+        fields.setdefault("guidelines", Path(args.guidelines).read_text(encoding="utf-8"))
+    return fields
+
+
+def _with_guidelines(
+    provider: "LLMProvider",
+    labels: list[str],
+    descriptions: dict[str, str] | None,
+    pool: tuple[list[str], list[Any]] | None,
+    args: argparse.Namespace,
+    kept: Path,
+) -> "LLMProvider":
+    from ..configuration import LLMProvider
+    from ..scoring.guidelines import write_guidelines
+
+    written: dict[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    name = str(provider.name)
+    if name in written:
+        return LLMProvider.from_any({**provider.to_dict(), "guidelines": written[name]})
+    provider, _ = write_guidelines(
+        provider, labels, args.multi_label, descriptions, pool=pool, max_cost_usd=args.max_cost_usd
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({**written, name: provider.guidelines}), encoding="utf-8")
+    return provider
+
+
+def _labels(table: Table, args: argparse.Namespace) -> list[str]:
+    """The class names, in the order in which training will find them in the same data."""
+    from ..training.columns import find_classes, parse_list
+
+    found = table.class_names()
+    column = "labels" if args.multi_label else "label"
+    first = next(iter(table))
+    if found is None and column in first:
+        raw = [parse_list(row[column]) if args.multi_label else row[column] for row in table]
+        classes = find_classes([value for value in raw if value not in (None, "")], None, args.multi_label)
+        named = all(isinstance(c, str) and not c.isdigit() for c in classes)
+        found = classes if named else None
+    if args.labels is None:
+        if found is None:
+            raise ValueError(f"{args.input} does not name its classes: give them with `--labels a,b,c`, in order.")
+        return found
+    return found if found is not None and set(found) == set(args.labels) else args.labels
+
+
+def _descriptions(path: str | None, labels: list[str]) -> dict[str, str] | None:
+    if path is None:
+        return None
+    import yaml
+
+    data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold lines of `class name: description`.")
+    unknown = sorted(set(map(str, data)) - set(labels))
+    if unknown:
+        raise ValueError(f"{path} describes the unknown classes {unknown}; the classes are {labels}.")
+    return {str(k): str(v) for k, v in data.items()}
+
+
+def _pool(args: argparse.Namespace, labels: list[str]) -> tuple[list[str], list[Any]] | None:
+    if args.examples is None:
+        return None
+    from ..training.data import prepare
+
+    data = prepare(args.examples, classes=labels, multi_label=args.multi_label, text_column=args.text_column)
+    return data.texts, data.names()
+
+
+def _embedder(encoder: str) -> Callable[[list[str]], Any]:
+    """Embeddings from an encoder that is loaded at the first use."""
+    loaded: list[Any] = []
+
+    def embed(texts: list[str]) -> Any:
+        from transformers import AutoTokenizer
+
+        from ..modeling_labelfusion import LabelFusionForSequenceClassification
+        from ..scoring.embedded import resolve_model
+        from ..training.encoding import encode_texts
+
+        if not loaded:
+            folder = resolve_model(encoder)
+            model = LabelFusionForSequenceClassification.from_encoder_pretrained(folder)
+            loaded.extend([model, AutoTokenizer.from_pretrained(folder)])
+        return encode_texts(loaded[0], loaded[1], texts).numpy()
+
+    return embed

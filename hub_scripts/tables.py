@@ -1,0 +1,219 @@
+"""Data files row by row: CSV, JSONL, Parquet and Hub data sets, read and written without holding them in memory."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+SCORES = "llm_scores"
+
+
+class Table:
+    """A data set that can be gone through several times.
+
+    Args:
+        source: Path of a CSV, JSONL or Parquet file, or id of a data set on the Hub.
+        split: Split of a data set on the Hub.
+
+    Raises:
+        ValueError: For a file of another kind.
+        FileNotFoundError: For a path that does not exist.
+    """
+
+    def __init__(self, source: str, split: str = "train") -> None:
+        self.source, self.split = source, split
+        path = Path(source)
+        self.suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
+        if self.suffix and not path.is_file():
+            raise FileNotFoundError(f"There is no file {source!r}.")
+        if not self.suffix and (path.exists() or source.startswith((".", "/", "~"))):
+            raise ValueError(f"{source!r} is not a data file; expected one of {', '.join(SUFFIXES)}, or a Hub id.")
+
+    @property
+    def name(self) -> str:
+        """File name or Hub id, for cards; never a folder of this machine."""
+        return Path(self.source).name if self.suffix else self.source
+
+    def version(self) -> str:
+        """Changes when the file does."""
+        if not self.suffix:
+            return self.split
+        stat = Path(self.source).stat()
+        return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+    def __len__(self) -> int:
+        """Number of rows; reads a CSV or JSONL file once."""
+        if self.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.ParquetFile(self.source).metadata.num_rows
+        known = None if self.suffix else (self._hub.info.splits or {}).get(self.split)
+        if known is not None and known.num_examples:
+            return int(known.num_examples)
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows as dicts."""
+        if self.suffix == ".csv":
+            csv.field_size_limit(sys.maxsize)
+            with open(self.source, encoding="utf-8-sig", newline="") as file:
+                for number, row in enumerate(csv.DictReader(file)):
+                    if None in row or None in row.values():
+                        raise ValueError(f"{self.source}: row {number} has another number of cells than the header.")
+                    yield dict(row)
+        elif self.suffix == ".jsonl":
+            with open(self.source, encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        try:
+                            yield json.loads(line)
+                        except json.JSONDecodeError:
+                            raise ValueError(f"{self.source}: line {number} is not JSON.") from None
+        elif self.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            for batch in pq.ParquetFile(self.source).iter_batches(batch_size=1000):
+                yield from batch.to_pylist()
+        else:
+            yield from self._hub
+
+    def class_names(self) -> list[str] | None:
+        """Class names that the data set declares (`ClassLabel`), or None."""
+        features = None
+        if self.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            metadata = pq.ParquetFile(self.source).schema_arrow.metadata or {}
+            features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
+        elif not self.suffix and self._hub.features is not None:
+            features = self._hub.features.to_dict()
+        for column in ("label", "labels"):
+            feature = (features or {}).get(column) or {}
+            names = feature.get("names") or (feature.get("feature") or {}).get("names")
+            if names:
+                return list(names)
+        return None
+
+    def schema(self) -> Any:
+        """Arrow schema of a Parquet file or a Hub data set; None where it is not declared."""
+        if not self.suffix:
+            return None if self._hub.features is None else self._hub.features.arrow_schema
+        if self.suffix != ".parquet":
+            return None
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.source).schema_arrow
+
+    @cached_property
+    def _hub(self) -> Any:
+        from datasets import load_dataset
+
+        return load_dataset(self.source, split=self.split, streaming=True)
+
+
+class Writer:
+    """Writes rows to a CSV, JSONL or Parquet file that appears, complete, when the writer is closed without an error.
+
+    Args:
+        path: The file.
+        schema: Arrow schema of the input's columns, if known; else a Parquet file takes that of the first rows.
+        numbers: Columns of text cells to write as numbers, from a CSV file into another kind: `{column: int or float}`.
+        metadata: Key-value metadata of a Parquet file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        schema: Any = None,
+        numbers: dict[str, type] | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._schema, self._metadata = schema, metadata or {}
+        self._numbers = {} if self.path.suffix.lower() == ".csv" else numbers or {}
+        self._rows: list[Row] = []
+        self._file: Any = None
+        self._writer: Any = None
+
+    def __enter__(self) -> "Writer":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(self.path.name + ".tmp")
+        if self.path.suffix.lower() != ".parquet":
+            self._file = open(self._temporary, "w", encoding="utf-8", newline="")
+        return self
+
+    def write(self, row: Row) -> None:
+        """Add a row."""
+        for column, kind in self._numbers.items():
+            row[column] = kind(row[column]) if row[column] != "" else None
+        if self.path.suffix.lower() == ".jsonl":
+            self._file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        elif self.path.suffix.lower() == ".csv":
+            if self._writer is None:
+                self._writer = csv.DictWriter(self._file, list(row), lineterminator="\n")
+                self._writer.writeheader()
+            self._writer.writerow({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()})
+        else:
+            self._rows.append(row)
+            if len(self._rows) >= 5000:
+                self._write_parquet()
+
+    def _write_parquet(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            scores = pa.field(SCORES, pa.list_(pa.list_(pa.float32())))
+            rows = [{k: v for k, v in row.items() if k != SCORES} for row in self._rows]
+            schema = (self._schema or pa.Table.from_pylist(rows).schema).append(scores)
+            metadata = {**(schema.metadata or {}), **{k.encode(): v.encode() for k, v in self._metadata.items()}}
+            if b"huggingface" in metadata:
+                metadata[b"huggingface"] = _with_scores(metadata[b"huggingface"])
+            self._schema = schema.with_metadata(metadata)
+            self._writer = pq.ParquetWriter(self._temporary, self._schema)
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self.path.suffix.lower() == ".parquet":
+            if kind is None and (self._rows or self._writer is None):
+                self._write_parquet()
+            if self._writer is not None:
+                self._writer.close()
+        else:
+            self._file.close()
+        if kind is None:
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _with_scores(features: bytes) -> bytes:
+    """The description of the columns that `datasets` keeps in a Parquet file, with the column of scores added."""
+    data = json.loads(features)
+    if "features" in data.get("info", {}):
+        value = {"dtype": "float32", "_type": "Value"}
+        data["info"]["features"][SCORES] = {"feature": {"feature": value, "_type": "List"}, "_type": "List"}
+    return json.dumps(data).encode()
+
+
+def number_columns(kinds: dict[str, type | None], row: Row) -> None:
+    """Narrow `kinds` (column to `int`, `float` or None) to what the text cells of `row` allow; call for all rows."""
+    for column, cell in row.items():
+        kind = kinds.setdefault(column, int)
+        while kind is not None:
+            try:
+                if cell != "":
+                    value = kind(cell)
+                    if str(value) != cell and kind is int:  # "007" and "1_000" are no numbers
+                        raise ValueError
+                break
+            except ValueError:
+                kind = float if kind is int and not cell.strip("0123456789.+-eE") else None
+        kinds[column] = kind

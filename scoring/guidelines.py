@@ -1,0 +1,110 @@
+"""Guidelines for the task, written once by the LLM itself and kept in the provider's declaration."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..configuration import LLMProvider
+from .base import ScoringError, Usage
+from .client import Client, explain
+from .examples import Pool, balanced_examples
+from .loop import run_sync
+from .method import Method, UnansweredError, content
+from .money import Budget, BudgetReachedError, require_price
+from .prompts import Example, PromptWriter, fill, templates, tidy
+from .providers import resolve
+from .run import Run
+from .transport import RequestError
+
+MAX_WORDS = 200
+
+
+def write_guidelines(
+    provider: LLMProvider | str | dict[str, Any],
+    labels: Sequence[str],
+    multi_label: bool = False,
+    class_descriptions: dict[str, str] | None = None,
+    *,
+    pool: Pool | None = None,
+    num_examples: int = 12,
+    max_cost_usd: float | None = None,
+    seed: int = 0,
+) -> tuple[LLMProvider, Usage]:
+    """Let the LLM write a role and a line for each class, for its own prompts. One request, at fit, not per predict.
+
+    The guidelines are saved with the model; the LLM is told not to quote the examples.
+
+    Args:
+        provider: An LLM behind an API.
+        labels: Class names.
+        multi_label: Whether several classes may apply.
+        class_descriptions: `{class name: description}`.
+        pool: Labelled `(texts, labels)`; a balanced choice is shown to the LLM.
+        num_examples: How many are shown.
+        max_cost_usd: Refuse to ask if it may cost more.
+        seed: Seed of the choice.
+
+    Returns:
+        The provider with its `guidelines` set, and what was spent. A provider that has guidelines is returned as it is.
+
+    Raises:
+        ScoringError: If the LLM gives none.
+        ValueError: For a local model, which only scores.
+    """
+    provider = LLMProvider.from_any(provider)
+    if provider.guidelines:
+        return provider, Usage()
+    if provider.is_local or provider.model.split("/")[0] in ("recorded", "callable"):
+        raise ValueError(f"{provider.name} cannot write guidelines: that takes an LLM behind an API.")
+    examples = balanced_examples(pool, labels, num_examples, seed) if pool else []
+    method = _GuidelinesMethod(
+        provider, resolve(provider), labels, multi_label, dict(class_descriptions or {}), examples
+    )
+    text, usage = run_sync(_ask(provider, method, max_cost_usd))
+    fields = {**provider.to_dict(), "guidelines": text}
+    return LLMProvider.from_any(fields), usage
+
+
+async def _ask(provider: LLMProvider, method: "_GuidelinesMethod", max_cost_usd: float | None) -> tuple[str, Usage]:
+    if max_cost_usd is not None:
+        require_price(provider, method.endpoint)
+    client = Client(provider, method.endpoint)
+    try:
+        reply = await client.ask(method, [""], [], Run(None if max_cost_usd is None else Budget(max_cost_usd)))
+        return content(reply.data["choices"][0]).strip(), reply.usage
+    except RequestError as error:
+        raise explain(error, provider, method.endpoint, method.name) or ScoringError(
+            f"{provider.name} wrote no guidelines: {error.reason}."
+        ) from None
+    except (UnansweredError, BudgetReachedError) as error:
+        raise ScoringError(f"{provider.name} wrote no guidelines: {error}.") from None
+
+
+class _GuidelinesMethod(Method):
+    """A request for guidelines in the shape of a method, so that the client serves it."""
+
+    name = "guidelines"
+    answer = "json"
+
+    def body(self, texts: Sequence[str], neighbours: Sequence[Example] = ()) -> dict[str, Any]:
+        """One user message."""
+        writer: PromptWriter = self.prompts
+        prompt = fill(
+            templates()["guidelines"],
+            cardinality=templates()["cardinality"]["multi" if self.multi_label else "single"],
+            classes=writer.classes(),
+            examples=writer.examples(writer.shown),
+            max_words=MAX_WORDS,
+        )
+        return {
+            "model": self.endpoint.model,
+            "messages": [{"role": "user", "content": tidy(prompt)}],
+            **self.provider.params,
+        }
+
+    def answer_tokens(self, num_texts: int) -> float:
+        """As many as they may have words, and some."""
+        return 1.5 * MAX_WORDS
+
+    def read(self, reply: dict[str, Any], num_texts: int) -> list[Any]:
+        """Not used: guidelines are no scores."""
+        return []
