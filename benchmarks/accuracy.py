@@ -168,7 +168,7 @@ def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
         "Written by `python benchmarks/accuracy.py`. Cross-validated on rows with recorded LLM answers: each row is",
         "predicted once a seed by a model that has not seen it. Accuracy is exact match for multi-label data. `±` is",
         "one standard error of the fusion's accuracy over the held-out rows; the difference is fusion minus the best",
-        "single source, chosen with hindsight. `rows`: unlabelled by the LLM where the data set has such a part, to which",
+        "single source, chosen with hindsight. `rows`: those without LLM scores where the data set has any, to which",
         "four fifths of the scored rows come; else the number of scored rows.",
     ]
     table = pd.json_normalize(results)

@@ -16,8 +16,9 @@ UNSET: Any = object()
 def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:
     """The labels of one text, float `(num_labels,)`, in the shape that `TextClassificationPipeline` gives them.
 
-    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold (`config.min_labels` at least). With
-    `top_k`: a list of the k best classes, or of all for None. Lists start with the best.
+    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold
+    (`config.min_labels` at least). With `top_k`: a list of the k best classes, or of all for None. Lists start with the
+    best.
     """
     names = config.label_names
     if top_k is UNSET and not config.multi_label:

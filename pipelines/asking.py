@@ -142,6 +142,7 @@ class Asker:
         self._given = scorers
         self._scorers: dict[int, Scorer] | None = None
         self._worked = False
+        self._local = False  # local models alone, which have a progress bar of their own
         self._stopped: str | None = None  # why nothing more is asked
         self._turn = asyncio.Lock()  # with a limit, one question at a time: the next must know what the last one cost
 
@@ -154,7 +155,9 @@ class Asker:
         scorers = self._resolve()
         asking = Asking(self._ask(scorers, texts))
         # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
-        if any(getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()):
+        local = [getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()]
+        self._local = all(local)
+        if any(local):
             try:
                 asking.result()
             except BaseException:
@@ -208,7 +211,10 @@ class Asker:
         if self._stopped is None:
             try:
                 scores, batches = await ascore_texts(
-                    list(scorers.values()), texts[rows], progress=self.progress, max_cost_usd=remaining
+                    list(scorers.values()),
+                    texts[rows],
+                    progress=self.progress and not self._local,
+                    max_cost_usd=remaining,
                 )
             except ScoringError as error:
                 if not self._worked:

@@ -1,7 +1,26 @@
-"""From labelled texts to a fitted model: data, `LabelFusionTrainer`, out-of-fold fusion, calibration, metrics."""
+"""From labelled texts to a fitted model: data, `LabelFusionTrainer`, out-of-fold fusion, calibration, metrics.
 
-from .collator import LabelFusionDataCollator
-from .metrics import classification_metrics, make_compute_metrics
-from .trainer import LabelFusionTrainer
+Nothing is imported before it is used: the pipeline needs the encoding and the thresholds, not the Trainer.
+"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collator import LabelFusionDataCollator
+    from .metrics import classification_metrics, make_compute_metrics
+    from .trainer import LabelFusionTrainer
+
+_EXPORTS = {
+    "LabelFusionDataCollator": ".collator",
+    "LabelFusionTrainer": ".trainer",
+    "classification_metrics": ".metrics",
+    "make_compute_metrics": ".metrics",
+}
 __all__ = ["LabelFusionDataCollator", "LabelFusionTrainer", "classification_metrics", "make_compute_metrics"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

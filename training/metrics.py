@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score
 
 from .thresholds import decide
 
@@ -30,6 +29,8 @@ def classification_metrics(
         `accuracy` (multi-label: exact match), `macro_f1`, `micro_f1`, `log_loss` (nats; multi-label: summed over the
         classes), `brier` (sum of squared differences) and `ece` (expected calibration error in 15 equal-mass bins).
     """
+    from sklearn.metrics import accuracy_score, f1_score
+
     p = np.asarray(probabilities, dtype=np.float64)
     if multi_label:
         truth, predicted = labels.astype(int), decide(p, thresholds, min_labels).astype(int)

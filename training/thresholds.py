@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
 GRID = np.round(np.arange(0.2, 0.81, 0.025), 3)
 METRICS = ("accuracy", "micro_f1", "macro_f1")
@@ -55,6 +54,8 @@ def tune_thresholds(
     """
     if metric not in METRICS:
         raise ValueError(f"`metric` is {metric!r}; expected one of {', '.join(METRICS)}.")
+    from sklearn.metrics import f1_score  # slow to import, and not needed to decide
+
     truth = labels.astype(bool)
 
     def value(thresholds: NDArray[np.floating]) -> float:
