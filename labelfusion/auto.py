@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -18,7 +18,8 @@ from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .original import from_original
 from .pipelines.asking import build_scorers
-from .pipelines.inference import Inference, run
+from .pipelines.inference import Inference, infer, run
+from .pipelines.inputs import Row
 from .pipelines.policy import Policy
 from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
@@ -91,7 +92,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         text_column: str = "text",
         class_descriptions: dict[str, str] | None = None,
         encoder_training: str = "auto",
-        max_train_minutes: float = 15.0,
+        max_train_minutes: float = 5.0,
         num_train_epochs: int = 5,
         learning_rate: float | None = None,
         batch_size: int = 32,
@@ -210,7 +211,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, texts: Any, **options: Any) -> NDArray[np.float32]:
         """Calibrated probabilities, float32 `(n, K)`; the arguments are those of `predict`."""
-        return self._infer(texts, **options).probabilities
+        return self.predict_sources(texts, **options).probabilities
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
@@ -218,7 +219,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             with_labels(X, y, self.text_column), self.classes_.tolist(), self.model_.config.num_providers
         )
         truth = _labels(data)
-        probabilities = self._infer(data).probabilities
+        probabilities = self.predict_sources(data).probabilities
         if self.multi_label:
             config = self.model_.config
             right = (decide(probabilities, config.thresholds, config.min_labels) == truth.astype(bool)).all(axis=1)
@@ -251,7 +252,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         table = self._prepare(data, self.classes_.tolist(), config.num_providers)
         truth = _labels(table)
         started = time.perf_counter()
-        result = self._infer(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd, llm_scores=llm_scores)
+        result = self.predict_sources(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd, llm_scores=llm_scores)
         seconds = time.perf_counter() - started
         settings = (self.multi_label, config.thresholds, config.min_labels)
         by_llm: dict[str, Any] = {}
@@ -284,18 +285,15 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-        """Save to a repository on the Hugging Face Hub; returns its address."""
+        """Save to a repository on the Hugging Face Hub, with a model card; returns its address."""
         import tempfile
 
-        from huggingface_hub import HfApi
+        from .hub_scripts.push import push_folder
 
         self._check_fitted()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            api = HfApi(token=token)
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Upload LabelFusion model")
-        return str(url)
+            return push_folder(folder, repo_id, private=private, token=token)
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:
@@ -325,13 +323,19 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         clf.is_fitted_ = True
         return clf
 
-    def _infer(
+    def predict_sources(
         self,
         texts: Any,
         llm_policy: Policy = "always",
         max_cost_usd: float | None = None,
         llm_scores: Any = None,
     ) -> Inference:
+        """What fusion, encoder and each LLM say about n texts; the arguments are those of `predict`.
+
+        Returns:
+            [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
+            answer), `llm_called` and `cost_usd` `(n,)`, and `errors` by row.
+        """
         self._check_fitted()
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
@@ -360,6 +364,22 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             batch_size=self.batch_size,
             max_length=self.max_length,
             progress=self.progress,
+        )
+
+    def stream_sources(
+        self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: float | None = None
+    ) -> Iterator[Inference]:
+        """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
+        self._check_fitted()
+        return infer(
+            self.model_,
+            self.tokenizer_,
+            rows,
+            scorers=self._scorers,
+            llm_policy=llm_policy,
+            max_cost_usd=max_cost_usd,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
         )
 
     def _scorers(self, **runtime: Any) -> list[Any]:

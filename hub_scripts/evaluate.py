@@ -1,0 +1,64 @@
+"""`labelfusion evaluate`: compare fusion, encoder and LLMs on labelled data, and write the report."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_llm_policy, add_max_cost
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("model", metavar="DIR", help="folder or Hub id of a model")
+    parser.add_argument(
+        "data", metavar="DATA", help="labelled CSV, TSV, JSONL, JSON or Parquet file, or Hub id[:split]"
+    )
+    add_llm_policy(parser)
+    add_max_cost(parser)
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
+    )
+    parser.add_argument("--batch-size", type=int, help="texts in one forward pass of the encoder")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write the report, print its tables."""
+    from .model_card import update_card
+    from .options import load_classifier
+
+    clf = load_classifier(args.model, batch_size=args.batch_size, device=args.device)
+    model = Path(args.model)
+    folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
+    evaluate(clf, args.data, args.model, folder, args.llm_policy, args.max_cost_usd, args.seed)
+    if model.is_dir() and folder == model / "evaluation":
+        update_card(model)
+    return 0
+
+
+def evaluate(
+    clf: Any, data: str, model: str, folder: Path, llm_policy: Any = "always", max_cost_usd: Any = None, seed: int = 0
+) -> dict[str, Any]:
+    """Measure on the data set `data`, write the report into `folder`, print its tables and return it."""
+    from .report import comparisons_table, measure, sources_table, write_report
+
+    report = measure(
+        clf,
+        data,
+        shown_name(data),
+        shown_name(model),
+        llm_policy=llm_policy,
+        max_cost_usd=max_cost_usd,
+        seed=seed,
+    )
+    print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
+    paths = write_report(report, folder)
+    print(f"Report: {paths[0]}" + (f" (cost ${report['cost_usd']:.4f})" if report["cost_usd"] else ""))
+    return report
+
+
+def shown_name(name: str) -> str:
+    """A file or folder without the folders around it, which are nobody's business; a Hub id as it is."""
+    path = Path(name)
+    return path.resolve().name if path.exists() else name

@@ -1,0 +1,231 @@
+"""The model card: `README.md` with metadata, from a model's config and the report of its evaluation."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .report import FUSION, METRIC_TITLES, comparisons_table, markdown_table, plain, seen_before, sources_table
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
+
+    from ..configuration import LabelFusionConfig
+
+MARKER = (
+    "<!-- Written by labelfusion, and written anew with the model; delete this line to keep changes of your own. -->"
+)
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
+
+def update_card(folder: Path, repo_id: str | None = None) -> Path:
+    """Write the card into a model's folder, unless there is one that somebody has edited; returns its path.
+
+    Args:
+        folder: Folder of a saved model; figures come from `evaluation/report.json` in it, if there is one, and else
+            from the out-of-sample figures of the training.
+        repo_id: What users load the model by. Default: the folder's name.
+    """
+    path = folder / "README.md"
+    if not path.exists() or MARKER in path.read_text(encoding="utf-8"):
+        path.write_text(str(build_card(folder, repo_id)), encoding="utf-8")
+    return path
+
+
+def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
+    """The card of the model in `folder`; the arguments are those of `update_card`."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    from ..configuration import LabelFusionConfig
+
+    config = LabelFusionConfig.from_pretrained(folder)
+    name = repo_id or folder.resolve().name
+    report = _read_report(folder)
+    encoder = str(config.encoder_config._name_or_path or "")
+    data = ModelCardData(
+        library_name="labelfusion",
+        pipeline_tag="text-classification",
+        tags=["labelfusion", "text-classification", "transformers", *(["llm"] if config.num_providers else [])],
+        base_model=encoder if _is_hub_id(encoder) else None,
+        metrics=["accuracy", "f1"],
+        model_name=name.split("/")[-1],
+        eval_results=_eval_results(config, report) or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        marker=MARKER,
+        title=plain(name.split("/")[-1]),
+        encoder=_encoder_phrase(config, encoder),
+        llm_phrase=_llm_phrase(config),
+        llm_table=_llm_table(config),
+        llm_notes=_llm_notes(config),
+        num_labels=config.num_labels,
+        num_providers=config.num_providers,
+        multi_label=config.multi_label,
+        labels=", ".join(f"{plain(n)}{_described(config, n)}" for n in config.label_names) + ".",
+        model_id=json.dumps(name, ensure_ascii=False),
+        pipeline_answer="[{'label': ..., 'score': ...}]",
+        results=_results(config, report),
+        calibration=_calibration(folder, config, report),
+        training=_training(config),
+        limits=_limits(config, report),
+    )
+
+
+def _read_report(folder: Path) -> dict[str, Any] | None:
+    path = folder / "evaluation" / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_hub_id(name: str) -> bool:
+    """A public name, not a folder of this machine; `embedded/...` is a package's."""
+    shape = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name)
+    return bool(shape) and not name.startswith("embedded/") and not Path(name).exists()
+
+
+def _encoder_phrase(config: "LabelFusionConfig", name: str) -> str:
+    kind = config.encoder_config.model_type
+    if _is_hub_id(name):
+        return f"the encoder [{plain(name)}](https://huggingface.co/{name})"
+    if name.startswith("embedded/"):
+        return f"the encoder {plain(name.removeprefix('embedded/'))}"
+    return f"a {plain(kind)} encoder ({config.encoder_config.num_hidden_layers} layers)"
+
+
+def _llm_phrase(config: "LabelFusionConfig") -> str:
+    nameless = sum(p.name == "recorded" for p in config.providers)
+    found = [plain(p.name) for p in config.providers if p.name != "recorded"]
+    if nameless:
+        found.append("recorded LLM scores" if nameless == 1 else f"recorded scores of {nameless} LLMs")
+    if not found:
+        return "no LLM so far (it was trained without LLM scores)"
+    return "the scores of " * (not nameless) + " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+
+
+def _llm_table(config: "LabelFusionConfig") -> str:
+    from ..pipelines.answers import source_names
+
+    rows = []
+    for name, p in zip(source_names(config), config.providers, strict=True):
+        if p.model == "recorded":
+            rows.append([plain(name), "brought with each text", "–"])
+            continue
+        prompt = p.prompt if p.prompt == "zero-shot" else f"{p.prompt}, {p.num_examples} examples"
+        rows.append([plain(name), plain(p.method), plain(prompt + (", guidelines" if p.guidelines else ""))])
+    return markdown_table(["LLM", "Scores by", "Prompt"], rows, 3) if rows else ""
+
+
+def _llm_notes(config: "LabelFusionConfig") -> str:
+    notes = []
+    if any(p.model == "recorded" for p in config.providers):
+        notes.append(
+            "Recorded scores are not asked for: give them with the text, as `llm_scores` (providers x classes)."
+        )
+    if any(p.model.startswith("callable") for p in config.providers):
+        notes.append("A Python function is not saved with the model: pass it as `llm=`.")
+    variables = sorted({p.api_key_env for p in config.providers if p.api_key_env})
+    if any(not p.is_local and p.model != "recorded" and not p.model.startswith("callable") for p in config.providers):
+        notes.append(
+            "Asking an LLM needs its key in the environment" + (f" ({', '.join(variables)})." if variables else ".")
+        )
+    return " ".join(notes)
+
+
+def _described(config: "LabelFusionConfig", name: str) -> str:
+    description = config.class_descriptions.get(name)
+    return f" ({plain(description)})" if description else ""
+
+
+def _results(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
+    metric = "Exact match" if config.multi_label else "Accuracy"
+    if report is not None:
+        intro = f"On {report['rows']} rows of {plain(report['data'])}; in brackets, 95 % bootstrap intervals."
+        parts = [intro, seen_before(report), sources_table(report)]
+        if report["comparisons"]:
+            parts.append(comparisons_table(report))
+        return "\n\n".join(filter(None, parts))
+    figures = (config.fusion_report or {}).get("out_of_sample")
+    if not figures:
+        return ""
+    rows = [[metric if k == "accuracy" else METRIC_TITLES.get(k, plain(k)), f"{v:.4f}"] for k, v in figures.items()]
+    return (
+        "Out of sample, each training row judged by a fit that had not seen it (cross-fitting):\n\n"
+        + markdown_table(["Measure", "Value"], rows)
+    )
+
+
+def _calibration(folder: Path, config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
+    ece = (
+        report["sources"][FUSION]["ece"] if report else (config.fusion_report or {}).get("out_of_sample", {}).get("ece")
+    )
+    if ece is None:
+        return ""
+    text = f"Temperatures were fitted on out-of-sample outputs. Expected calibration error of the fusion: {ece:.3f}."
+    if config.thresholds is not None:
+        named = ", ".join(f"{plain(n)} {t:g}" for n, t in zip(config.label_names, config.thresholds, strict=True))
+        text += f" A class is given from these probabilities: {named}."
+    if (folder / "evaluation" / "reliability.png").is_file():
+        text += "\n\n![Reliability diagram](evaluation/reliability.png)"
+    return text
+
+
+def _training(config: "LabelFusionConfig") -> str:
+    report = config.fusion_report
+    if not report:
+        return ""
+    source = f" of {plain(report['data'])}" if "data" in report else ""
+    how = {"probe": "stayed frozen under a linear head", "full": "was fine-tuned"}.get(report["encoder_training"])
+    text = f"Fitted on {report['rows']} rows{source}, {report['scored_rows']} of them with LLM scores."
+    text += f" The encoder {how}." if how else ""
+    chosen = report.get("fusion", {}).get("chosen")
+    text += f" Combination chosen by cross-validated log loss: {plain(chosen)}." if chosen else ""
+    if "seconds_in_all" in report:
+        text += f" It took {report['seconds_in_all']:.0f} s and ${report.get('cost_usd', 0.0):.4f} of LLM answers."
+    return text
+
+
+def _limits(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
+    points = [
+        "It knows the classes above and no other: a text of none of them gets one all the same."
+        if not config.multi_label
+        else "It knows the classes above and no other.",
+        "Figures hold for texts like those that it was measured on; other domains, languages and times do worse.",
+    ]
+    if config.num_providers:
+        points.append("LLMs change behind their names; scores, cost and results change with them.")
+        points.append("Texts that an LLM is asked about are sent to its provider, unless it runs locally.")
+    if report:
+        weak = [e for e in report["per_class"] if e["support"] and (e["sources"][FUSION]["f1"] or 0.0) < 0.5]
+        if weak:
+            named = ", ".join(f"{plain(e['class'])} ({e['support']} rows)" for e in weak)
+            points.append(f"Classes with an F1 below 50 %: {named}.")
+    points.append("The terms of the encoder, of the training data and of the LLMs apply.")
+    return "\n".join(f"- {point}" for point in points)
+
+
+def _eval_results(config: "LabelFusionConfig", report: dict[str, Any] | None) -> "list[EvalResult]":
+    from huggingface_hub import EvalResult
+
+    if report is not None:
+        fusion = report["sources"][FUSION]
+        values = {k: fusion[k]["value"] for k in ("accuracy", "macro_f1", "micro_f1", "log_loss", "brier")}
+        values["ece"], data = fusion["ece"], report["data"]
+    else:
+        trained = config.fusion_report or {}
+        values = trained.get("out_of_sample", {})
+        data = f"{trained.get('data', 'training data')} (out of sample, cross-fitted)"
+    metrics = {"accuracy": "accuracy", "macro_f1": "f1", "micro_f1": "f1"}
+    return [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Text classification",
+            dataset_type=data.split(":")[0] if _is_hub_id(data.split(":")[0]) else "custom",
+            dataset_name=data,
+            metric_type=metrics.get(name, name),
+            metric_name=METRIC_TITLES[name] if name != "accuracy" or not config.multi_label else "Exact match",
+            metric_value=round(float(value), 4),
+        )
+        for name, value in values.items()
+        if value is not None and name in METRIC_TITLES
+    ]

@@ -1,0 +1,75 @@
+"""Options that several commands share."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labelfusion import AutoFusionClassifier
+
+
+def add_llm_policy(parser: argparse.ArgumentParser) -> None:
+    """`--llm-policy`."""
+    parser.add_argument(
+        "--llm-policy",
+        type=llm_policy,
+        default="always",
+        metavar="POLICY",
+        help="texts that the LLMs are asked about: always, never, auto, or a share such as 0.3 (default: %(default)s)",
+    )
+
+
+def add_max_cost(parser: argparse.ArgumentParser) -> None:
+    """`--max-cost-usd`."""
+    parser.add_argument(
+        "--max-cost-usd", type=dollars, metavar="X", help="US dollars that the LLMs may cost; then the encoder answers"
+    )
+
+
+def llm_policy(text: str) -> str | float:
+    """`always`, `never`, `auto` or a share."""
+    if text in ("always", "never", "auto"):
+        return text
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"expected always, never, auto or a share between 0 and 1, got {text!r}")
+    return share
+
+
+def dollars(text: str) -> float:
+    """A number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected US dollars, 0 or more, got {text!r}")
+    return value
+
+
+def names(text: str) -> list[str]:
+    """Comma-separated names; a JSON list where a name holds a comma."""
+    found = json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",")]
+    found = [str(name) for name in found if name != ""]
+    if len(found) < 2 or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"expected two or more different names, such as a,b,c, got {text!r}")
+    return found
+
+
+def provider(text: str) -> str | dict[str, Any]:
+    """A model string, or the fields of a provider as JSON (`{"model": ..., "prompt": "few-shot"}`)."""
+    return json.loads(text) if text.lstrip().startswith("{") else text
+
+
+def load_classifier(folder_or_repo: str, **options: Any) -> "AutoFusionClassifier":
+    """The saved classifier, with progress bars of its own and without those of loading weights."""
+    from transformers.utils import logging as transformers_logging
+
+    from labelfusion import AutoFusionClassifier
+
+    transformers_logging.disable_progress_bar()
+    given = {name: value for name, value in options.items() if value is not None}
+    return AutoFusionClassifier.from_pretrained(folder_or_repo, progress=True, **given)

@@ -1,0 +1,150 @@
+"""The pictures of an evaluation: confusion matrix, reliability diagram, F1 of each class."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito's colours, told apart by colour-blind readers too; markers and widths differ as well.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+MOST_NAMES = 60  # classes whose names are still readable on an axis
+MOST_NUMBERS = 20  # classes up to which the cells of a matrix hold their numbers
+
+
+def save_plots(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw the pictures of a report as PNG; returns the files."""
+    paths = []
+    for name, draw in (("confusion_matrix", _errors), ("reliability", _reliability), ("per_class", _per_class)):
+        figure = draw(report)
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=130, bbox_inches="tight", metadata={"Software": None})
+    return paths
+
+
+def _errors(report: dict[str, Any]) -> Figure:
+    return _confusion(report) if "confusion" in report else _found_and_missed(report)
+
+
+def _confusion(report: dict[str, Any]) -> Figure:
+    counts = np.array(report["confusion"], dtype=float)
+    names, k = _names(report), len(counts)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    size = float(np.clip(2.8 + 0.42 * k, 5.0, 16.0))
+    figure, axes = _figure(size + 0.6, size)
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    if k <= MOST_NUMBERS:
+        for i, j in np.argwhere(counts > 0):
+            color = "white" if shares[i, j] > 0.55 else "black"
+            axes.text(j, i, f"{int(counts[i, j])}", ha="center", va="center", color=color, fontsize=9)
+    _name_axis(axes, names, "x")
+    _name_axis(axes, names, "y")
+    axes.set_xlabel("predicted by the fusion")
+    axes.set_ylabel("true class")
+    axes.set_title(f"Confusion matrix of the fusion ({report['rows']} rows)")
+    return figure
+
+
+def _found_and_missed(report: dict[str, Any]) -> Figure:
+    """Multi-label: for each class the rows found, missed and wrongly given."""
+    fusion = [(entry["support"], entry["sources"]["Fusion"]) for entry in report["per_class"]]
+    found = [f["found"] for _, f in fusion]
+    missed = [support - f["found"] for support, f in fusion]
+    invented = [f["predicted"] - f["found"] for _, f in fusion]
+    names = _names(report)
+    figure, axes = _figure(8.0, float(np.clip(1.6 + 0.36 * len(names), 3.0, 18.0)))
+    y = np.arange(len(names))
+    left = np.zeros(len(names))
+    labels = (("found", found, COLORS[0]), ("missed", missed, COLORS[1]), ("wrongly given", invented, COLORS[4]))
+    for label, values, color in labels:
+        axes.barh(y, values, left=left, color=color, label=label)
+        left += np.array(values)
+    _name_axis(axes, names, "y")
+    axes.invert_yaxis()
+    axes.set_xlabel("rows")
+    axes.set_title("Classes found, missed and wrongly given by the fusion")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _reliability(report: dict[str, Any]) -> Figure:
+    figure, axes = _figure(6.4, 6.0)
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="calibrated")
+    for i, (name, bins) in enumerate(report["reliability"].items()):
+        ece = report["sources"][name]["ece"]
+        axes.plot(
+            [b["confidence"] for b in bins],
+            [b["accuracy"] for b in bins],
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=5,
+            linewidth=2.4 if i == 0 else 1.2,
+            zorder=10 if i == 0 else 5,
+            label=f"{_literal(name)} (ECE {ece:.3f})",
+        )
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.01)
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.25)
+    axes.set_xlabel("mean probability of the predicted class" if not report["multi_label"] else "mean probability")
+    axes.set_ylabel("share that is right" if not report["multi_label"] else "share that has the class")
+    axes.set_title("Reliability (bins of equal size)")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    return figure
+
+
+def _per_class(report: dict[str, Any]) -> Figure:
+    names, sources = _names(report), list(report["sources"])
+    figure, axes = _figure(8.0, float(np.clip(1.8 + 0.36 * len(names), 3.0, 18.0)))
+    y = np.arange(len(names))
+    for i, source in reversed(list(enumerate(sources))):
+        f1 = [entry["sources"][source]["f1"] for entry in report["per_class"]]
+        axes.plot(
+            [np.nan if v is None else v for v in f1],
+            y,
+            linestyle="none",
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=9 if i == 0 else 6,
+            alpha=0.9,
+            label=_literal(source),
+        )
+    axes.hlines(y, 0, 1, color="#dddddd", linewidth=0.8, zorder=0)
+    supports = [f"{name}  ({entry['support']})" for name, entry in zip(names, report["per_class"], strict=True)]
+    _name_axis(axes, supports, "y")
+    axes.set_xlim(-0.02, 1.02)
+    axes.invert_yaxis()
+    axes.set_xlabel("F1 (rows of the class in brackets)")
+    axes.set_title("F1 of each class")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: no backend, no global state
+    return figure, figure.add_subplot()
+
+
+def _names(report: dict[str, Any]) -> list[str]:
+    return [_literal(n if len(n) <= 32 else n[:30] + "…") for n in map(str, report["classes"])]
+
+
+def _literal(text: str) -> str:
+    """Without matplotlib's mathematical notation."""
+    return text.replace("$", r"\$")
+
+
+def _name_axis(axes: Axes, names: list[str], which: str) -> None:
+    ticks = np.arange(len(names)) if len(names) <= MOST_NAMES else np.arange(0, len(names), len(names) // 40)
+    small = 9 if len(names) <= 25 else 6
+    if which == "x":
+        axes.set_xticks(
+            ticks, [names[i] for i in ticks], rotation=40, ha="right", rotation_mode="anchor", fontsize=small
+        )
+    else:
+        axes.set_yticks(ticks, [names[i] for i in ticks], fontsize=small)

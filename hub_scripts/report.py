@@ -1,0 +1,316 @@
+"""The evaluation report: figures as JSON, the same as Markdown, and plots."""
+
+import json
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..configuration.secrets import redact
+from ..pipelines.answers import source_names
+from ..training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+from ..training.data import prepare
+from ..training.statistics import NUM_RESAMPLES
+
+if TYPE_CHECKING:
+    from labelfusion import AutoFusionClassifier
+
+logger = logging.getLogger(__name__)
+
+FUSION, ENCODER = "Fusion", "Encoder alone"
+METRIC_TITLES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+}
+FILES = ("report.md", "report.json", "confusion_matrix.png", "reliability.png", "per_class.png")
+
+
+def measure(
+    clf: "AutoFusionClassifier",
+    data: Any,
+    data_name: str,
+    model_name: str,
+    *,
+    llm_policy: Any = "always",
+    max_cost_usd: float | None = None,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Any]:
+    """Everything that the report says, as JSON-ready data; holds no text of the data set.
+
+    Args:
+        clf: A fitted classifier.
+        data: Labelled data, as for `fit`.
+        data_name: How the data are called in the report.
+        model_name: How the model is called.
+        llm_policy: Which texts the LLMs are asked about.
+        max_cost_usd: US dollars that may be spent.
+        seed: Seed of the bootstrap.
+        num_resamples: Bootstrap resamples.
+
+    Returns:
+        `sources` and `comparisons` as of `training.comparison.compare_sources`, `per_class`, `confusion` (single-label:
+        truth by prediction of the fusion), `reliability` by source, and what was measured, how, and at what cost.
+    """
+    config = clf.model_.config
+    table = prepare(
+        data,
+        classes=clf.classes_.tolist(),
+        multi_label=clf.multi_label,
+        label_columns=clf.label_columns,
+        text_column=clf.text_column,
+        num_providers=config.num_providers or None,
+    )
+    started = time.perf_counter()
+    result = clf.predict_sources(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd)
+    seconds = time.perf_counter() - started
+    assert table.labels is not None
+    truth = truth_matrix(table.labels, config.num_labels)
+    settings = (config.multi_label, config.thresholds, config.min_labels)
+    sources = [
+        Source.make(FUSION, result.probabilities, *settings),
+        Source.make(ENCODER, result.encoder_probabilities, *settings),
+    ]
+    for p, name in enumerate(source_names(config)):
+        sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
+    heard = ~np.isnan(result.llm_scores).any(axis=2).all(axis=1)
+    reasons = Counter(redact(reason) for reason in result.errors.values())
+    report = {
+        "model": model_name,
+        "data": data_name,
+        "rows": len(table),
+        "classes": config.label_names,
+        "multi_label": config.multi_label,
+        "llm_policy": llm_policy,
+        "confidence_level": 0.95,
+        "num_resamples": num_resamples,
+        "seed": seed,
+        **compare_sources(sources, truth, config.multi_label, num_resamples, seed),
+        "per_class": per_class(sources, truth, config.label_names),
+        "reliability": {s.name: reliability(s, truth, config.multi_label) for s in sources if s.answered.any()},
+        "llm_share": float(heard.mean()),
+        "llm_asked": int(result.llm_called.sum()),
+        "cost_usd": float(result.cost_usd.sum()),
+        "seconds": round(seconds, 2),
+        "missing_answers": dict(reasons.most_common(5)),
+        "training": clf.report_,
+        "versions": _versions(),
+    }
+    if not config.multi_label:
+        report["confusion"] = confusion(sources[0], truth).tolist()
+    return report
+
+
+def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Write `report.json`, `report.md` and, where matplotlib is installed, the plots; returns the files.
+
+    Without matplotlib a warning says how to get the plots; the rest is written all the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:  # none of an earlier report stays beside this one
+        (folder / name).unlink(missing_ok=True)
+    plots: list[Path] = []
+    path = folder / "report.json"
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        from .plots import save_plots
+    except ImportError as error:
+        logger.warning("No plots: %s. `pip install labelfusion-transformers[plot]` brings matplotlib.", error)
+    else:
+        plots = save_plots(report, folder)
+    markdown = folder / "report.md"
+    markdown.write_text(to_markdown(report, [p.name for p in plots]), encoding="utf-8")
+    return [markdown, path, *plots]
+
+
+def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
+    """The report for people; `plots` are the names of the pictures beside it."""
+    shown = set(plots or [])
+    metric = "Exact match" if report["multi_label"] else "Accuracy"
+    kind = f"{len(report['classes'])} classes" + (", several a text" if report["multi_label"] else "")
+    parts = [
+        f"# Evaluation of {plain(report['model'])}",
+        f"{report['rows']} rows of {plain(report['data'])}, {kind}. {_spent(report)}",
+        seen_before(report),
+        "## Results",
+        sources_table(report),
+        f"{metric} and macro F1 over all {report['rows']} rows, where a row without an answer is wrong; "
+        "log loss (nats), Brier score and expected calibration error (ECE, 15 bins of equal mass) over the answered "
+        f"rows. In brackets: 95 % intervals, {report['num_resamples']} bootstrap resamples, seed {report['seed']}.",
+        "## Is the fusion better?",
+        comparisons_table(report),
+        "Differences are the fusion's figure minus the other's, in points, on the rows that both answered. p: exact "
+        "McNemar test of the rows that only one of the two has right (Holm: adjusted for the number of comparisons); "
+        "for macro F1, paired bootstrap.",
+        "## Calibration",
+        _picture("reliability.png", "Reliability of each source", shown),
+        "A source is calibrated where its accuracy equals its confidence. " + _calibration(report),
+        "## Classes",
+        _class_table(report),
+        _picture("per_class.png", "F1 of each class", shown),
+        "## Errors of the fusion",
+        _confused(report),
+        _picture("confusion_matrix.png", "Errors of the fusion by class", shown),
+        "## How it was made",
+        _training(report),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
+    ]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def sources_table(report: dict[str, Any]) -> str:
+    """One line a source, fusion first."""
+    metric = "Exact match" if report["multi_label"] else "Accuracy"
+    partial = any(0 < s["answered"] < 1 for s in report["sources"].values())
+    header = ["Source", metric, "Macro F1", "Log loss", "Brier", "ECE", "Answered"]
+    rows = []
+    for name, entry in report["sources"].items():
+        if not entry["answered"]:
+            rows.append([plain(name), *["–"] * (len(header) - 2 + partial), "0.0%"])
+            continue
+        row = [plain(name), _percent(entry["accuracy"]), _percent(entry["macro_f1"])]
+        row += [_value(entry["log_loss"]["value"]), _value(entry["brier"]["value"]), _value(entry["ece"])]
+        rows.append([*row, f"{entry['answered']:.1%}"])
+        if partial:
+            rows[-1].insert(2, _percent(entry["accuracy_answered"]))
+    if partial:
+        header.insert(2, f"{metric} on answered rows")
+    return markdown_table(header, rows)
+
+
+def comparisons_table(report: dict[str, Any]) -> str:
+    """The fusion against each source."""
+    metric = "exact match" if report["multi_label"] else "accuracy"
+    rows = []
+    for c in report["comparisons"]:
+        p = f"{_p(c['accuracy']['p'])} ({_p(c['p_holm'])})"
+        only = f"{c['only_first']} / {c['only_source']}"
+        f1 = f"{_points(c['macro_f1'])}, p {_p(c['macro_f1']['p'])}"
+        rows.append([plain(c["source"]), str(c["rows"]), _points(c["accuracy"]), only, p, f1])
+    header = ["Fusion against", "Rows", f"Difference in {metric}", "Right: only fusion / only it", "p (Holm)"]
+    return markdown_table([*header, "Difference in macro F1"], rows)
+
+
+def seen_before(report: dict[str, Any]) -> str:
+    """A warning if the data have the name of the training data; empty otherwise."""
+    if report["training"].get("data") != report["data"]:
+        return ""
+    return "**These data have the name of the training data: if they are the same, the figures are too good.**"
+
+
+def markdown_table(header: list[str], rows: list[list[str]], num_texts: int = 1) -> str:
+    """A Markdown table; all but the first `num_texts` columns are numbers, to the right."""
+    align = [":--"] * num_texts + ["--:"] * (len(header) - num_texts)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *rows])
+
+
+def plain(text: Any) -> str:
+    """`text` on one line, with what Markdown and HTML would take as markup made harmless."""
+    out = " ".join(str(text).split())
+    for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("*", "\\*"), ("`", "\\`"), ("_", "\\_")):
+        out = out.replace(character, escaped)
+    return out
+
+
+def _spent(report: dict[str, Any]) -> str:
+    rate = report["rows"] / max(report["seconds"], 1e-3)
+    text = f"It took {report['seconds']:.1f} s ({rate:.0f} texts a second)."
+    if len(report["sources"]) > 2:
+        text += f" {report['llm_share']:.1%} of the texts had an LLM's scores"
+        if report["llm_asked"]:
+            text += f"; an LLM was asked about {report['llm_asked']} of them now, for ${report['cost_usd']:.4f}"
+        text += f" (LLM policy: {report['llm_policy']})."
+    for reason, count in report["missing_answers"].items():
+        text += f" No answer for {count}: {plain(reason)}."
+    return text
+
+
+def _calibration(report: dict[str, Any]) -> str:
+    known = {name: s["ece"] for name, s in report["sources"].items() if s["ece"] is not None}
+    return "ECE: " + ", ".join(f"{plain(name)} {ece:.3f}" for name, ece in known.items()) + "."
+
+
+def _class_table(report: dict[str, Any]) -> str:
+    others = [name for name in report["sources"] if name != FUSION]
+    header = ["Class", "Rows", "Precision", "Recall", "F1", *[f"F1 of {plain(n)}" for n in others]]
+    rows = []
+    for entry in report["per_class"]:
+        fusion = entry["sources"][FUSION]
+        row = [
+            plain(entry["class"]),
+            str(entry["support"]),
+            *(_share(fusion[m]) for m in ("precision", "recall", "f1")),
+        ]
+        rows.append(row + [_share(entry["sources"][n]["f1"]) for n in others])
+    return markdown_table(header, rows)
+
+
+def _confused(report: dict[str, Any]) -> str:
+    names = report["classes"]
+    if "confusion" not in report:
+        return (
+            "Several classes may be right at once; the picture counts, for each, what was found, missed and invented."
+        )
+    matrix = np.array(report["confusion"])
+    np.fill_diagonal(matrix, 0)
+    if not matrix.any():
+        return "The fusion makes no error on these rows."
+    order = [divmod(int(i), len(names)) for i in np.argsort(-matrix, axis=None, kind="stable")[:10]]
+    rows = [[plain(names[t]), plain(names[p]), str(matrix[t, p])] for t, p in order if matrix[t, p]]
+    return "The most frequent confusions:\n\n" + markdown_table(["Truth", "Predicted", "Rows"], rows, 2)
+
+
+def _training(report: dict[str, Any]) -> str:
+    training = report["training"]
+    if not training:
+        return "The model carries no record of its training."
+    text = f"Trained on {training.get('rows')} rows, {training.get('scored_rows', 0)} of them with LLM scores; "
+    text += f"encoder: {training.get('encoder_training')}."
+    if "chosen" in training.get("fusion", {}):
+        text += f" The fusion chosen, by cross-validated log loss: {training['fusion']['chosen']}."
+    return text
+
+
+def _picture(name: str, caption: str, shown: set[str]) -> str:
+    return f"![{caption}]({name})" if name in shown else ""
+
+
+def _percent(entry: dict[str, Any]) -> str:
+    if entry["low"] is None:
+        return f"{entry['value']:.1%}"
+    return f"{entry['value']:.1%} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+
+
+def _points(entry: dict[str, Any]) -> str:
+    return f"{100 * entry['value']:+.1f} [{100 * entry['low']:+.1f}, {100 * entry['high']:+.1f}]"
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("labelfusion-transformers", "transformers", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

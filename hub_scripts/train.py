@@ -1,0 +1,227 @@
+"""`labelfusion train`: from labelled data to a saved model with its card and report."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import add_max_cost, names, provider
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labelfusion import AutoFusionClassifier
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("data", metavar="DATA", help="labelled CSV, TSV, JSONL, JSON or Parquet file, or Hub id[:split]")
+    add("--output-dir", required=True, metavar="DIR", help="folder of the model, its card and its report")
+    add("--eval", metavar="DATA", help="more labelled data; it is fitted on as well, out of sample like the rest")
+    add("--test", metavar="DATA", help="held-out data that nothing is fitted on; the report is measured on it")
+    add("--encoder", default="roberta-base", help="Hub id, folder or embedded encoder (default: %(default)s)")
+    add(
+        "--llm",
+        action="append",
+        type=provider,
+        metavar="MODEL",
+        help="model string, a provider's fields as JSON, `recorded` or `none`; repeatable (default: the scores that "
+        "the data bring; nothing is asked)",
+    )
+    add("--overwrite", action="store_true", help="write into DIR even if it holds other things than a model")
+    add = parser.add_argument_group("data").add_argument
+    add("--labels", type=names, metavar="A,B,C", help="class names in order (default: those of the data)")
+    add("--multi-label", action="store_true", help="several classes may apply to a text")
+    add("--label-columns", type=names, metavar="A,B,C", help="0/1 columns, one a class, instead of `label` or `labels`")
+    add("--text-column", default="text", help="column with the texts (default: %(default)s)")
+    add("--class-descriptions", metavar="FILE.yaml", help="lines of `class name: description` for the LLM")
+    add = parser.add_argument_group("training").add_argument
+    add(
+        "--encoder-training",
+        default="auto",
+        choices=["auto", "probe", "full"],
+        help="probe: linear head, seconds; full: fine-tuning; auto: what is better within --max-train-minutes",
+    )
+    add("--max-train-minutes", type=float, default=15.0, help="bound of the fine-tuning (default: %(default)s)")
+    add("--num-train-epochs", type=int, default=5, help="most epochs of fine-tuning (default: %(default)s)")
+    add("--learning-rate", type=float, help="peak learning rate of the encoder (default: by its size)")
+    add("--batch-size", type=int, default=32, help="texts in one forward pass (default: %(default)s)")
+    add("--train-batch-size", type=int, default=16, help="rows in one training step (default: %(default)s)")
+    add("--max-length", type=int, help="tokens kept of a text (default: as many as the encoder allows)")
+    add("--fusion", default="mlp", choices=["mlp", "pool"], help="pool: without the MLP (default: %(default)s)")
+    add(
+        "--threshold-metric",
+        default="accuracy",
+        choices=["accuracy", "micro_f1", "macro_f1"],
+        help="multi-label: what the thresholds are tuned for (accuracy: exact match)",
+    )
+    add("--device", help="torch device (default: a GPU if there is one)")
+    add("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    add = parser.add_argument_group("cost").add_argument
+    add(
+        "--max-scored-rows", type=int, default=1000, help="most rows that the LLM is asked about (default: %(default)s)"
+    )
+    add_max_cost(parser)
+    add("--no-cache", action="store_true", help="neither read nor write the store of paid answers")
+    add = parser.add_argument_group("publishing").add_argument
+    add("--push-to-hub", metavar="REPO", help="push the model there (user/name)")
+    add("--private", action="store_true", default=None, help="make a new repository private")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, save, report and, if asked, push."""
+    from transformers.utils import logging as transformers_logging
+
+    from labelfusion import AutoFusionClassifier
+
+    from .evaluate import evaluate, shown_name
+    from .model_card import update_card
+    from .push import push_folder
+    from .report import FILES
+
+    folder = Path(args.output_dir)
+    _check_folder(folder, args.overwrite)
+    transformers_logging.disable_progress_bar()
+    train, labels = _read(args.data, args)
+    extra = _read(args.eval, args)[0] if args.eval else None
+    if args.test:
+        _read(args.test, args)  # what is wrong with it is said now, not after the training
+    folder.mkdir(parents=True, exist_ok=True)
+    clf = AutoFusionClassifier(
+        encoder=args.encoder,
+        llm=_llms(args.llm, train),
+        labels=args.labels or labels,
+        multi_label=args.multi_label,
+        label_columns=args.label_columns,
+        text_column=args.text_column,
+        class_descriptions=_descriptions(args.class_descriptions),
+        cache=not args.no_cache,
+        progress=True,
+        **{name: getattr(args, name) for name in _PASSED},
+    )
+    clf.fit(train, eval_data=extra)
+    clf.report_["data"] = shown_name(args.data)  # for the card
+    for name in FILES:  # of a model that was here before
+        (folder / "evaluation" / name).unlink(missing_ok=True)
+    clf.save_pretrained(folder)
+    summary = training_summary(clf)
+    (folder / "training_report.md").write_text(summary, encoding="utf-8")
+    print("\n" + summary)
+    if args.test:
+        evaluate(clf, args.test, str(folder), folder / "evaluation", "always", args.max_cost_usd, args.seed)
+    update_card(folder, args.push_to_hub)
+    print(f"Saved to {folder}.")
+    if args.push_to_hub:
+        print(f"Pushed to {push_folder(folder, args.push_to_hub, private=args.private)}")
+    return 0
+
+
+_PASSED = (
+    "encoder_training",
+    "max_train_minutes",
+    "num_train_epochs",
+    "learning_rate",
+    "batch_size",
+    "train_batch_size",
+    "max_length",
+    "fusion",
+    "threshold_metric",
+    "max_scored_rows",
+    "max_cost_usd",
+    "device",
+    "seed",
+)
+
+
+def training_summary(clf: "AutoFusionClassifier") -> str:
+    """What `fit` found, as Markdown: all figures are out of sample, from rows that were held out in turn."""
+    from .report import METRIC_TITLES, markdown_table, plain
+
+    report: dict[str, Any] = clf.report_
+    fusion = report.get("fusion", {})
+    lines = [
+        "# Training",
+        f"{report['rows']} rows of {plain(report['data'])}, {report['scored_rows']} of them with LLM scores; "
+        f"{len(clf.classes_)} classes. Encoder: {report['encoder_training']}. "
+        f"{report['seconds_in_all']:.0f} s, ${report['cost_usd']:.4f}.",
+        "All figures are out of sample: each row was judged by a fit that had not seen it.",
+    ]
+    figures = [
+        [METRIC_TITLES.get(name, plain(name)), f"{value:.4f}"] for name, value in report["out_of_sample"].items()
+    ]
+    lines.append(markdown_table(["Result", "Value"], figures))
+    if "log_loss" in fusion:
+        sources = _named_candidates(clf)
+        rows = [
+            [sources.get(name, plain(name)) + (" (chosen)" if name == fusion["chosen"] else ""), f"{loss:.4f}"]
+            for name, loss in fusion["log_loss"].items()
+        ]
+        lines.append(f"Ways to combine the sources, on the {fusion['rows']} rows that have scores:")
+        lines.append(markdown_table(["Candidate", "Log loss"], rows))
+    elif "chosen" in fusion:
+        lines.append(f"Fusion: {plain(fusion['chosen'])}.")
+    return "\n\n".join(lines) + "\n"
+
+
+def _named_candidates(clf: "AutoFusionClassifier") -> dict[str, str]:
+    from ..pipelines.answers import source_names
+    from .report import plain
+
+    found = {f"llm {p}": f"{plain(name)} alone" for p, name in enumerate(source_names(clf.model_.config))}
+    return {"encoder": "Encoder alone", **found}
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    from .push import is_model_folder
+
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`--output-dir`: {str(folder)!r} is a file.")
+    if folder.is_dir() and any(folder.iterdir()) and not is_model_folder(folder) and not overwrite:
+        raise ValueError(
+            f"`--output-dir`: {str(folder)!r} holds other things than a LabelFusion model; give another folder, or "
+            "--overwrite."
+        )
+
+
+def _read(source: str, args: argparse.Namespace) -> "tuple[pd.DataFrame, list[str] | None]":
+    from ..training.data import read_table
+
+    table, labels = read_table(source)
+    if args.text_column not in table:
+        raise ValueError(
+            f"{source} has no column {args.text_column!r} (`--text-column`); its columns are "
+            f"{', '.join(map(str, table.columns))}."
+        )
+    return table, labels
+
+
+def _llms(given: list[Any] | None, table: "pd.DataFrame") -> list[Any] | Callable[..., Any] | None:
+    """What the classifier takes; `recorded` alone stands for as many providers as the data have scores of."""
+    from ..training.columns import parse_row
+
+    if given is None:
+        given = ["recorded"] if "llm_scores" in table else ["none"]
+        if given == ["none"]:
+            print("No LLM: the data bring no `llm_scores`, and there is no --llm. The encoder learns alone.")
+    if given == ["none"]:
+        return None
+    if "none" in given:
+        raise ValueError("`--llm none` stands alone.")
+    if given != ["recorded"] or "llm_scores" not in table:
+        return given
+    first = next((row for i, v in enumerate(table["llm_scores"]) if (row := parse_row(v, i)) is not None), [None])
+    return ["recorded"] * len(first)
+
+
+def _descriptions(path: str | None) -> dict[str, str] | None:
+    if path is None:
+        return None
+    import yaml
+
+    text = Path(path).read_text(encoding="utf-8")
+    found = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"`--class-descriptions`: {path} must hold lines of `class name: description`.")
+    return {str(name): str(description) for name, description in found.items()}
