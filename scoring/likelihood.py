@@ -14,14 +14,15 @@ from ..configuration import LLMProvider
 from .base import ScoreBatch, ScoringError, Usage, missing
 from .embedded import resolve_model
 from .prompts import example_labels
-from .verbalizers import resolve_verbalizers
+from .verbalizers import resolve_verbalizers, separating_words
 
 if TYPE_CHECKING:
     from .local_model import CausalLM, Prefix, PromptTree
 
-# Ends of the question; the text is read once for all of them. Chosen on the training parts of six data sets.
-TEMPLATES = ("{text}\nTopic:",)
-PARAMS = {"max_text_tokens": 256, "dtype": None}
+# One recipe for topics, emotions, opinions and questions, chosen on the training parts of six data sets; a text is read
+# once for all three.
+TEMPLATES = ("{text}\nCategory:", "{text}\nIn one word:", "{text}\nThis text is about")
+PARAMS = {"max_text_tokens": 256, "dtype": None, "word_power": 0.25}
 MIN_PRIOR_TEXTS = 32
 
 
@@ -31,7 +32,9 @@ class LikelihoodScorer:
     Args:
         provider: Declaration. Besides `model`, these count: `verbalizers`, `templates` (with `{text}`; averaged),
             `prior`, `guidelines`, `examples` (with `prompt="few-shot"`), and in `params`: `max_text_tokens` (default
-            256; the head of a longer text is kept) and `dtype` (`"bfloat16"`, `"float32"`, ...).
+            256; the head of a longer text is kept), `dtype` (`"bfloat16"`, `"float32"`, ...) and `word_power` (default
+            0.25): exponent of the power mean of the probabilities of a class's words, in (0, 1]. 1: their sum, led by
+            the likeliest word; towards 0: their geometric mean, in which all words have a say.
         labels: K class names, in the order of the scores.
         multi_label: Whether several classes may be right at once.
         class_descriptions: `{class name: description}`; gives words to the classes that have no verbalizers.
@@ -68,7 +71,9 @@ class LikelihoodScorer:
         if not (isinstance(self.params["max_text_tokens"], int) and self.params["max_text_tokens"] > 0):
             given = self.params["max_text_tokens"]
             raise ValueError(f"{self.name}: `max_text_tokens` must be a positive integer, got {given!r}.")
-        self.words = resolve_verbalizers(self.labels, provider.verbalizers, class_descriptions)
+        if not 0 < self.params["word_power"] <= 1:
+            raise ValueError(f"{self.name}: `word_power` must lie in (0, 1], got {self.params['word_power']!r}.")
+        self.verbalizers = resolve_verbalizers(self.labels, provider.verbalizers, class_descriptions)
         self.templates = [_split_template(t, self.name) for t in provider.templates or TEMPLATES]
         self.examples = provider.examples if provider.prompt != "zero-shot" else []
         if provider.prompt != "zero-shot" and not self.examples:
@@ -80,6 +85,7 @@ class LikelihoodScorer:
             self.prior = np.asarray(provider.prior, dtype=np.float32)
             if self.prior.shape != (len(self.labels),):
                 raise ValueError(f"{self.name}: `prior` has {self.prior.size} values for {len(self.labels)} classes.")
+        self.words = self.verbalizers  # with their spellings, once the tokenizer is there
         self._lock = threading.Lock()
         self._ready: tuple[CausalLM, list[_Question]] | None = None
 
@@ -117,6 +123,48 @@ class LikelihoodScorer:
         self.prior = known.mean(axis=0)
         return [float(value) for value in self.prior]
 
+    def suggest_verbalizers(
+        self, texts: Sequence[str], labels: Sequence[str | Sequence[str]], num_words: int = 10
+    ) -> dict[str, list[str]]:
+        """Find words that tell the classes apart, by what the LM would say after labelled texts.
+
+        For each class: the words whose log-likelihood, relative to all words', is most above that of the other classes'
+        texts, in standard deviations. They join the class's own words. A class gets one word for every four of its
+        texts, so that chance does not choose. Scores of these same texts flatter the LLM afterwards: fit a fusion on
+        other rows.
+
+        Args:
+            texts: Some hundreds of labelled texts at most; about 128 are enough for a handful of classes.
+            labels: The class name of each text; multi-label: its list of class names.
+            num_words: Most words added to a class.
+
+        Returns:
+            `{class: [word, ...]}` for `LLMProvider.verbalizers`. A word may be the start of a longer one.
+
+        Raises:
+            ValueError: For an unknown class, or texts and labels of different lengths.
+        """
+        if len(texts) != len(labels):
+            raise ValueError(f"{self.name}: {len(texts)} texts, but {len(labels)} labels.")
+        names = [[label] if isinstance(label, str) else list(label) for label in labels]
+        unknown = sorted({name for row in names for name in row} - set(self.labels))
+        if unknown:
+            raise ValueError(f"{self.name}: unknown classes {unknown}; the classes are {self.labels}.")
+        rows = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
+        lm, questions = self._prepare()
+        vocabulary = lm.whole_words()
+        tokens = list(vocabulary)
+        logp = np.zeros((len(rows), len(tokens)), dtype=np.float32)
+        for question in questions:
+            ids = self._encode(lm, question, [texts[i] for i in rows])
+            logp += lm.next_tokens(ids, question.tree, tokens, question.prefix, self.batch_size).numpy()
+        member = np.array([[label in names[i] for label in self.labels] for i in rows], dtype=np.float32)
+        added = separating_words(logp, member, list(vocabulary.values()), num_words)
+        return {
+            label: list(dict.fromkeys([*own, *more]))
+            for label, own, more in zip(self.labels, self.verbalizers, added, strict=True)
+        }
+
     def _score(self, texts: list[str], stop: threading.Event) -> ScoreBatch:
         logp, errors, usage = self._class_log_likelihoods(texts, stop)
         known = ~np.isnan(logp).any(axis=1)
@@ -153,20 +201,26 @@ class LikelihoodScorer:
                     raise InterruptedError(f"{self.name}: cancelled")
 
             for question in questions:
-                # A text cannot have fewer characters than tokens by much: cut the giants before they are tokenised.
-                heads = [question.lead + _clean(texts[i])[: 32 * question.max_tokens] for i in rows]
-                ids = lm.encode(heads, max_tokens=question.max_tokens)
+                ids = self._encode(lm, question, [texts[i] for i in rows])
                 leaves = lm.log_likelihoods(ids, question.tree, question.prefix, self.batch_size, on_batch).numpy()
                 by_template.append(self._pool_words(leaves))
                 tokens += sum(map(len, ids)) + len(ids) * len(question.tree.tokens) + len(question.prefix.tokens)
         out[rows] = np.concatenate(by_template, axis=1).mean(axis=1)
         return out, errors, Usage(requests=len(rows), prompt_tokens=tokens)
 
+    def _encode(self, lm: "CausalLM", question: "_Question", texts: list[str]) -> list[list[int]]:
+        """Tokens of the heads of `texts`. Giants are cut before they are tokenised: no token has 32 characters."""
+        heads = [question.lead + _clean(text)[: 32 * question.max_tokens] for text in texts]
+        return lm.encode(heads, max_tokens=question.max_tokens)
+
     def _pool_words(self, leaves: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(n, templates * words)` to `(n, templates, K)`: the mean over the words of each class."""
+        """`(n, templates * words)` to `(n, templates, K)`: log of the power mean of each class's words."""
+        power = self.params["word_power"]
         edges = np.cumsum([len(words) for words in self.words])
-        per_template = leaves.reshape(len(leaves), -1, edges[-1])
-        return np.stack([part.mean(axis=2) for part in np.split(per_template, edges[:-1], axis=2)], axis=2)
+        per_template = leaves.reshape(len(leaves), -1, edges[-1]) * power
+        parts = np.split(per_template, edges[:-1], axis=2)
+        pooled = [np.logaddexp.reduce(part, axis=2) - np.log(part.shape[2]) for part in parts]
+        return (np.stack(pooled, axis=2) / power).astype(np.float32)
 
     def _prepare(self) -> "tuple[CausalLM, list[_Question]]":
         """Load the model and run the prefixes, once."""
@@ -178,6 +232,7 @@ class LikelihoodScorer:
                     lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device)
                 except (ImportError, OSError) as error:
                     raise ScoringError(f"{self.name}: the local model cannot be loaded. {error}") from error
+                self.words = [_spellings(lm, words) for words in self.verbalizers]
                 self._ready = lm, self._questions(lm)
             return self._ready
 
@@ -230,6 +285,14 @@ def _split_template(template: str, name: str) -> tuple[str, str]:
             f"'{{text}}\\nTopic:'; got {template!r}."
         )
     return front, back.rstrip()
+
+
+def _spellings(lm: "CausalLM", words: list[str]) -> list[str]:
+    """The words as they are written and in lower case, where that takes no more tokens."""
+    both = [spelling for word in words for spelling in (word, word.lower())]
+    sizes = map(len, lm.encode([" " + word for word in both], after=":"))
+    size = dict(zip(both, sizes, strict=True))
+    return list(dict.fromkeys(s for word in words for s in (word, word.lower()) if size[s] <= size[word]))
 
 
 def _clean(text: str) -> str:

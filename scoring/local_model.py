@@ -11,7 +11,7 @@ arXiv:2305.09781, serves the same end there.)
 import copy
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class PromptTree:
         visible: bool `(T, T)`: `[i, j]` is True where node `i` sees node `j`: its ancestors and itself.
         reads: int64 `(R,)`: the nodes whose next-token distribution is needed.
         terms: int64 `(3, M)`: leaf, index into `reads`, token. The log-likelihood of a leaf is the sum of its terms.
+        ends: For each branch, the index into `reads` of its last node, after which the words begin.
         num_leaves: Number of (branch, word) pairs, counted branch by branch.
     """
 
@@ -40,6 +41,7 @@ class PromptTree:
     visible: Tensor
     reads: Tensor
     terms: Tensor
+    ends: list[int]
     num_leaves: int
 
     @classmethod
@@ -61,11 +63,12 @@ class PromptTree:
 
         reads: dict[int, int] = {}
         terms: list[tuple[int, int, int]] = []
-        leaf = 0
+        leaf, ends = 0, []
         for branch, continuations in zip(branches, words, strict=True):
             end = -1
             for token in branch:
                 end = grow(end, token)
+            ends.append(reads.setdefault(end, len(reads)))
             for word in continuations:
                 node = end
                 for i, token in enumerate(word):
@@ -83,6 +86,7 @@ class PromptTree:
             visible=visible,
             reads=torch.tensor(list(reads)),
             terms=torch.tensor(terms).T.contiguous(),
+            ends=ends,
             num_leaves=leaf,
         )
 
@@ -159,20 +163,52 @@ class CausalLM:
         Returns:
             float32 `(len(texts), tree.num_leaves)` on the CPU, in nats.
         """
-        prefix = prefix or Prefix()
-        forward = self._forward if self._branches else self._forward_plain
         out = torch.empty(len(texts), tree.num_leaves)
+        leaf, read, token = tree.terms
+        for rows, logp in self._batches(texts, tree, prefix or Prefix(), batch_size):
+            terms = logp[:, read, token]
+            out[rows] = terms.new_zeros(len(rows), tree.num_leaves).index_add_(1, leaf.to(terms.device), terms).cpu()
+            if on_batch is not None:
+                on_batch(len(rows))
+        return out
+
+    def next_tokens(
+        self,
+        texts: Sequence[Sequence[int]],
+        tree: PromptTree,
+        tokens: Sequence[int],
+        prefix: Prefix | None = None,
+        batch_size: int = 16,
+    ) -> Tensor:
+        """Log-likelihood of single tokens after each text, averaged over the branches.
+
+        Returns:
+            float32 `(len(texts), len(tokens))` on the CPU, in nats.
+        """
+        out = torch.empty(len(texts), len(tokens))
+        for rows, logp in self._batches(texts, tree, prefix or Prefix(), batch_size):
+            out[rows] = logp[:, tree.ends][:, :, list(tokens)].mean(1).cpu()
+        return out
+
+    def whole_words(self) -> dict[int, str]:
+        """`{token: word}` of the tokens that begin a word of at least three letters."""
+        pieces = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        return {
+            i: piece[1:]
+            for i, piece in enumerate(pieces)
+            if piece and piece[0] in "Ġ▁" and len(piece) > 3 and piece[1:].isalpha() and piece[1:].isascii()
+        }
+
+    def _batches(
+        self, texts: Sequence[Sequence[int]], tree: PromptTree, prefix: Prefix, batch_size: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Rows of each batch, and float32 `(rows, R, vocabulary)`: log-probabilities after each of `tree.reads`."""
+        forward = self._forward if self._branches else self._forward_plain
         # Texts of one length share a batch: little padding. The longest first: too little memory shows at once.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            logits = forward([texts[i] for i in rows], tree, prefix)
-            leaf, read, token = tree.terms.to(logits.device)
-            terms = torch.log_softmax(logits.float(), dim=-1)[:, read, token]
-            out[rows] = terms.new_zeros(len(rows), tree.num_leaves).index_add_(1, leaf, terms).cpu()
-            if on_batch is not None:
-                on_batch(len(rows))
-        return out
+            yield rows, torch.log_softmax(forward([texts[i] for i in rows], tree, prefix).float(), dim=-1)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [list(row) for row in self.tokenizer(texts, add_special_tokens=False).input_ids]

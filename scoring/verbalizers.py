@@ -3,6 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 MAX_WORDS = 12  # a class: more words cost little, and say little that is new
 
 # Parts of class names as data sets abbreviate them.
@@ -86,6 +89,34 @@ def resolve_verbalizers(
         else class_words(label, descriptions.get(label))
         for label in labels
     ]
+
+
+def separating_words(
+    logp: NDArray[np.float32], member: NDArray[np.float32], words: Sequence[str], num_words: int
+) -> list[list[str]]:
+    """For each class, the words that its texts raise most above the other texts', in standard deviations.
+
+    Args:
+        logp: `(n, V)`: log-likelihood of each word after each text.
+        member: 0/1 `(n, K)`: the classes of each text.
+        words: V words; spellings that differ in case only are given once.
+        num_words: Most words for a class; at most one for every four of its texts.
+    """
+    relative = logp - logp.mean(axis=1, keepdims=True)  # a text may make all words likelier
+    count = member.sum(axis=0)[:, None]
+    inside = member.T @ relative / np.maximum(count, 1)
+    outside = (1 - member).T @ relative / np.maximum(len(member) - count, 1)
+    # The constant keeps words out that hardly vary at all.
+    effect = (inside - outside) / (relative.std(axis=0) + 0.3)
+    chosen = []
+    for k, texts in enumerate(count[:, 0]):
+        found: dict[str, str] = {}
+        for i in np.argsort(-effect[k], kind="stable"):
+            if len(found) >= min(num_words, texts // 4):
+                break
+            found.setdefault(words[i].lower(), words[i])
+        chosen.append(list(found.values()))
+    return chosen
 
 
 def _words(text: str) -> list[str]:

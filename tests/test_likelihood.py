@@ -13,7 +13,7 @@ from labelfusion.configuration import LLMProvider
 from labelfusion.scoring.base import ScoreBatch, Scorer, ScoringError
 from labelfusion.scoring.likelihood import LikelihoodScorer
 from labelfusion.scoring.local_model import CausalLM, PromptTree, load_causal_lm
-from labelfusion.scoring.verbalizers import MAX_WORDS, class_words, resolve_verbalizers
+from labelfusion.scoring.verbalizers import MAX_WORDS, class_words, resolve_verbalizers, separating_words
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BloomConfig,
@@ -114,13 +114,14 @@ def whole(lm: CausalLM, before: str, word: str) -> float:
 
 
 def expected(it: LikelihoodScorer, lm: CausalLM, text: str, templates: Sequence[str], head: str = "") -> np.ndarray:
-    """Class log-likelihoods the slow way: one forward for each template and word."""
-    return np.array(
-        [
-            np.mean([[whole(lm, head + t.replace("{text}", text), f" {w}") for w in words] for t in templates])
-            for words in it.words
-        ]
-    )
+    """Class log-likelihoods the slow way: one forward for each template and word. After a first call of `score`."""
+    power = it.params["word_power"]
+    rows = []
+    for t in templates:
+        before = head + t.replace("{text}", text)
+        probabilities = [[np.exp(whole(lm, before, f" {w}")) for w in words] for words in it.words]
+        rows.append([np.log(np.mean(np.power(p, power))) / power for p in probabilities])
+    return np.mean(rows, axis=0)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -194,6 +195,27 @@ def test_scores_are_the_softmax_of_mean_log_likelihoods(folder: Path) -> None:
     assert (batch.usage.completion_tokens, batch.usage.cost_usd) == (0, 0.0)
 
 
+def test_word_power_one_is_the_sum_of_the_words(folder: Path) -> None:
+    words = {"World": ["World", "war"], "Sports": ["Sports", "match"], "Sci/Tech": ["phone", "chip"]}
+    template = "{text}\nTopic:"
+    it = scorer(folder, templates=[template], verbalizers=words, params={"word_power": 1})
+    lm = load_causal_lm(folder, "float32", "cpu")
+    row = score(it, TEXTS[:1]).scores[0]
+    before = template.replace("{text}", TEXTS[0])
+    total = [sum(np.exp(whole(lm, before, f" {w}")) for w in group) / len(group) for group in it.words]
+    np.testing.assert_allclose(row, np.array(total) / sum(total), atol=1e-4)
+
+
+def test_words_are_read_in_lower_case_too_if_that_takes_no_more_tokens(folder: Path) -> None:
+    it = scorer(folder, verbalizers={"World": ["World", "World"], "Sports": ["sports"], "Sci/Tech": ["PHONE"]})
+    score(it, TEXTS[:1])
+    lm = load_causal_lm(folder, "float32", "cpu")
+    sizes = {w: len(lm.encode([f" {w}"])[0]) for w in ("World", "world", "PHONE", "phone")}
+    assert sizes["world"] > sizes["World"]
+    assert sizes["phone"] < sizes["PHONE"]
+    assert it.words == [["World"], ["sports"], ["PHONE", "phone"]]
+
+
 def test_templates_with_different_fronts(folder: Path) -> None:
     templates = ["News: {text}\nTopic:", "{text}\nTopic:", "News: {text}\nThis text is about"]
     it = scorer(folder, templates=templates)
@@ -239,8 +261,9 @@ def test_start_token_is_put_in_front(
     it = scorer(tmp_path, templates=["{text}\nTopic:"])
     lm = load_causal_lm(tmp_path, "float32", "cpu")
     assert lm.start == [0]
+    row = score(it, TEXTS[:1]).scores[0]
     want = softmax(expected(it, lm, TEXTS[0], ["{text}\nTopic:"]))  # the tokenizer adds <s> here
-    np.testing.assert_allclose(score(it, TEXTS[:1]).scores[0], want, atol=1e-4)
+    np.testing.assert_allclose(row, want, atol=1e-4)
 
 
 def test_weights_are_shared(folder: Path) -> None:
@@ -383,6 +406,7 @@ def test_loop_stays_free_and_cancelling_stops_the_thread(folder: Path, monkeypat
         ({"prior": [0.0, 1.0]}, "`prior` has 2 values for 3 classes"),
         ({"params": {"max_text_tokens": 0}}, "max_text_tokens"),
         ({"params": {"temperature": 1}}, "temperature"),
+        ({"params": {"word_power": 0}}, "word_power"),
         ({"prompt": "few-shot"}, "examples"),
     ],
 )
@@ -424,6 +448,53 @@ def test_words_from_descriptions() -> None:
 def test_given_words_win() -> None:
     words = resolve_verbalizers(["law", "b"], {"b": ["x", " y ", "x"]}, {"law": "Courts, crime", "b": "second"})
     assert words == [["law", "Courts", "crime"], ["x", "y"]]
+
+
+def test_separating_words() -> None:
+    rng = np.random.default_rng(0)
+    member = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
+    member[:, 2] = 0
+    member[:5, 2] = 1  # a class with few texts
+    logp = rng.normal(size=(60, 8)).astype(np.float32) - 9
+    logp[:, 1] += 4 * member[:, 0]
+    logp[:, 5] += 2 * member[:, 0]
+    logp[:, 2] += 3 * member[:, 1]
+    logp += rng.normal(size=(60, 1)).astype(np.float32) * 5  # texts after which every word is likelier
+    words = ["w0", "goal", "vote", "w3", "Goal", "team", "w6", "w7"]
+    logp[:, 4] = logp[:, 1]
+    first, second, third = separating_words(logp, member, words, 2)
+    assert first == ["goal", "team"]
+    assert second[0] == "vote"
+    assert len(third) == 1  # one word for every four texts
+
+
+def test_suggested_words_join_the_class_names(tmp_path: Path) -> None:
+    words = ["match", "war", "phone", "goal", "law", "team", "chip"]
+    vocab = {piece: i for i, piece in enumerate(["<unk>", ":", "In", "▁Topic", *(f"▁{w}" for w in words)])}
+    inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Split(":", "isolated")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    model = tiny("llama", len(vocab))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = [" ".join(words[i % 3 :: 3]) for i in range(48)]
+    named = [LABELS[i % 3] for i in range(48)]
+    it = scorer(tmp_path, templates=["{text} Topic:"])
+    found = it.suggest_verbalizers([*texts, ""], [*named, "World"], num_words=2)
+    assert list(found) == LABELS
+    for own, words_of_class in zip(it.verbalizers, found.values(), strict=True):
+        assert words_of_class[: len(own)] == own
+        assert len(words_of_class) <= len(own) + 2
+        assert set(words_of_class[len(own) :]) <= {"Topic", *words}
+    better = scorer(tmp_path, templates=["{text} Topic:"], verbalizers={k: v[-2:] for k, v in found.items()})
+    predicted = score(better, texts).scores.argmax(axis=1)
+    assert (predicted == np.arange(48) % 3).all()
+    several = it.suggest_verbalizers(texts, [[name] for name in named], num_words=2)
+    assert several == found
+    with pytest.raises(ValueError, match=r"unknown classes \['Weather'\]"):
+        it.suggest_verbalizers(texts[:1], ["Weather"])
+    with pytest.raises(ValueError, match="2 texts, but 1 labels"):
+        it.suggest_verbalizers(texts[:2], ["World"])
 
 
 # --- the real thing
