@@ -61,6 +61,8 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
         max_cost_usd: US dollars that `fit` may spend on the LLM.
+        write_guidelines: Let an LLM behind an API write guidelines for its own prompts, once, in `fit`; they are saved
+            with the model.
         cache: Whether paid answers are kept in, and taken from, the score store.
         device: Torch device. Default: a GPU if there is one.
         seed: Seed of everything random.
@@ -103,6 +105,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         threshold_metric: str = "accuracy",
         max_scored_rows: int = 1000,
         max_cost_usd: float | None = None,
+        write_guidelines: bool = False,
         cache: bool = True,
         device: str | None = None,
         seed: int = 0,
@@ -134,6 +137,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         self.threshold_metric = threshold_metric
         self.max_scored_rows = max_scored_rows
         self.max_cost_usd = max_cost_usd
+        self.write_guidelines = write_guidelines
         self.cache = cache
         self.device = device
         self.seed = seed
@@ -182,6 +186,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             lambda: self._scorers(embed=self._embed, pool=(data.texts, data.names())),
             max_rows=self.max_scored_rows,
             max_cost_usd=self.max_cost_usd,
+            write_guidelines=self.write_guidelines,
             seed=self.seed,
             progress=self.progress,
         )

@@ -21,6 +21,7 @@ def score_training_rows(
     *,
     max_rows: int,
     max_cost_usd: float | None = None,
+    write_guidelines: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[NDArray[np.float32] | None, float]:
@@ -32,6 +33,7 @@ def score_training_rows(
         make_scorers: Makes one scorer a provider; called only if there is something to ask.
         max_rows: Most rows with scores, drawn at random.
         max_cost_usd: US dollars that may be spent.
+        write_guidelines: See `complete_providers`.
         seed: Seed of the draw.
         progress: Show a progress bar.
 
@@ -60,6 +62,9 @@ def score_training_rows(
         return scores, 0.0
     if len(rows) < len(without):
         logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
+    spent = complete_providers(data, config, write_guidelines=write_guidelines, max_cost_usd=max_cost_usd, seed=seed)
+    if max_cost_usd is not None:
+        max_cost_usd = max(0.0, max_cost_usd - spent)
     scorers = make_scorers()
     answers = Asker(config, scorers, max_cost_usd, progress=progress).submit([data.texts[i] for i in rows]).result()
     scores = scores.copy()
@@ -71,4 +76,50 @@ def score_training_rows(
         prior = getattr(scorer, "prior", None)
         if prior is not None:
             config.llm_providers[i]["prior"] = [round(float(x), 5) for x in prior]
-    return scores, float(answers.cost_usd.sum())
+    return scores, spent + float(answers.cost_usd.sum())
+
+
+def complete_providers(
+    data: LabelledTexts,
+    config: LabelFusionConfig,
+    *,
+    write_guidelines: bool = False,
+    max_cost_usd: float | None = None,
+    seed: int = 0,
+) -> float:
+    """Put what the prompts need at prediction time into the config: few-shot examples, and guidelines if wanted.
+
+    Args:
+        data: Labelled texts that examples are drawn from. They are saved with the model.
+        config: The model's config.
+        write_guidelines: Let each LLM behind an API write guidelines for the task, once.
+        max_cost_usd: US dollars that this may cost.
+        seed: Seed of the choice of examples.
+
+    Returns:
+        US dollars spent.
+    """
+    from .scoring.examples import balanced_examples
+    from .scoring.guidelines import write_guidelines as write
+
+    pool, labels, spent = (data.texts, data.names()), config.label_names, 0.0
+    for i, provider in enumerate(config.providers):
+        if provider.prompt == "few-shot" and not provider.examples:
+            provider.examples = [dict(e) for e in balanced_examples(pool, labels, provider.num_examples, seed)]
+            logger.warning(
+                "%d training texts are saved with the model as examples for %s.", len(provider.examples), provider.name
+            )
+        asks_api = not provider.is_local and provider.model.split("/")[0] not in ("recorded", "callable")
+        if write_guidelines and asks_api:
+            provider, usage = write(
+                provider,
+                labels,
+                config.multi_label,
+                config.class_descriptions,
+                pool=pool,
+                max_cost_usd=None if max_cost_usd is None else max(0.0, max_cost_usd - spent),
+                seed=seed,
+            )
+            spent += usage.cost_usd
+        config.llm_providers[i] = provider.to_dict()
+    return spent

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from llm_server import LLMServer
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -311,3 +312,26 @@ def test_the_original_dict_is_understood() -> None:
     assert (clf.llm, clf.label_columns, clf.multi_label) == ("deepseek/deepseek-chat", ["a", "b"], True)
     with pytest.raises(ValueError, match="unknown keys \\['epochs'\\]"):
         AutoFusionClassifier({"llm_provider": "openai", "epochs": 3})
+
+
+@pytest.fixture
+def llm_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    with LLMServer(labels=NAMES, keep=True) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        yield server
+
+
+def test_few_shot_examples_are_chosen_at_fit_and_saved(make: Any, llm_server: Any, tmp_path: Path) -> None:
+    train = frame(30).drop(columns="llm_scores")
+    llm = LLMProvider("openai/gpt-5-nano", method="json", prompt="few-shot", num_examples=3, price=(0.1, 0.4))
+    clf = make(llm=llm, cache=False).fit(train)
+    [provider] = clf.model_.config.providers
+    assert sorted(e["label"] for e in provider.examples) == NAMES
+    clf.save_pretrained(tmp_path / "m")
+    asked = llm_server.requests
+    loaded = AutoFusionClassifier.from_pretrained(tmp_path / "m", cache=False)
+    assert loaded.predict_sources(["a new plot"]).llm_called.all()
+    assert llm_server.requests > asked
+    assert provider.examples[0]["text"] in json.dumps(llm_server.bodies[-1])
+    assert clf.report_["cost_usd"] > 0

@@ -54,7 +54,7 @@ class FitOptions:
     """
 
     encoder_training: str = "auto"
-    max_train_minutes: float = 15.0
+    max_train_minutes: float = 5.0
     threshold_metric: str = "accuracy"
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
