@@ -27,7 +27,7 @@ def log_loss(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> t
 def minimize(objective: Callable[[], torch.Tensor], parameters: list[torch.Tensor], max_iter: int = 200) -> float:
     """Minimise a smooth convex objective over `parameters`, in place, with L-BFGS; returns its final value."""
     optimizer = torch.optim.LBFGS(
-        parameters, max_iter=max_iter, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        parameters, max_iter=max_iter, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
     )
 
     def closure() -> float:
