@@ -174,7 +174,7 @@ def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
     table = pd.json_normalize(results)
     for (name, encoder, training), group in table.groupby(["part", "encoder", "training"], sort=False):
         meta = json.loads((data / str(name) / "metadata.json").read_text(encoding="utf-8"))
-        llms = [c for c in group if c.startswith("accuracy.llm") and group[c].notna().all()]
+        llms = [c for c in group.columns.astype(str) if c.startswith("accuracy.llm") and group[c].notna().all()]
         heads = ["rows", "encoder", *meta["providers"], "fusion", "difference", "ECE", "fit s"]
         lines += ["", f"## {name}", "", f"Encoder `{encoder}`, training `{training}`. {meta['source']}.", ""]
         lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]

@@ -80,7 +80,7 @@ def measure(
     ]
     for p, name in enumerate(source_names(config)):
         sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
-    heard = ~np.isnan(result.llm_scores).any(axis=2).all(axis=1)
+    heard = result.answered.any(axis=1)
     reasons = Counter(redact(reason) for reason in result.errors.values())
     report = {
         "model": model_name,

@@ -262,19 +262,18 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         settings = (self.multi_label, config.thresholds, config.min_labels)
         by_llm: dict[str, Any] = {}
         for p, provider in enumerate(config.providers):
-            answered = ~np.isnan(result.llm_scores[:, p]).any(axis=1)
+            answered = result.answered[:, p]
             metrics: dict[str, float] = {"answered": float(answered.mean())}
             if answered.any():
                 scores = result.llm_scores[answered, p]
                 metrics |= classification_metrics(scores, truth[answered], self.multi_label)
             by_llm[_unique(str(provider.name), by_llm)] = metrics
-        used = ~np.isnan(result.llm_scores).any(axis=2).all(axis=1)
         return {
             "rows": len(table),
             "fusion": classification_metrics(result.probabilities, truth, *settings),
             "encoder": classification_metrics(result.encoder_probabilities, truth, *settings),
             "llm": by_llm,
-            "llm_share": float(used.mean()),
+            "llm_share": float(result.answered.any(axis=1).mean()),
             "cost_usd": float(result.cost_usd.sum()),
             "seconds": round(seconds, 3),
         }

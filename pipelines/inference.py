@@ -63,6 +63,12 @@ class Inference:
         """float32 `(n, num_labels)` of the encoder alone."""
         return to_probabilities(self.encoder_logits, self.multi_label)
 
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """bool `(n, num_providers)`: whether the provider's scores were used."""
+        missing: NDArray[np.bool_] = np.isnan(self.llm_scores)
+        return ~missing.any(axis=2)
+
     @classmethod
     def concatenate(cls, parts: Sequence["Inference"]) -> "Inference":
         """Put the parts of a run together (one at least)."""
