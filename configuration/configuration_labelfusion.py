@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from .llm_provider import LLMProvider
 from .secrets import refuse_secrets
 
-FUSION_METHODS = ("mlp", "pool")
+FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing")
 POOLING = ("mean", "cls")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
@@ -26,7 +26,8 @@ class LabelFusionConfig(PretrainedConfig):
         problem_type: `"single_label_classification"` (default) or `"multi_label_classification"`. Never guessed.
         class_descriptions: `{class name: description}` for the prompts.
         pooling: The encoder's embedding: `"mean"` over the tokens or `"cls"`, the first token.
-        fusion: `"mlp"` (pool of the sources plus `FusionMLP`) or `"pool"` (no MLP).
+        fusion: `"mlp"` (pool of the sources plus `FusionMLP`), `"pool"` (no MLP), or one of the baselines to compare
+            with: `"weighted"` (average of probabilities), `"vote"` (majority), `"routing"` (best source by class).
         fusion_hidden_size: Width of the `FusionMLP`.
         fusion_dropout: Dropout probability in the `FusionMLP`.
         classifier_dropout: Dropout probability before the encoder's head.

@@ -57,7 +57,8 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         train_batch_size: Rows in one training step.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
-        fusion: `"mlp"` or `"pool"` (no MLP).
+        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`. For the encoder or an LLM
+            alone see `llm=None` and `evaluate`.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
         max_cost_usd: US dollars that `fit` may spend on the LLM.

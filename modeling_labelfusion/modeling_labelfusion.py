@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration import LabelFusionConfig, LLMProvider
+from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
 
 
@@ -58,6 +59,8 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
             share = 0.5 / max(module.num_providers, 1)
             init.copy_(module.weight, torch.eye(module.num_labels).expand_as(module.weight) * share)
+        elif isinstance(module, BaselineFusion):
+            init.ones_(module.weight)
         elif isinstance(module, nn.Linear):
             if getattr(module, "starts_at_zero", False):
                 init.zeros_(module.weight)
@@ -104,6 +107,11 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 dropout=config.fusion_dropout,
             )
             if config.fusion == "mlp" and config.num_providers > 0
+            else None
+        )
+        self.baseline = (
+            BaselineFusion(config.fusion, config.num_providers, config.num_labels, config.multi_label)
+            if config.fusion in BASELINES
             else None
         )
         self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
@@ -224,9 +232,12 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             llm_scores = llm_scores.masked_fill(hidden.unsqueeze(-1), float("nan"))
         evidence, mask = pool_features(llm_scores, self.config.multi_label, self.config.score_floor)
         evidence, mask = evidence.to(embedding.dtype), mask.to(embedding.dtype)
-        logits = self.score_pool(encoder_logits, evidence, mask)
-        if self.fusion_mlp is not None:
-            logits = logits + self.fusion_mlp(embedding, evidence, mask)
+        if self.baseline is not None:
+            logits = self.baseline(encoder_logits, llm_scores.to(embedding.dtype))
+        else:
+            logits = self.score_pool(encoder_logits, evidence, mask)
+            if self.fusion_mlp is not None:
+                logits = logits + self.fusion_mlp(embedding, evidence, mask)
         # A text without any answer keeps the encoder's own temperature: it is the encoder's answer, unchanged.
         answered = mask.sum(dim=-1, keepdim=True) > 0
         logits = torch.where(answered, logits / self.config.calibration["temperature"], encoder_logits)

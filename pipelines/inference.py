@@ -67,7 +67,7 @@ class Inference:
     def answered(self) -> NDArray[np.bool_]:
         """bool `(n, num_providers)`: whether the provider's scores were used."""
         missing: NDArray[np.bool_] = np.isnan(self.llm_scores)
-        return ~missing.any(axis=2)
+        return np.asarray(~missing.any(axis=2))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Inference"]) -> "Inference":

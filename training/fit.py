@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion import LabelFusionForSequenceClassification
+from .baseline_fit import fit_baseline, out_of_fold
 from .calibration import fit_temperature
 from .encoding import encode_texts
 from .finetune import FinetuneOptions, finetune, seconds_per_row
@@ -125,11 +126,16 @@ def fit_model(
             config.score_floor,
             embeddings[rows] if frozen and model.fusion_mlp is not None else None,
         )
-        kwargs = {"fusion_hidden_size": config.fusion_hidden_size, "dropout": config.fusion_dropout}
-        fit = fit_fusion(data, folds[rows.numpy()], fusion=config.fusion, mlp_kwargs=kwargs)
-        _set_fusion(model, fit.pool, fit.mlp)
-        logits[rows] = fit.out_of_fold_logits
-        report["fusion"] = fit.report
+        if model.baseline is not None:
+            model.baseline.load_state_dict(fit_baseline(config.fusion, data).state_dict())
+            logits[rows] = out_of_fold(config.fusion, data, folds[rows.numpy()])
+            report["fusion"] = {"rows": len(data.labels), "chosen": config.fusion}
+        else:
+            kwargs = {"fusion_hidden_size": config.fusion_hidden_size, "dropout": config.fusion_dropout}
+            fit = fit_fusion(data, folds[rows.numpy()], fusion=config.fusion, mlp_kwargs=kwargs)
+            _set_fusion(model, fit.pool, fit.mlp)
+            logits[rows] = fit.out_of_fold_logits
+            report["fusion"] = fit.report
         config.calibration["temperature"] = fit_temperature(logits[rows], targets[rows], multi_label)
         logits[rows] = logits[rows] / config.calibration["temperature"]
         config.calibration["gate_threshold"] = fit_gate_threshold(
