@@ -218,7 +218,9 @@ class Asker:
                 )
             except ScoringError as error:
                 if not self._worked:
-                    raise ScoringError(f"{error} (For the encoder alone: llm_policy='never'.)") from error
+                    raise ScoringError(
+                        f"{error} (For the encoder alone: llm_policy='never', or llm=None in `fit`.)"
+                    ) from error
                 self._stop(str(error))
         count = rows.stop - rows.start
         if self._stopped is not None:
