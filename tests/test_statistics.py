@@ -46,7 +46,7 @@ def test_intervals_of_accuracy_cover_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for seed in range(200):
-        low, high = percentile_interval(bootstrap_means(rng.random((150, 1)) < 0.8, 400, seed)[:, 0])
+        low, high = percentile_interval(bootstrap_means((rng.random((150, 1)) < 0.8).astype(float), 400, seed)[:, 0])
         hits += low <= 0.8 <= high
     assert 0.90 <= hits / 200 <= 0.99
 
