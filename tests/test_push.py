@@ -178,7 +178,7 @@ def test_an_edited_card_stays(saved_model: Callable[..., Path]) -> None:
     path = update_card(folder, "me/first")
     text = path.read_text()
     card = ModelCard(text)
-    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.to_dict()["pipeline_tag"] == "text-classification"
     assert "class0 0.3" not in text  # nothing is claimed of thresholds without figures
     assert "me/first" in text
     assert "None" not in text

@@ -1,0 +1,101 @@
+"""The report: its Markdown and pictures for unusual classes and sources."""
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelfusion.hub_scripts.report import markdown_table, plain, to_markdown, write_report
+from labelfusion.training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+
+
+def make_report(classes: list[str], n: int = 120, multi_label: bool = False, silent: bool = False) -> dict[str, Any]:
+    rng, k = np.random.default_rng(0), len(classes)
+    labels: Any = (rng.random((n, k)) < 0.3).astype(float) if multi_label else rng.integers(0, k, n)
+    truth = truth_matrix(labels, k)
+    sources = []
+    for name, noise in (("Fusion", 0.3), ("Encoder alone", 0.8), ("openai/gpt-5-nano", 0.6)):
+        p = np.clip(truth * 0.7 + rng.random((n, k)) * noise, 0.01, 0.99)
+        p = p if multi_label else p / p.sum(axis=1, keepdims=True)
+        if name.startswith("openai") and silent:
+            p[:] = np.nan
+        sources.append(Source.make(name, p, multi_label))
+    report = {
+        **{"model": "m", "data": "d.csv", "rows": n, "classes": classes, "multi_label": multi_label},
+        **{"llm_policy": "always", "num_resamples": 100, "seed": 0, "llm_share": 1.0, "llm_asked": n},
+        **{"cost_usd": 0.0123, "seconds": 2.0, "missing_answers": {"timeout": 3}, "training": {}, "versions": {}},
+        **compare_sources(sources, truth, multi_label, 100),
+        "per_class": per_class(sources, truth, classes),
+        "reliability": {s.name: reliability(s, truth, multi_label) for s in sources if s.answered.any()},
+    }
+    if not multi_label:
+        report["confusion"] = confusion(sources[0], truth).tolist()
+    return report
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("count", [2, 77])
+def test_report_and_pictures(tmp_path: Path, count: int, multi_label: bool) -> None:
+    report = make_report([f"class {i}" for i in range(count)], 400, multi_label)
+    (tmp_path / "report.md").write_text("old")
+    paths = write_report(report, tmp_path)
+    assert sorted(p.name for p in paths) == sorted(p.name for p in tmp_path.iterdir())
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    for path in paths[2:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "report.md").read_text()
+    assert "for $0.0123" in text
+    assert "No answer for 3: timeout." in text
+    for line in text.splitlines():  # every table row has as many cells as its header
+        assert not line.startswith("|") or line.endswith("|")
+    assert all(f"]({p.name})" in text for p in paths[2:])
+
+
+def test_names_that_are_markup_or_formulas(tmp_path: Path) -> None:
+    names = ["a|b", "$x_1$ & $y", "<script>", "größe", "x" * 90, "new\nline"]
+    report = make_report(names)
+    write_report(report, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "<script>" not in text
+    assert "a\\|b" in text
+    assert "new line" in text
+    rows = [line for line in text.splitlines() if line.startswith(("| a", "| new"))]
+    assert rows
+    assert len({row.replace("\\|", "").count("|") for row in rows}) <= 2
+
+
+def test_a_silent_llm(tmp_path: Path) -> None:
+    text = to_markdown(make_report(["a", "b"], silent=True))
+    assert "| openai/gpt-5-nano | – | – | – | – | – | 0.0% |" in text
+    assert "| nan" not in text.lower()
+    write_report(make_report(["a", "b"], silent=True), tmp_path)
+
+
+def test_without_matplotlib_the_rest_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import sys
+
+    real = builtins.__import__
+
+    def no_matplotlib(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError("No module named 'matplotlib'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    monkeypatch.delitem(sys.modules, "labelfusion.hub_scripts.plots", raising=False)
+    import labelfusion.hub_scripts
+
+    monkeypatch.delattr(labelfusion.hub_scripts, "plots", raising=False)
+    paths = write_report(make_report(["a", "b"]), tmp_path)
+    assert [p.name for p in paths] == ["report.md", "report.json"]
+    assert "labelfusion-transformers[plot]" in caplog.text
+    assert ".png" not in (tmp_path / "report.md").read_text()
+
+
+def test_plain_and_table() -> None:
+    assert plain("a_b*c|<d>\n`e`") == "a\\_b\\*c\\|&lt;d> \\`e\\`"
+    assert markdown_table(["a", "b"], [["x", "1"]]) == "| a | b |\n| :-- | --: |\n| x | 1 |"
