@@ -239,6 +239,10 @@ class APIScorer:
             if probing and not error.refused:
                 raise UnsupportedError(error.reason) from None
             answers = [error] * len(rows)
+        except UnsupportedError as error:
+            if probing:
+                raise
+            answers = [UnansweredError(str(error))] * len(rows)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             answers = [UnansweredError("malformed")] * len(rows)
         await self._keep(engine, call, method, rows, answers, reply.usage)

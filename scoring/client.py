@@ -21,6 +21,7 @@ from .transport import LitellmTransport, OpenAITransport, RequestError, Transpor
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
+ATTEMPTS_AT_LIMIT = 20  # of a request that only came too early (HTTP 429)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 # Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
@@ -116,7 +117,7 @@ class Client:
                 attempt += 1
                 if not error.retryable:
                     raise
-                if attempt == ATTEMPTS:
+                if attempt == (ATTEMPTS_AT_LIMIT if error.status == 429 else ATTEMPTS):
                     error.reason += f", {attempt} attempts"
                     raise
                 await asyncio.sleep(self._delay(attempt, error.retry_after))

@@ -71,8 +71,9 @@ class LikelihoodScorer:
         if not (isinstance(self.params["max_text_tokens"], int) and self.params["max_text_tokens"] > 0):
             given = self.params["max_text_tokens"]
             raise ValueError(f"{self.name}: `max_text_tokens` must be a positive integer, got {given!r}.")
-        if not 0 < self.params["word_power"] <= 1:
-            raise ValueError(f"{self.name}: `word_power` must lie in (0, 1], got {self.params['word_power']!r}.")
+        power = self.params["word_power"]
+        if not (isinstance(power, int | float) and 0 < power <= 1):
+            raise ValueError(f"{self.name}: `word_power` must be a number in (0, 1], got {power!r}.")
         self.verbalizers = resolve_verbalizers(self.labels, provider.verbalizers, class_descriptions)
         self.templates = [_split_template(t, self.name) for t in provider.templates or TEMPLATES]
         self.examples = provider.examples if provider.prompt != "zero-shot" else []
@@ -179,7 +180,7 @@ class LikelihoodScorer:
     def _class_log_likelihoods(
         self, texts: list[str], stop: threading.Event
     ) -> tuple[NDArray[np.float32], dict[int, str], Usage]:
-        """float32 `(n, K)`: mean over templates and words of the log-likelihood; NaN where there is no text."""
+        """float32 `(n, K)`: log-likelihood of each class; NaN without a text."""
         out = missing(len(texts), len(self.labels))
         errors: dict[int, str] = {}
         rows = []
@@ -193,6 +194,7 @@ class LikelihoodScorer:
         lm, questions = self._prepare()
         tokens = 0
         by_template = []
+        blank: set[int] = set()
         with tqdm(total=len(rows) * len(questions), desc=self.name, unit="text", disable=not self.progress) as bar:
 
             def on_batch(done: int) -> None:
@@ -202,11 +204,14 @@ class LikelihoodScorer:
 
             for question in questions:
                 ids = self._encode(lm, question, [texts[i] for i in rows])
+                blank.update(i for i, row in zip(rows, ids, strict=True) if not row)
                 leaves = lm.log_likelihoods(ids, question.tree, question.prefix, self.batch_size, on_batch).numpy()
                 by_template.append(self._pool_words(leaves))
                 tokens += sum(map(len, ids)) + len(ids) * len(question.tree.tokens) + len(question.prefix.tokens)
         out[rows] = np.concatenate(by_template, axis=1).mean(axis=1)
-        return out, errors, Usage(requests=len(rows), prompt_tokens=tokens)
+        for i in blank:
+            out[i], errors[i] = np.nan, "the tokenizer of the model makes nothing of the text"
+        return out, errors, Usage(requests=len(rows) - len(blank), prompt_tokens=tokens)
 
     def _encode(self, lm: "CausalLM", question: "_Question", texts: list[str]) -> list[list[int]]:
         """Tokens of the heads of `texts`. Giants are cut before they are tokenised: no token has 32 characters."""

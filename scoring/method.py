@@ -111,7 +111,7 @@ def content(choice: dict[str, Any]) -> str:
         UnansweredError: If it declined, or wrote nothing.
     """
     message = choice.get("message") or {}
-    if message.get("refusal"):
+    if message.get("refusal") or (message.get("provider_specific_fields") or {}).get("refusal"):  # there in litellm
         raise UnansweredError("refused", refused=True)
     if choice.get("finish_reason") == "content_filter":
         raise UnansweredError("stopped by the content filter", refused=True)

@@ -66,12 +66,12 @@ class OpenAITransport:
         # A connection pool looks at all of its connections for each request, several times: a few small pools in turn
         # are much faster than a large one (64 in flight: 270 requests a second instead of 64).
         pools = -(-max_concurrency // CONNECTIONS_PER_POOL)
-        self._clients = itertools.cycle(
-            openai.AsyncOpenAI(
-                api_key=endpoint.key() or "none", base_url=endpoint.base, timeout=timeout_s, max_retries=0
-            )
+        key = endpoint.key() or "none"
+        clients = [
+            openai.AsyncOpenAI(api_key=key, base_url=endpoint.base, timeout=timeout_s, max_retries=0)
             for _ in range(pools)
-        )
+        ]
+        self._clients = itertools.cycle(clients)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send one request; the reply is taken as it is, without building the client's typed objects."""

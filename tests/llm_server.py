@@ -26,14 +26,12 @@ _BLOCK = re.compile(r"<text(?: number=\"(\d+)\")?>\n(.*?)\n</text>", re.DOTALL)
 
 
 def truth(text: str, labels: list[str], multi_label: bool = False) -> list[float]:
-    """The model's opinion: probabilities in whole hundredths, none of them 0."""
+    """The model's opinion: probabilities, none of them 0."""
     digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
     if multi_label:
         return [(digest[i % 32] % 98 + 1) / 100 for i in range(len(labels))]
     weights = [digest[i % 32] + 8 for i in range(len(labels))]
-    shares = [max(1, round(100 * w / sum(weights))) for w in weights]
-    shares[0] += 100 - sum(shares)
-    return [s / 100 for s in shares]
+    return [w / sum(weights) for w in weights]
 
 
 @dataclass
@@ -180,7 +178,10 @@ class LLMServer:
         await asyncio.sleep(self.latency)
         if self.status is not None:
             return await self._error(writer, self.status, "forced")
-        decision = path.endswith("/decisions")
+        systemone = path.endswith("/systemone")  # how litellm asks other servers than OpenAI's for decisions
+        if systemone:
+            body = _from_systemone(body)
+        decision = systemone or path.endswith("/decisions")
         if decision and "decisions" not in self.offers:
             return await self._error(writer, 404, "not_found")
         if refusal := self._unsupported(body):
@@ -197,7 +198,7 @@ class LLMServer:
             reply["usage"] = dict(zip(names, (prompt, written), strict=True))
             self.tokens[0] += prompt
             self.tokens[1] += written
-        await self._send(writer, 200, reply)
+        await self._send(writer, 200, _to_systemone(reply, body) if systemone else reply)
         if fault is None:
             self.paid.update(texts)
 
@@ -276,7 +277,7 @@ class LLMServer:
         return choice
 
     def _confidences(self, scores: list[float], fault: str | None) -> dict[str, float]:
-        confidences: dict[str, float] = {label: round(100 * s) for label, s in zip(self.labels, scores, strict=True)}
+        confidences: dict[str, float] = {label: round(100 * s, 6) for label, s in zip(self.labels, scores, strict=True)}
         if fault == "unknown_class":
             confidences["Weather"] = 90
         if fault == "out_of_range":
@@ -329,6 +330,28 @@ class LLMServer:
                     {"type": "choice", "name": name, "choice": best, "confidence": scores[best], "probabilities": given}
                 )
         return {"model": body["model"], "answers": answers}
+
+
+def _from_systemone(body: dict[str, Any]) -> dict[str, Any]:
+    questions: list[dict[str, Any]] = []
+    for name, q in body["questions"].items():
+        if q["type"] == "noul":
+            questions.append({"type": "predicate", "name": name})
+        else:
+            questions.append({"type": "choice", "name": name, "choices": [{"value": v} for v in q["criteria"]]})
+    return {"model": body["model"], "input": body["state"].split("\n\n")[-1], "questions": questions}
+
+
+def _to_systemone(reply: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    answers = {}
+    for question, answer in zip(body["questions"], reply["answers"], strict=True):
+        if answer["type"] == "predicate":
+            answers[question["name"]] = {"type": "noul", "noul": answer["probability"]}
+        elif answer["type"] == "choice":
+            shares = {p["value"]: p["probability"] for p in answer["probabilities"]}
+            given = {"choice": answer["choice"], "confidence": answer["confidence"], "probabilities": shares}
+            answers[question["name"]] = {"type": "choice", **given}
+    return {**reply, "answers": answers}
 
 
 def main() -> None:

@@ -1,0 +1,442 @@
+"""The client: concurrency, retries, limits, budgets, interruption, keys."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelfusion.configuration import LLMProvider
+from labelfusion.scoring import ScoringError, ascore_texts, build_scorer, run_sync, score_texts, submit
+from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.providers import resolve
+from labelfusion.scoring.run import Progress
+from labelfusion.scoring.transport import retry_after
+from llm_server import LABELS, LLMServer, truth
+
+TEXTS = [f"a text with the number {i}" for i in range(60)]
+KEY = "sk-" + "0123456789abcdef" * 2
+
+
+def scorer(server: LLMServer, *, cache: bool = False, failure_limit: int = 20, **fields: Any) -> Any:
+    provider = {"model": "m", "api_base": server.url, "method": "json", **fields}
+    return build_scorer(provider, LABELS, False, cache=cache, failure_limit=failure_limit)
+
+
+def score(server: LLMServer, texts: list[str] = TEXTS, max_cost_usd: float | None = None, **fields: Any) -> ScoreBatch:
+    return score_texts([scorer(server, **fields)], texts, max_cost_usd=max_cost_usd)[1][0]
+
+
+# --- Concurrency and limits ------------------------------------------------------------------------------------------
+
+
+def test_requests_run_concurrently_up_to_the_limit() -> None:
+    with LLMServer(latency=0.2) as server:
+        score(server, TEXTS[:1])  # imports the client
+        started = time.monotonic()
+        score(server, TEXTS[1:], max_concurrency=20)
+        assert server.peak == 20
+        assert time.monotonic() - started < 59 * 0.2 / 4
+
+
+def test_the_limit_holds_for_calls_at_the_same_time() -> None:
+    with LLMServer(latency=0.05) as server:
+        shared = scorer(server, max_concurrency=4)
+        futures = [submit(shared.score([f"{i} {j}" for j in range(10)])) for i in range(5)]
+        assert all(f.result().errors == {} for f in futures)
+        assert server.peak == 4
+
+
+def test_calls_at_the_same_time_share_their_questions() -> None:
+    with LLMServer(latency=0.1) as server:
+        shared = scorer(server, cache=False)
+        futures = [submit(shared.score(TEXTS)) for _ in range(3)]
+        for future in futures:
+            np.testing.assert_allclose(future.result().scores, [truth(t, LABELS) for t in TEXTS], atol=1e-6)
+        assert server.requests == len(TEXTS)
+
+
+def test_a_question_whose_asker_gave_up_is_asked_by_the_next() -> None:
+    with LLMServer(latency=0.3) as server:
+        shared = scorer(server)
+        first = submit(shared.score(TEXTS[:5]))
+        time.sleep(0.1)
+        second = submit(shared.score(TEXTS[:5]))
+        time.sleep(0.1)
+        first.cancel()
+        assert second.result(10).errors == {}
+
+
+@pytest.mark.parametrize("limits", [{"requests_per_minute": 600}, {"tokens_per_minute": 600 * 126}])
+def test_rate_limits_spread_requests(limits: dict[str, float]) -> None:
+    with LLMServer() as server:
+        score(server, TEXTS[:8], **limits)
+        assert 0.6 < server.times[-1] - server.times[0] < 3  # seven gaps of a tenth of a second
+
+
+def test_several_providers_at_once() -> None:
+    with LLMServer(latency=0.2) as a, LLMServer(latency=0.2, seed=1) as b:
+        started = time.monotonic()
+        scores, batches = score_texts([scorer(a), scorer(b, method="json", name="other")], [*TEXTS[:8], TEXTS[0]])
+        assert scores.shape == (9, 2, 4)
+        assert scores.dtype == np.float32
+        np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
+        assert [len(batch.scores) for batch in batches] == [9, 9]
+        assert (a.requests, b.requests) == (8, 8)
+        assert time.monotonic() - started < 2
+
+
+def test_disagreeing_scorers_are_refused() -> None:
+    one = build_scorer("recorded", ["a", "b"], False)
+    other = build_scorer("recorded", ["b", "a"], False)
+    with pytest.raises(ValueError, match="recorded scores"):
+        score_texts([one, other], ["x"])
+    scores, batches = score_texts([], ["x", "y"])
+    assert (scores.shape, batches) == ((2, 0, 0), [])
+
+
+# --- Retries ---------------------------------------------------------------------------------------------------------
+
+
+def test_retry_after_is_honoured() -> None:
+    with LLMServer(faults={"429": 0.4}, retry_after=0.3) as server:
+        batch = score(server, TEXTS[:20], max_concurrency=1)
+        assert batch.errors == {}
+        assert server.injected["429"] > 4
+        assert server.requests == 20 + server.injected["429"]
+        assert (np.diff(server.times) > 0.29).sum() >= server.injected["429"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250"}, 0.25), ({}, None), ({"retry-after": "soon"}, None)],
+)
+def test_retry_after_headers(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    from email.utils import formatdate
+
+    assert retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) == pytest.approx(10, abs=2)
+    assert retry_after({"retry-after": formatdate(0, usegmt=True)}) == 0.0
+
+
+def test_hanging_requests_are_given_up() -> None:
+    with LLMServer(faults={"hang": 0.3}) as server:
+        batch = score(server, TEXTS[:20], timeout_s=0.3)
+        assert server.injected["hang"] > 0
+        assert batch.errors == {}
+
+
+def test_the_failure_limit_stops_a_run_early(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labelfusion.scoring import client
+
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
+    with LLMServer(status=500) as server, caplog.at_level(logging.WARNING):
+        batch = score(server, [f"text {i}" for i in range(500)], failure_limit=5, max_concurrency=4)
+        assert len(batch.errors) == 500
+        assert server.requests <= 6 * (5 + 4)
+        assert "5 texts in a row without a usable answer, the last: HTTP 500 forced, 6 attempts" in caplog.text
+        assert sum("HTTP 500" in reason and "row" not in reason for reason in batch.errors.values()) <= 9
+
+
+def test_a_useless_model_stops_early_too() -> None:
+    with LLMServer(faults={"prose": 1.0}) as server:
+        batch = score(server, [f"text {i}" for i in range(500)], failure_limit=10, max_concurrency=8)
+        assert server.requests <= 18
+        assert len(batch.errors) == 500
+
+
+def test_refusals_do_not_stop_a_run() -> None:
+    with LLMServer(faults={"refusal": 1.0}) as server:
+        batch = score(server, failure_limit=5)
+        assert set(batch.errors.values()) == {"refused"}
+        assert server.requests == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "the key was refused"), (403, "may not use"), (404, "no model 'm'"), (402, "may not use")],
+)
+def test_what_cannot_work_is_an_error_at_once(status: int, message: str) -> None:
+    with LLMServer(status=status) as server, pytest.raises(ScoringError, match=message):
+        score(server, max_concurrency=4)
+    assert server.requests <= 4
+
+
+# --- Money -----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_dollars_are_counted() -> None:
+    with LLMServer() as server:
+        batch = score(server, price=(2.0, 10.0))
+        assert batch.usage.prompt_tokens == server.tokens[0]
+        assert batch.usage.completion_tokens == server.tokens[1]
+        assert batch.usage.cost_usd == pytest.approx((server.tokens[0] * 2 + server.tokens[1] * 10) / 1e6)
+
+
+def test_a_server_without_usage_figures_is_estimated() -> None:
+    with LLMServer(usage=False) as server:
+        batch = score(server, price=(2.0, 10.0))
+        assert 60 * 80 < batch.usage.prompt_tokens < 60 * 160
+        assert batch.usage.cost_usd > 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_the_budget_is_a_hard_stop(concurrency: int) -> None:
+    with LLMServer(latency=0.01) as server:
+        one = score(server, TEXTS[:1], price=(2.0, 10.0)).usage.cost_usd
+        limit = 20.5 * one
+        batch = score(server, max_cost_usd=limit, price=(2.0, 10.0), max_concurrency=concurrency)
+        assert batch.usage.cost_usd <= limit + concurrency * one
+        assert 10 <= batch.mask.sum() < 40
+        left = [reason for reason in batch.errors.values() if reason == f"budget of ${limit:g} reached"]
+        assert len(left) == (~batch.mask).sum()
+
+
+def test_the_budget_is_shared_by_all_providers() -> None:
+    with LLMServer() as server:
+        one = score(server, TEXTS[:1], price=(2.0, 10.0)).usage.cost_usd
+        before = server.requests
+        scorers = [scorer(server, price=(2.0, 10.0), name=str(i), max_concurrency=1) for i in range(3)]
+        _, batches = score_texts(scorers, TEXTS, max_cost_usd=30 * one)
+        assert sum(b.usage.cost_usd for b in batches) <= 33 * one
+        assert 20 <= server.requests - before <= 33
+
+
+def test_a_budget_needs_a_price() -> None:
+    scorer = build_scorer({"model": "somewhere/unheard-of", "method": "json"}, LABELS, False, cache=False)
+    with pytest.raises(ScoringError, match=r"give `price=\(input, output\)`"):
+        score_texts([scorer], TEXTS, max_cost_usd=1.0)
+
+
+def test_prices_come_from_the_price_list() -> None:
+    pytest.importorskip("litellm")
+    from labelfusion.scoring.money import find_price
+
+    for model in ("openai/gpt-5-nano", "openai", "gemini", "deepseek", "anthropic/claude-haiku-4-5"):
+        provider = LLMProvider(model)
+        price = find_price(provider, resolve(provider))
+        assert price is not None, model
+        assert 0 < price.input < price.output < 1e-4
+
+
+def test_estimates_are_near_what_is_paid(tmp_path: Path) -> None:
+    from labelfusion.scoring.estimate import estimate
+
+    with LLMServer() as server:
+        provider = {"model": "m", "api_base": server.url, "method": "json", "price": (1.0, 2.0)}
+        one = build_scorer(provider, LABELS, False, store=tmp_path / "s.sqlite")
+        score_texts([one], TEXTS[:20])
+        before = server.requests
+        needs = run_sync(estimate(one, [*TEXTS, TEXTS[0], " "]))  # type: ignore[arg-type]
+        assert server.requests == before
+        assert (needs.texts, needs.cached, needs.requests) == (60, 20, 40)
+        batch = score_texts([one], TEXTS)[1][0]
+        assert batch.usage.requests == 40
+        assert needs.cost_usd is not None
+        assert needs.cost_usd == pytest.approx(batch.usage.cost_usd, rel=0.6)
+
+
+# --- Running loops, interruption, progress ---------------------------------------------------------------------------
+
+
+def test_it_works_where_a_loop_is_running() -> None:
+    with LLMServer() as server:
+        shared = scorer(server)
+
+        async def notebook() -> Any:
+            inside = score_texts([shared], TEXTS[:3])[0]  # blocking, as in a notebook cell
+            awaited = (await ascore_texts([shared], TEXTS[3:6]))[0]  # on the caller's own loop
+            return np.concatenate([inside, awaited])
+
+        scores = asyncio.run(notebook())
+        np.testing.assert_allclose(scores[:, 0], [truth(t, LABELS) for t in TEXTS[:6]], atol=1e-6)
+        assert score_texts([shared], TEXTS[6:8])[1][0].errors == {}
+
+
+def test_waiting_on_the_own_loop_is_refused() -> None:
+    async def inside() -> None:
+        run_sync(asyncio.sleep(0))
+
+    with pytest.raises(RuntimeError, match="await the coroutine"):
+        submit(inside()).result(5)
+
+
+def test_many_threads_share_one_scorer() -> None:
+    with LLMServer() as server:
+        shared = scorer(server)
+        results: dict[int, Any] = {}
+
+        def work(i: int) -> None:
+            results[i] = score_texts([shared], [f"{i} {j}" for j in range(10)])[0]
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        for i in range(8):
+            np.testing.assert_allclose(results[i][:, 0], [truth(f"{i} {j}", LABELS) for j in range(10)], atol=1e-6)
+
+
+SCRIPT = """
+import sys
+from labelfusion.scoring import build_scorer, score_texts
+url, store = sys.argv[1:]
+scorer = build_scorer({"model": "m", "api_base": url, "method": "json", "max_concurrency": 8},
+                      ["World", "Sports", "Business", "Sci/Tech"], False, store=store)
+try:
+    score_texts([scorer], [f"text {i}" for i in range(400)])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_loses_only_what_was_in_flight(tmp_path: Path, how: signal.Signals) -> None:
+    store = tmp_path / "s.sqlite"
+    with LLMServer(latency=0.05) as server:
+        command = [sys.executable, "-c", SCRIPT, server.url, str(store)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while server.requests < 60:
+            time.sleep(0.01)
+        process.send_signal(how)
+        assert process.communicate(timeout=60)[0] == ("interrupted\n" if how == signal.SIGINT else "")
+        paid = len(server.paid)
+        assert 40 <= paid < 300
+        provider = {"model": "m", "api_base": server.url, "method": "json", "max_concurrency": 8}
+        again = build_scorer(provider, LABELS, False, store=store)
+        batch = score_texts([again], [f"text {i}" for i in range(400)])[1][0]
+        assert batch.errors == {}
+        assert batch.cached >= paid - 8
+        assert sum(count - 1 for count in server.paid.values()) <= 8  # paid again: at most what was in flight
+
+
+def test_progress_is_reported() -> None:
+    seen: list[tuple[int, int, int, int]] = []
+    with LLMServer(faults={"refusal": 0.3}) as server:
+        shared = scorer(server, price=(1.0, 1.0))
+
+        def report(progress: Progress) -> None:
+            seen.append((progress.total, progress.done, progress.failed, progress.cached))
+
+        _, batches = score_texts([shared], TEXTS, progress=report)
+        assert seen[-1] == (60, 60, len(batches[0].errors), 0)
+        assert [s[1] for s in seen] == sorted(s[1] for s in seen)
+        assert len(seen) >= 60
+
+
+# --- Keys and imports ------------------------------------------------------------------------------------------------
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    caplog.set_level(logging.DEBUG, logger="labelfusion")
+    store = tmp_path / "s.sqlite"
+    with LLMServer(keep=True, faults={"500": 0.1, "refusal": 0.1}) as server:
+        provider = {"model": "m", "api_base": server.url, "method": "json", "api_key_env": "MY_KEY"}
+        one = build_scorer(provider, LABELS, False, store=store)
+        _, batches = score_texts([one], TEXTS)
+        assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    one.store  # noqa: B018
+    files = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert KEY.encode() not in files
+    assert b"a text with the number" not in files
+    assert KEY not in caplog.text + str(batches[0].errors) + repr(one.__dict__)
+    with LLMServer(status=401) as server:
+        provider["api_base"] = server.url
+        with pytest.raises(ScoringError) as error:
+            score_texts([build_scorer(provider, LABELS, False, cache=False)], TEXTS)
+        assert "MY_KEY" in str(error.value)
+        assert "sk-" not in str(error.value)
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, name in (("openai", "OPENAI_API_KEY"), ("gemini/x", "GEMINI_API_KEY"), ("deepseek", "DEEPSEEK_API_KEY")):
+        monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ScoringError, match=f"set the environment variable {name}"):
+            score_texts([build_scorer(model, LABELS, False, cache=False)], ["t"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "base"),
+    [
+        ({"model": "openai/gpt-5-nano"}, "gpt-5-nano", "https://api.openai.com/v1"),
+        ({"model": "deepseek/deepseek-flash"}, "deepseek-flash", "https://api.deepseek.com"),
+        ({"model": "gemini/g"}, "g", "https://generativelanguage.googleapis.com/v1beta/openai"),
+        ({"model": "openai/x", "api_base": "http://localhost:8000"}, "x", "http://localhost:8000/v1"),
+        ({"model": "ollama/llama3", "api_base": "http://localhost:11434/v1/"}, "llama3", "http://localhost:11434/v1"),
+        ({"model": "Qwen/Qwen3-8B", "api_base": "http://h/v1"}, "Qwen/Qwen3-8B", "http://h/v1"),
+        ({"model": "anthropic/claude"}, "anthropic/claude", None),
+        ({"model": "azure/d", "api_base": "https://x.openai.azure.com"}, "azure/d", None),
+    ],
+)
+def test_where_a_model_leads(
+    fields: dict[str, Any], model: str, base: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    endpoint = resolve(LLMProvider(**fields))
+    assert (endpoint.model, endpoint.base) == (model, base)
+
+
+def python(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_imports_stay_light() -> None:
+    code = "import labelfusion, sys; print([m for m in ('litellm', 'openai', 'sqlite3') if m in sys.modules])"
+    assert python(code) == "[]\n"
+    # Transformers, which the configuration needs, loads sqlite3 by itself.
+    code = "from labelfusion.scoring import loop, factory; import sys; print(*{'litellm', 'openai'} & {*sys.modules})"
+    assert python(code) == "\n"
+
+
+def test_openai_compatible_servers_need_no_litellm(tmp_path: Path) -> None:
+    with LLMServer() as server:
+        code = (
+            "import sys; sys.modules['litellm'] = None\n"
+            "from labelfusion.scoring import build_scorer, score_texts\n"
+            f"scorer = build_scorer({{'model': 'openai/m', 'method': 'json'}}, {LABELS}, False, cache=False)\n"
+            "print(score_texts([scorer], ['a', 'b'])[1][0].errors)"
+        )
+        assert python(code, OPENAI_BASE_URL=server.url, OPENAI_API_KEY="none") == "{}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("method", ["json", "logprob", "decision", "auto"])
+def test_models_through_litellm(method: str, multi_label: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litellm")
+    offers = {"logprobs", "temperature", "json_schema", "json_object"} | (
+        {"decisions"} if method == "decision" else set()
+    )
+    with LLMServer(offers=offers, multi_label=multi_label, faults={"500": 0.1, "429": 0.1, "refusal": 0.1}) as server:
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", server.url)  # litellm's own variable
+        fields = {"model": "hosted_vllm/m", "method": method, "price": (1, 1)}
+        assert resolve(LLMProvider.from_any(fields)).uses_litellm
+        one = build_scorer(fields, LABELS, multi_label, cache=False)
+        _, batches = score_texts([one], TEXTS)
+        assert batches[0].method == ("logprob" if method == "auto" else method)
+        given = batches[0].mask
+        assert 40 < given.sum() < 60
+        assert set(batches[0].errors) == set(np.flatnonzero(~given))
+        assert set(batches[0].errors.values()) == {"refused"}
+        right = np.array([truth(t, LABELS, multi_label) for t in TEXTS])
+        np.testing.assert_allclose(batches[0].scores[given], right[given], atol=1e-6)
+        assert server.stats()["paid_twice"] == 0
+        assert batches[0].usage.cost_usd > 0
