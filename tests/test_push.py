@@ -15,6 +15,8 @@ from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.model_card import MARKER, update_card
 from labelfusion.hub_scripts.push import refuse_secret_files
 
+from labelfusion import AutoFusionClassifier
+
 KEY = "sk-" + "abc123DEF456" * 3
 
 
@@ -81,6 +83,18 @@ def test_a_model_is_pushed_with_its_card_and_not_twice(
     sent = hub.uploads
     assert push(folder, "me/fusion").returncode == 0
     assert hub.uploads == sent  # the weights are there already
+
+
+def test_push_to_hub_of_the_classifier(
+    hub: HubServer, saved_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("ENDPOINT", hub.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+        monkeypatch.setattr(constants, name, value)
+    clf = AutoFusionClassifier.from_pretrained(saved_model())
+    assert clf.push_to_hub("me/clf", private=True, token=hub.token) == f"{hub.url}/me/clf"
+    files = hub.repos["model:me/clf"]["files"]
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "auto_classifier.json"} <= set(files)
+    assert 'from_pretrained("me/clf")' in files["README.md"].decode()
 
 
 def test_no_token(hub: HubServer, push: Callable[..., Done], saved_model: Callable[..., Path]) -> None:
