@@ -323,6 +323,16 @@ def test_empty_texts_are_missing(folder: Path) -> None:
     assert score(scorer(folder), []).scores.shape == (0, 3)
 
 
+def test_text_that_the_tokenizer_drops_is_missing(tmp_path: Path) -> None:
+    inner = Tokenizer(models.BPE({"Ġ": 0, "a": 1, ":": 2, "b": 3}, []))  # no unknown token: other characters vanish
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tiny("llama", 4).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=inner).save_pretrained(tmp_path)
+    batch = score(scorer(tmp_path, labels=["a", "b"], templates=["{text}:"]), ["ab", "ZZ", "b"])
+    assert batch.mask.tolist() == [True, False, True]
+    assert "tokenizer" in batch.errors[1]
+
+
 def test_long_texts_keep_their_head(folder: Path) -> None:
     head = "The team won the match after a late goal. " * 40
     it = scorer(folder)
