@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..training.data import CLASSES_SUFFIX
 from .journal import Journal
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import SCORES, SUFFIXES, Table, Writer, number_columns
@@ -226,6 +227,8 @@ def _write(table: Table, task: Task, journal: Journal, path: Path, args: argpars
         kinds[args.text_column] = None
     numbers = {column: kind for column, kind in kinds.items() if kind is not None}
     metadata = {"labelfusion": json.dumps({"labels": task.labels, "providers": [s.name for s in task.scorers]})}
+    if path.suffix.lower() != ".parquet":
+        path.with_name(path.name + CLASSES_SUFFIX).write_text(metadata["labelfusion"] + "\n", encoding="utf-8")
     scores: Iterator[Any] = (row for record in journal.records() for row in record["scores"])
     with Writer(path, table.schema(), numbers, metadata) as writer:
         for row, row_scores in zip(table, scores, strict=True):

@@ -44,13 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "probe", "full"],
         help="probe: linear head, seconds; full: fine-tuning; auto: what is better within --max-train-minutes",
     )
-    add("--max-train-minutes", type=float, default=15.0, help="bound of the fine-tuning (default: %(default)s)")
+    add("--max-train-minutes", type=float, default=5.0, help="bound of the fine-tuning (default: %(default)s)")
     add("--num-train-epochs", type=int, default=5, help="most epochs of fine-tuning (default: %(default)s)")
     add("--learning-rate", type=float, help="peak learning rate of the encoder (default: by its size)")
     add("--batch-size", type=int, default=32, help="texts in one forward pass (default: %(default)s)")
     add("--train-batch-size", type=int, default=16, help="rows in one training step (default: %(default)s)")
     add("--max-length", type=int, help="tokens kept of a text (default: as many as the encoder allows)")
-    add("--fusion", default="mlp", choices=["mlp", "pool"], help="pool: without the MLP (default: %(default)s)")
+    add(
+        "--fusion", default="mlp", choices=["mlp", "pool", "weighted", "vote", "routing"], help="(default: %(default)s)"
+    )
     add(
         "--threshold-metric",
         default="accuracy",

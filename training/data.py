@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .columns import check_binary, encode_labels, find_classes, is_vector, parse_list, parse_scores
 
+CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
 READERS: dict[str, Callable[[Any], pd.DataFrame]] = {
     ".csv": pd.read_csv,
     ".tsv": lambda path: pd.read_csv(path, sep="\t"),
@@ -58,8 +59,8 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         split: Split to take of a data set on the Hub or a `DatasetDict`.
 
     Returns:
-        The data frame, and the class names if the data set declares them (`ClassLabel`, or the metadata that
-        `labelfusion score` leaves in a Parquet file: the order of its scores).
+        The data frame, and the class names if the data set declares them: `ClassLabel`, or what `labelfusion score`
+        leaves in a Parquet file or beside a CSV or JSONL file, the order of its scores.
 
     Raises:
         ValueError: For a type that is none of these, or a file of another kind.
@@ -72,8 +73,7 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         if path.suffix.lower() in READERS:
             if not path.is_file():
                 raise FileNotFoundError(f"There is no file {str(path)!r}.")
-            names = _names_in_parquet(path) if path.suffix.lower() == ".parquet" else None
-            return READERS[path.suffix.lower()](path), names
+            return READERS[path.suffix.lower()](path), _names_in_file(path)
         if path.exists() or isinstance(data, Path):
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
         from datasets import load_dataset
@@ -164,6 +164,9 @@ def prepare(
     scores = None
     if "llm_scores" in table:
         scores = parse_scores(table["llm_scores"].tolist(), len(classes), num_providers)
+        order, wanted = [str(c) for c in declared or []], [str(c) for c in classes]
+        if order != wanted and sorted(order) == sorted(wanted):  # the scores are in the order of the declaration
+            scores = scores[:, :, [order.index(c) for c in wanted]]
     return LabelledTexts(texts, labels, scores, classes)
 
 
@@ -198,7 +201,12 @@ def with_labels(data: Any, y: Any, text_column: str) -> Any:
     return list(data), list(y)
 
 
-def _names_in_parquet(path: Path) -> list[str] | None:
+def _names_in_file(path: Path) -> list[str] | None:
+    beside = path.with_name(path.name + CLASSES_SUFFIX)
+    if beside.is_file():
+        return list(json.loads(beside.read_text(encoding="utf-8"))["labels"])
+    if path.suffix.lower() != ".parquet":
+        return None
     import pyarrow.parquet as pq
     from datasets import Features
 
