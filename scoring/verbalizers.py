@@ -47,19 +47,17 @@ _STOP_WORDS = frozenset(
 def class_words(label: str, description: str | None = None) -> list[str]:
     """Words for a class from its name and, if there is one, its description.
 
-    The name is split at punctuation, "and", "or" and camel case: "Sci/Tech" gives science, technology, sci and tech. A
-    name without any letter stands for itself.
+    The name is split at punctuation, "and", "or" and camel case, and usual abbreviations are written out: "Sci/Tech"
+    gives science and technology. A name without any letter stands for itself.
 
     Args:
         label: Class name.
         description: Its description; the first words that carry meaning are used.
 
     Returns:
-        1 to `MAX_WORDS` distinct words, lower case where the class name has no capitals of its own to keep.
+        1 to `MAX_WORDS` distinct words.
     """
-    words = [word for part in _words(label) for word in (_ABBREVIATIONS.get(part.lower()), part) if word]
-    words = sorted(words, key=lambda word: word.lower() in _ABBREVIATIONS)  # the full words first
-    words += _words(description or "")
+    words = [_ABBREVIATIONS.get(word.lower(), word) for word in _words(label)] + _words(description or "")
     distinct: dict[str, str] = {}
     for word in words:
         distinct.setdefault(word.lower(), word)
