@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..training.data import CLASSES_SUFFIX
 from .journal import Journal
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import SCORES, SUFFIXES, Table, Writer, number_columns
@@ -220,6 +219,8 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
 
 def _write(table: Table, task: Task, journal: Journal, path: Path, args: argparse.Namespace) -> None:
     """Write the rows of the table with their scores."""
+    from ..training.data import CLASSES_SUFFIX
+
     kinds: dict[str, type | None] = {}
     if table.suffix == ".csv" and path.suffix.lower() != ".csv":
         for row in table:

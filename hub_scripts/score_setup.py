@@ -96,7 +96,7 @@ def parse_names(text: str) -> list[str]:
     """`a,b,c` or a JSON list of names."""
     names = json.loads(text) if text.lstrip().startswith("[") else [name.strip() for name in text.split(",")]
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(n, str) and n for n in names):
-        raise ValueError(f"expected two or more different class names, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected two or more different class names, got {text!r}")
     return names
 
 
@@ -197,7 +197,7 @@ def _embedder(encoder: str) -> Callable[[list[str]], Any]:
 
         if not loaded:
             folder = resolve_model(encoder)
-            model = LabelFusionForSequenceClassification.from_encoder_pretrained(folder)
+            model = LabelFusionForSequenceClassification.from_encoder_pretrained(folder, num_labels=2)
             loaded.extend([model, AutoTokenizer.from_pretrained(folder)])
         return encode_texts(loaded[0], loaded[1], texts).numpy()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,6 +13,8 @@ Row = dict[str, Any]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SCORES = "llm_scores"
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
 
 
 class Table:
@@ -204,16 +207,14 @@ def _with_scores(features: bytes) -> bytes:
 
 
 def number_columns(kinds: dict[str, type | None], row: Row) -> None:
-    """Narrow `kinds` (column to `int`, `float` or None) to what the text cells of `row` allow; call for all rows."""
+    """Narrow `kinds` (column to `int`, `float` or None) to what the text cells of `row` allow; call for all rows.
+
+    "007" and numbers too long for 64 bits stay texts: they are names of something.
+    """
     for column, cell in row.items():
         kind = kinds.setdefault(column, int)
-        while kind is not None:
-            try:
-                if cell != "":
-                    value = kind(cell)
-                    if str(value) != cell and kind is int:  # "007" and "1_000" are no numbers
-                        raise ValueError
-                break
-            except ValueError:
-                kind = float if kind is int and not cell.strip("0123456789.+-eE") else None
+        if cell and kind is int and not _INTEGER.fullmatch(cell):
+            kind = float
+        if cell and kind is float and not _NUMBER.fullmatch(cell):
+            kind = None
         kinds[column] = kind
