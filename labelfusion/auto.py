@@ -1,19 +1,18 @@
 """`AutoFusionClassifier`: fusion of an encoder with LLMs in one call, in the manner of scikit-learn."""
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
 from transformers import AutoTokenizer
 
+from .auto_checks import check_data, check_options
+from .auto_saving import LLM, SavedClassifierMixin
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .original import from_original
@@ -22,21 +21,18 @@ from .pipelines.inference import Inference, infer, run
 from .pipelines.inputs import Row
 from .pipelines.policy import Policy
 from .scoring.embedded import resolve_model
+from .source_metrics import source_metrics
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts
 from .training.finetune import FinetuneOptions
-from .training.fit import ENCODER_TRAINING, FitOptions, fit_model
-from .training.metrics import classification_metrics
-from .training.thresholds import METRICS, decide
+from .training.fit import FitOptions, fit_model
+from .training.thresholds import decide
 from .training_scores import score_training_rows
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "auto_classifier.json"
-LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
 
-
-class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
+class AutoFusionClassifier(SavedClassifierMixin, ClassifierMixin, BaseEstimator):
     """Text classifier that fuses a Transformer encoder with LLM scores.
 
     Args:
@@ -57,8 +53,8 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         train_batch_size: Rows in one training step.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
-        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`. For the encoder or an LLM
-            alone see `llm=None` and `evaluate`.
+        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`. For a source alone see
+            `evaluate`.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
         max_cost_usd: US dollars that `fit` may spend on the LLM.
@@ -158,7 +154,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             ValueError: For data or options that cannot be right.
             ScoringError: If the LLM cannot be asked at all.
         """
-        self._check_options()
+        check_options(self)
         if y is not None and is_table(y) and eval_data is None:
             y, eval_data = None, y
         started = time.perf_counter()
@@ -166,7 +162,7 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         data = self._prepare(with_labels(train, y, self.text_column), self.labels, len(llms))
         if eval_data is not None:
             data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
-        self._check_data(data)
+        check_data(data)
         torch.manual_seed(self.seed)
         source = str(resolve_model(str(self.encoder)))
         self.tokenizer_ = AutoTokenizer.from_pretrained(source)
@@ -184,13 +180,16 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         scores, cost = score_training_rows(
             data,
             self.model_.config,
-            lambda: self._scorers(embed=self._embed, pool=(data.texts, data.names())),
+            lambda: self._scorers(pool=(data.texts, data.names())),
             max_rows=self.max_scored_rows,
             max_cost_usd=self.max_cost_usd,
             write_guidelines=self.write_guidelines,
             seed=self.seed,
             progress=self.progress,
         )
+        # Nearest-neighbour prompts draw on the training texts; they are kept in memory, not saved.
+        nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
+        self._pool = (data.texts, data.names()) if nearest else None
         self.report_ = fit_model(self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
@@ -260,73 +259,13 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
         started = time.perf_counter()
         result = self.predict_sources(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd, llm_scores=llm_scores)
         seconds = time.perf_counter() - started
-        settings = (self.multi_label, config.thresholds, config.min_labels)
-        by_llm: dict[str, Any] = {}
-        for p, provider in enumerate(config.providers):
-            answered = result.answered[:, p]
-            metrics: dict[str, float] = {"answered": float(answered.mean())}
-            if answered.any():
-                scores = result.llm_scores[answered, p]
-                metrics |= classification_metrics(scores, truth[answered], self.multi_label)
-            by_llm[_unique(str(provider.name), by_llm)] = metrics
         return {
             "rows": len(table),
-            "fusion": classification_metrics(result.probabilities, truth, *settings),
-            "encoder": classification_metrics(result.encoder_probabilities, truth, *settings),
-            "llm": by_llm,
+            **source_metrics(result, truth, config),
             "llm_share": float(result.answered.any(axis=1).mean()),
             "cost_usd": float(result.cost_usd.sum()),
             "seconds": round(seconds, 3),
         }
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save model, tokenizer and the classifier's own settings, for `from_pretrained` of any of the three ways."""
-        self._check_fitted()
-        folder = Path(folder)
-        self.model_.save_pretrained(folder)
-        self.tokenizer_.save_pretrained(folder)
-        kept = ("multi_label", "label_columns", "text_column", "batch_size", "max_length", "cache")
-        state = {"classes": self.classes_.tolist(), "params": {k: getattr(self, k) for k in kept}}
-        (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-        """Save to a repository on the Hugging Face Hub, with a model card; returns its address."""
-        import tempfile
-
-        from .hub_scripts.push import push_folder
-
-        self._check_fitted()
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return push_folder(folder, repo_id, private=private, token=token)
-
-    @classmethod
-    def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:
-        """Load a fitted classifier.
-
-        Args:
-            folder_or_repo: Folder or Hub id of a LabelFusion model, however it was made.
-            llm: What to ask instead of the declared LLMs; needed where one of them is a Python function.
-            **options: Constructor arguments, such as `device`, `batch_size` or `progress`.
-        """
-        from transformers.utils import cached_file
-
-        source = str(folder_or_repo)
-        model = LabelFusionForSequenceClassification.from_pretrained(source)
-        path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
-        state = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-        params = {"multi_label": model.config.multi_label, **state.get("params", {}), **options}
-        declared: Any = list(model.config.providers) or None
-        chosen = llm if llm is not None else declared
-        encoder = model.config.encoder_config._name_or_path or "roberta-base"
-        clf = cls(encoder=encoder, llm=chosen, labels=list(model.config.label_names), **params)
-        clf.model_ = model.to(clf._device()).eval()
-        clf.tokenizer_ = AutoTokenizer.from_pretrained(source)
-        classes = state.get("classes", model.config.label_names)
-        clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
-        clf.report_ = model.config.fusion_report or {}
-        clf.is_fitted_ = True
-        return clf
 
     def predict_sources(
         self,
@@ -387,13 +326,14 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             max_length=self.max_length,
         )
 
-    def _scorers(self, **runtime: Any) -> list[Any]:
+    def _scorers(self, pool: Any = None) -> list[Any]:
         # A provider is asked as the config declares it, with the prior it has learnt, unless it was replaced.
         replaced: list[Any] = self._llms()
         for i, (llm, provider) in enumerate(zip(replaced, self.model_.config.providers, strict=False)):
             if not callable(llm) and _declaration(llm).model == provider.model:
                 replaced[i] = None
-        return build_scorers(self.model_.config, replaced, cache=self.cache, progress=self.progress, **runtime)
+        runtime = {"cache": self.cache, "progress": self.progress, "embed": self._embed}
+        return build_scorers(self.model_.config, replaced, pool=pool or getattr(self, "_pool", None), **runtime)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         return encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size).numpy()
@@ -432,40 +372,6 @@ class AutoFusionClassifier(ClassifierMixin, BaseEstimator):
             progress=self.progress,
         )
 
-    def _device(self) -> str:
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-    def _check_options(self) -> None:
-        if self.encoder_training not in ENCODER_TRAINING:
-            raise ValueError(
-                f"`encoder_training` is {self.encoder_training!r}; expected one of {', '.join(ENCODER_TRAINING)}."
-            )
-        if self.threshold_metric not in METRICS:
-            raise ValueError(f"`threshold_metric` is {self.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
-        for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_scored_rows"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-
-    def _check_data(self, data: LabelledTexts) -> None:
-        labels = _labels(data)
-        if not self.multi_label and len(np.unique(labels)) < 2:
-            raise ValueError(
-                f"All {len(data)} training rows have the class {data.classes[int(labels[0])]!r}; two are needed."
-            )
-        if len(data) < 4:
-            raise ValueError(f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum.")
-        counts = labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(data.classes))
-        empty = [str(c) for c, n in zip(data.classes, counts, strict=True) if n == 0]
-        if empty:
-            logger.warning("No training row has the class %s; only the LLM can predict it.", ", ".join(empty))
-
-    def _check_fitted(self) -> None:
-        if not getattr(self, "is_fitted_", False):
-            raise NotFittedError(
-                "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
-            )
-
 
 def _declaration(llm: Any) -> LLMProvider:
     if callable(llm) and not isinstance(llm, LLMProvider):
@@ -477,7 +383,3 @@ def _declaration(llm: Any) -> LLMProvider:
 def _labels(data: LabelledTexts) -> NDArray[Any]:
     assert data.labels is not None  # `prepare` has seen to it
     return data.labels
-
-
-def _unique(name: str, taken: dict[str, Any]) -> str:
-    return name if name not in taken else next(n for i in range(2, 99) if (n := f"{name} ({i})") not in taken)

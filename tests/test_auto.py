@@ -335,3 +335,13 @@ def test_few_shot_examples_are_chosen_at_fit_and_saved(make: Any, llm_server: An
     assert llm_server.requests > asked
     assert provider.examples[0]["text"] in json.dumps(llm_server.bodies[-1])
     assert clf.report_["cost_usd"] > 0
+
+
+def test_nearest_neighbour_prompts_know_the_training_texts(make: Any, llm_server: Any) -> None:
+    train = frame(24).drop(columns="llm_scores")
+    clf = make(llm=LLMProvider("openai/gpt-5-nano", method="json", prompt="nearest", num_examples=2), cache=False)
+    assert clf.fit(train).predict_sources(["a new plot"]).llm_called.all()
+    shown = json.dumps(llm_server.bodies[-1])
+    assert sum(text in shown for text in train["text"]) == 2
+    own = next(json.dumps(b) for b in llm_server.bodies if json.dumps(b).count(train["text"][0]))
+    assert own.count(train["text"][0]) == 1  # asked about or shown, never both

@@ -1,0 +1,48 @@
+"""What `AutoFusionClassifier.fit` refuses before any work is done or paid for."""
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from .training.data import LabelledTexts
+from .training.fit import ENCODER_TRAINING
+from .training.thresholds import METRICS
+
+logger = logging.getLogger(__name__)
+
+
+def check_options(clf: Any) -> None:
+    """Check the constructor arguments of an `AutoFusionClassifier`, which scikit-learn leaves to `fit`.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    if clf.encoder_training not in ENCODER_TRAINING:
+        raise ValueError(
+            f"`encoder_training` is {clf.encoder_training!r}; expected one of {', '.join(ENCODER_TRAINING)}."
+        )
+    if clf.threshold_metric not in METRICS:
+        raise ValueError(f"`threshold_metric` is {clf.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
+    for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_scored_rows"):
+        value = getattr(clf, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+
+
+def check_data(data: LabelledTexts) -> None:
+    """Check that there is something to learn.
+
+    Raises:
+        ValueError: For fewer than 4 rows, or a single class.
+    """
+    labels = data.labels
+    assert labels is not None  # `prepare` has seen to it
+    if labels.ndim == 1 and len(np.unique(labels)) < 2:
+        raise ValueError(f"All {len(data)} training rows have the class {data.names()[0]!r}; two are needed.")
+    if len(data) < 4:
+        raise ValueError(f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum.")
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(data.classes))
+    empty = [str(c) for c, n in zip(data.classes, counts, strict=True) if n == 0]
+    if empty:
+        logger.warning("No training row has the class %s; only the LLM can predict it.", ", ".join(empty))

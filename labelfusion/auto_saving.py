@@ -1,0 +1,86 @@
+"""Saving, loading and publishing an `AutoFusionClassifier`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from transformers import AutoTokenizer
+
+from .configuration import LLMProvider
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+
+STATE_FILE = "auto_classifier.json"
+LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
+
+
+class SavedClassifierMixin:
+    """A model folder, with one small file for what the classifier knows beyond the model."""
+
+    model_: LabelFusionForSequenceClassification
+    tokenizer_: Any
+    classes_: NDArray[Any]
+    report_: dict[str, Any]
+    device: str | None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save model, tokenizer and the classifier's own settings, for `from_pretrained` of any of the three ways."""
+        self._check_fitted()
+        folder = Path(folder)
+        self.model_.save_pretrained(folder)
+        self.tokenizer_.save_pretrained(folder)
+        kept = ("multi_label", "label_columns", "text_column", "batch_size", "max_length", "cache")
+        state = {"classes": self.classes_.tolist(), "params": {k: getattr(self, k) for k in kept}}
+        (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+        """Save to a repository on the Hugging Face Hub, with a model card; returns its address."""
+        import tempfile
+
+        from .hub_scripts.push import push_folder
+
+        self._check_fitted()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(folder, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:
+        """Load a fitted classifier.
+
+        Args:
+            folder_or_repo: Folder or Hub id of a LabelFusion model, however it was made.
+            llm: What to ask instead of the declared LLMs; needed where one of them is a Python function.
+            **options: Constructor arguments, such as `device`, `batch_size` or `progress`.
+        """
+        from transformers.utils import cached_file
+
+        source = str(folder_or_repo)
+        model = LabelFusionForSequenceClassification.from_pretrained(source)
+        path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
+        state = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        params = {"multi_label": model.config.multi_label, **state.get("params", {}), **options}
+        declared: Any = list(model.config.providers) or None
+        chosen = llm if llm is not None else declared
+        encoder = model.config.encoder_config._name_or_path or "roberta-base"
+        clf: Any = cls(encoder=encoder, llm=chosen, labels=list(model.config.label_names), **params)  # type: ignore[call-arg]
+        clf.model_ = model.to(clf._device()).eval()
+        clf.tokenizer_ = AutoTokenizer.from_pretrained(source)
+        classes = state.get("classes", model.config.label_names)
+        clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+        clf.report_ = model.config.fusion_report or {}
+        clf.is_fitted_ = True
+        return clf
+
+    def _device(self) -> str:
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _check_fitted(self) -> None:
+        if not getattr(self, "is_fitted_", False):
+            raise NotFittedError(
+                "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
+            )
