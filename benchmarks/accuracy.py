@@ -7,6 +7,7 @@ are computed once. The report is written to `docs/accuracy.md`.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import logging
@@ -160,6 +161,14 @@ def one(
     }
 
 
+def origin(source: str) -> str:
+    """Where a data set comes from; some metadata files hold the text of a dict."""
+    if not source.startswith("{"):
+        return source
+    place = ast.literal_eval(source)
+    return f"From the repository {place['repo']} at {place['commit'][:10]}"
+
+
 def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
     """The report: one table a data set, mean over folds and seeds, standard error over the held-out rows."""
     lines = [
@@ -176,7 +185,7 @@ def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
         meta = json.loads((data / str(name) / "metadata.json").read_text(encoding="utf-8"))
         llms = [c for c in group.columns.astype(str) if c.startswith("accuracy.llm") and group[c].notna().all()]
         heads = ["rows", "encoder", *meta["providers"], "fusion", "difference", "ECE", "fit s"]
-        lines += ["", f"## {name}", "", f"Encoder `{encoder}`, training `{training}`. {meta['source']}.", ""]
+        lines += ["", f"## {name}", "", f"Encoder `{encoder}`, training `{training}`. {origin(meta['source'])}.", ""]
         lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for size, rows in group.groupby("size"):
             weights = rows["rows"]
