@@ -113,7 +113,7 @@ class CausalLM:
         plain, marked = self._encode(["a"])[0], list(tokenizer("a").input_ids)
         # What the tokenizer puts in front of every sequence, such as <bos>.
         self.start: list[int] = marked[: marked.index(plain[0])] if plain and plain[0] in marked else []
-        self._branches = self._takes_branches(plain)
+        self._reach = self._branch_reach(plain)
 
     @property
     def context(self) -> int:
@@ -134,7 +134,7 @@ class CausalLM:
 
     def prefix(self, tokens: Sequence[int]) -> Prefix:
         """Run the tokens in front of every text once."""
-        if not tokens or not self._branches:
+        if not tokens or not self._reach:
             return Prefix(tokens)
         from transformers import DynamicCache
 
@@ -203,11 +203,13 @@ class CausalLM:
         self, texts: Sequence[Sequence[int]], tree: PromptTree, prefix: Prefix, batch_size: int
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Rows of each batch, and float32 `(rows, R, vocabulary)`: log-probabilities after each of `tree.reads`."""
-        forward = self._forward if self._branches else self._forward_plain
+        beside = len(prefix.tokens) + int(tree.depth.max()) + 1
         # Texts of one length share a batch: little padding. The longest first: too little memory shows at once.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
+            fits = beside + len(texts[rows[0]]) <= self._reach
+            forward = self._forward if fits else self._forward_plain
             yield rows, torch.log_softmax(forward([texts[i] for i in rows], tree, prefix).float(), dim=-1)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -248,7 +250,7 @@ class CausalLM:
 
     @torch.inference_mode()
     def _forward_plain(self, texts: Sequence[Sequence[int]], tree: PromptTree, prefix: Prefix) -> Tensor:
-        """As `_forward`, each prompt by itself: for models that take no mask of ours, such as Mamba or BLOOM."""
+        """As `_forward`, each prompt by itself: for models without branches, such as Mamba or BLOOM."""
         out = []
         for text in texts:
             for node in tree.reads:
@@ -257,18 +259,27 @@ class CausalLM:
                     out.append(self.model(input_ids=torch.tensor([ids], device=self.model.device)).logits[0, -1])
         return torch.stack(out).unflatten(0, (len(texts), len(tree.reads)))
 
-    def _takes_branches(self, tokens: list[int]) -> bool:
-        """Try a small tree: whether side-by-side branches score as they do alone, in this architecture."""
+    def _branch_reach(self, tokens: list[int]) -> float:
+        """Length up to which branches side by side score as they do alone in this architecture; 0: they do not."""
+        config = self.model.config.get_text_config()
+        layers = set(getattr(config, "layer_types", None) or ())
+        alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+        if alibi or getattr(self.model, "_is_stateful", False) or any("attention" not in kind for kind in layers):
+            return 0  # it counts positions by column, or carries a state from column to column
+        # Some trial, for what is not known here: a small tree against its prompts one by one.
         a, b = tokens[0], tokens[-1] + 1
         tree = PromptTree.build([[a, b], [b, b, a]], [[[a], [b, a]]] * 2)
-        texts = [[a, b, a, a, b], [b, a]]
+        texts = [[a, b, a], [b, a]]
         try:
             one = self._forward(texts, tree, Prefix()).float().log_softmax(-1)
         except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
-            return False
+            return 0
         alone = self._forward_plain(texts, tree, Prefix()).float().log_softmax(-1)
-        # Far less than the prompts differ from each other, and far more than bfloat16 rounds.
-        return one.shape == alone.shape and bool((one - alone).abs().mean() < 0.2 * alone.std(dim=1).mean())
+        # Far less than the prompts differ from each other, and more than bfloat16 rounds.
+        if one.shape != alone.shape or bool((one - alone).abs().mean() > 0.2 * alone.std(dim=1).mean()):
+            return 0
+        windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        return min((float(w) for w in windows if w), default=float("inf"))
 
 
 _loaded: "weakref.WeakValueDictionary[tuple[str, str, str], CausalLM]" = weakref.WeakValueDictionary()

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,3 +93,22 @@ def test_conversion_that_died_half_way_is_done_again(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(embedded, "_convert_gguf", never)
     assert resolve_model(embedded.LLM) == folder
+
+
+@needs_llm
+def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded.constants, "HF_HOME", str(tmp_path))
+    calls = []
+
+    def slow(gguf: Path, folder: Path) -> None:
+        calls.append(folder)
+        folder.mkdir()
+        time.sleep(0.2)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(embedded, "_convert_gguf", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(resolve_model, [embedded.LLM] * 2)
+    assert first == second
+    assert len(calls) == 1
+    assert (Path(second) / "config.json").exists()

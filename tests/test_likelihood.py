@@ -16,12 +16,12 @@ from labelfusion.scoring.local_model import CausalLM, PromptTree, load_causal_lm
 from labelfusion.scoring.verbalizers import MAX_WORDS, class_words, resolve_verbalizers, separating_words
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
     BloomConfig,
-    BloomForCausalLM,
     GPT2Config,
-    GPT2LMHeadModel,
+    Lfm2Config,
     LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -62,22 +62,21 @@ def bos_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
 
 def tiny(kind: str, vocab: int) -> Any:
     torch.manual_seed(0)
-    if kind == "llama":
-        model: Any = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocab,
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=320,
-            )
-        )
-    elif kind == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=320))
-    else:
-        model = BloomForCausalLM(BloomConfig(vocab_size=vocab, hidden_size=32, n_layer=2, n_head=4))
+    sizes: dict[str, Any] = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    grouped: dict[str, Any] = {
+        **sizes,
+        "intermediate_size": 48,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 320,
+    }
+    config: Any = {
+        "llama": lambda: LlamaConfig(**grouped),
+        "gpt2": lambda: GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=320),
+        "bloom": lambda: BloomConfig(vocab_size=vocab, hidden_size=32, n_layer=2, n_head=4),
+        "mistral": lambda: MistralConfig(**grouped, sliding_window=24),
+        "lfm2": lambda: Lfm2Config(**grouped, layer_types=["conv", "full_attention"]),
+    }[kind]()
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # far from uniform, so that a wrong mask or position shows
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -133,10 +132,11 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("with_prefix", [False, True])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom", "mistral", "lfm2"])
 def test_equals_whole_sequences(kind: str, with_prefix: bool, tokenizer: PreTrainedTokenizerFast) -> None:
     lm = CausalLM(tiny(kind, len(tokenizer)), tokenizer)
-    assert lm._branches == (kind != "bloom")  # BLOOM's positions come from its own mask: each prompt alone
+    # BLOOM counts positions by column, LFM2 convolves columns: each prompt alone there. Mistral: up to its window.
+    assert lm._reach == {"bloom": 0, "lfm2": 0, "mistral": 24}.get(kind, float("inf"))
     backs, words = ["\nTopic:", "\nThis text is about", " It was"], [" World", " Sports", " Science", " electronics"]
     head = "Sort the news.\n\nA goal\nTopic: Sports\n\n" if with_prefix else ""
     branches = [lm.encode([back], after="x")[0] for back in backs]
