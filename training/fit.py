@@ -23,7 +23,7 @@ from .finetune import FinetuneOptions, finetune, seconds_per_row
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
 from .gate import fit_gate_threshold
-from .losses import log_loss
+from .losses import clearly_better, log_loss
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .probe import Probe, fit_probe
 from .thresholds import tune_thresholds
@@ -216,15 +216,18 @@ def _finetune(
         model.load_state_dict(start)
     targets, rows = torch.from_numpy(labels), torch.from_numpy(covered)
 
-    def calibrated_loss(logits: torch.Tensor) -> float:
+    def calibrated_losses(logits: torch.Tensor) -> torch.Tensor:
         temperature = fit_temperature(logits[rows], targets[rows], model.config.multi_label)
-        return float(log_loss(logits[rows] / temperature, targets[rows], model.config.multi_label).mean())
+        return log_loss(logits[rows] / temperature, targets[rows], model.config.multi_label)
 
-    losses = [calibrated_loss(x) for x in per_epoch]
-    best = int(np.argmin(losses))
-    reference = calibrated_loss(probe.out_of_fold_logits)
-    report["encoder_log_loss"] |= {"full": round(losses[best], 5), "probe_on_same_rows": round(reference, 5)}
-    if losses[best] >= reference and options.encoder_training == "auto":
+    losses = [calibrated_losses(x) for x in per_epoch]
+    best = int(np.argmin([float(x.mean()) for x in losses]))
+    reference = calibrated_losses(probe.out_of_fold_logits)
+    report["encoder_log_loss"] |= {
+        "full": round(float(losses[best].mean()), 5),
+        "probe_on_same_rows": round(float(reference.mean()), 5),
+    }
+    if options.encoder_training == "auto" and not clearly_better(losses[best], reference):
         return None
     # The schedule that was measured, stopped after the epoch that was best.
     finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)

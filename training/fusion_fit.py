@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_features, pool_logits
-from .losses import log_loss, minimize
+from .losses import clearly_better, log_loss, minimize
 
 # Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
 POOL_PENALTIES = (3000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
@@ -115,7 +115,7 @@ def fit_fusion(
         epochs, with_mlp = _mlp_out_of_fold(data, folds, base, mlp_kwargs or {})
         loss = log_loss(with_mlp, data.labels, data.multi_label)
         report["log_loss"]["fusion with mlp"] = round(float(loss.mean()), 5)
-        if epochs and _clearly_better(loss, base_loss):
+        if epochs and clearly_better(loss, base_loss):
             with torch.no_grad():
                 pooled = pool(data.encoder_logits, data.evidence, data.mask)
             mlp, logits = _fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
@@ -165,11 +165,6 @@ def _average(data: FusionData, shares: dict[str, float]) -> ScorePool:
             shares_of = zip(pools, parts, strict=True)
             parameter.copy_(torch.stack([share * part for (share, _), part in shares_of]).sum(dim=0))
     return average
-
-
-def _clearly_better(loss: torch.Tensor, reference: torch.Tensor) -> bool:
-    gain = (reference - loss).double()
-    return bool(gain.mean() > 0.5 * gain.std(correction=0) / max(len(gain), 1) ** 0.5)
 
 
 def _as_encoder(num_providers: int, num_labels: int) -> ScorePool:

@@ -24,6 +24,12 @@ def log_loss(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> t
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def clearly_better(loss: torch.Tensor, reference: torch.Tensor) -> bool:
+    """Whether the mean of `loss` `(n,)` is below that of `reference` by half a standard error of the difference."""
+    gain = (reference - loss).double()
+    return bool(gain.mean() > 0.5 * gain.std(correction=0) / max(len(gain), 1) ** 0.5)
+
+
 def minimize(objective: Callable[[], torch.Tensor], parameters: list[torch.Tensor], max_iter: int = 200) -> float:
     """Minimise a smooth convex objective over `parameters`, in place, with L-BFGS; returns its final value."""
     optimizer = torch.optim.LBFGS(
