@@ -32,7 +32,7 @@ types: $(STAMP) ## Check types
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/labelfusion
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard labelfusion/*) $(ROOMS)) $(TYPED)/labelfusion/
 	@ln -s $(addprefix $(CURDIR)/,$(TESTS)) $(TYPED)/
-	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache/typed \
 		labelfusion $(TESTS)
 
 format: $(STAMP) ## Sort imports, apply safe fixes, format
