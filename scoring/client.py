@@ -81,7 +81,7 @@ class Client:
                 run.budget.reserve(dollars)
             spent = Usage()
             try:
-                reply = await self._send(method, texts, neighbours, sum(estimate))
+                reply = await self._send(method, body, sum(estimate))
                 spent = read_usage(reply, self.price, estimate)
             except RequestError:
                 if not replies:
@@ -96,15 +96,15 @@ class Client:
             return Reply({**replies[0], "choices": [c for r in replies for c in r["choices"]]}, usage)
         return Reply(replies[0], usage)
 
-    async def _send(
-        self, method: Method, texts: Sequence[str], neighbours: Sequence[Example], tokens: float
-    ) -> dict[str, Any]:
+    async def _send(self, method: Method, body: dict[str, Any], tokens: float) -> dict[str, Any]:
         attempt = 0
         while True:
-            body = {k: v for k, v in method.body(texts, neighbours).items() if k not in self._refused}
+            for name in self._refused & body.keys():
+                del body[name]
             try:
                 async with self._slots:
-                    await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
+                    if (wait := self._not_before - time.monotonic()) > 0:
+                        await asyncio.sleep(wait)
                     await self._requests.acquire()
                     await self._tokens.acquire(tokens)
                     return await self._transport.post(method.path, body)
@@ -112,7 +112,8 @@ class Client:
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
                     self._refused.add(str(error.param))
                     continue
-                if method.degrade(error, body):
+                if (other := method.degrade(error, body)) is not None:
+                    body = other
                     continue
                 attempt += 1
                 if not error.retryable:

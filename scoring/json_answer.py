@@ -24,23 +24,26 @@ class JSONMethod(Method):
 
     def parameters(self, num_texts: int) -> dict[str, Any]:
         """Greedy, in the best format that the server is known to take."""
+        return {"temperature": 0, **self._format(num_texts)}
+
+    def _format(self, num_texts: int) -> dict[str, Any]:
         if self.structured == "none":
-            return {"temperature": 0}
+            return {}
         response_format: dict[str, Any] = {"type": self.structured}
         if self.structured == "json_schema":
             response_format["json_schema"] = {"name": "scores", "strict": True, "schema": self._schema(num_texts)}
-        return {"temperature": 0, "response_format": response_format}
+        return {"response_format": response_format}
 
-    def degrade(self, error: RequestError, body: dict[str, Any]) -> bool:
+    def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
         """Fall back to plain JSON, then to nothing but the prompt, if the server refuses the format."""
         sent = body.get("response_format", {}).get("type")
-        if error.status not in (400, 422) or sent not in _FORMATS:
-            return False
+        if error.status not in (400, 422) or sent not in _FORMATS or "response_format" in self.provider.params:
+            return None
         if error.param and not error.param.startswith("response_format"):
-            return False
+            return None
         if sent == self.structured:  # else a request that was under way at the same time has done it already
             self.structured = _FORMATS[_FORMATS.index(sent) + 1]
-        return True
+        return {**{k: v for k, v in body.items() if k != "response_format"}, **self._format(0)}
 
     def answer_tokens(self, num_texts: int) -> float:
         """Each class name and its number."""

@@ -82,9 +82,9 @@ class Method(ABC):
         """Request parameters; the provider's `params` override them."""
         return {}
 
-    def degrade(self, error: RequestError, body: dict[str, Any]) -> bool:
-        """Give up a feature of `body` that the server has just refused. Returns: whether to send the request again."""
-        return False
+    def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
+        """The body to send instead of one with a feature that the server has just refused; None if there is none."""
+        return None
 
     @abstractmethod
     def answer_tokens(self, num_texts: int) -> float:
