@@ -314,5 +314,6 @@ def load_causal_lm(path: str | Path, dtype: str | None = None, device: str | tor
 
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: they may go
+        return any(getattr(torch.cpu, check, bool)() for check in checks)
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
