@@ -2,8 +2,8 @@
 
     python benchmarks/scoring.py [--write]
 
-`--write` puts the figures into docs/scoring.md. Needs the `openai` extra; nothing leaves this machine. The local LLM has
-a benchmark of its own (benchmarks/local_llm.py).
+`--write` puts the figures into docs/scoring.md. Needs the `openai` extra; nothing leaves this machine. The local LLM
+has a benchmark of its own (benchmarks/local_llm.py).
 """
 
 import argparse
@@ -237,8 +237,8 @@ def main() -> None:
     text = (
         "# Scoring: measured figures\n\n"
         f"Written by `python benchmarks/scoring.py --write` on {datetime.now(UTC):%Y-%m-%d}, {machine}, against a "
-        "loopback stand-in for the OpenAI HTTP API (`tests/llm_server.py`), on the same machine. Speed is the median of "
-        f"{args.repeats} runs of {args.count:,} texts, each beside a run of the bare client. The local LLM has figures "
+        "loopback stand-in for the OpenAI HTTP API (`tests/llm_server.py`), on the same machine. Speed is the median "
+        f"of {args.repeats} runs of {args.count:,} texts, each beside a run of the bare client. The local LLM has figures "
         "of its own in [local-llm.md](local-llm.md).\n\n"
     )
     text += "\n\n".join(f"## {title}\n\n{table(rows)}" for title, rows in sections.items()) + "\n"
