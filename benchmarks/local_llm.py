@@ -1,6 +1,6 @@
 """The local LLM: accuracy by data set, words, recipe and prompt strategy; throughput against naive peers.
 
-    python benchmarks/local_llm.py PART [--n 300] [--seed 0] [--runs 3] [--data ../shared/data]
+    python benchmarks/local_llm.py PART [--on ag_news] [--n 300] [--seed 0] [--runs 3] [--data ../shared/data]
 
 PART: the name of a data set (see `local_llm_classes.yaml`), `strategies`, `lengths`, `throughput`, or `report`. Each
 takes minutes on two cores and keeps its figures in `docs/local-llm.json`; the tables of `docs/local-llm.md` are then
@@ -130,8 +130,7 @@ def accuracy(name: str, options: argparse.Namespace) -> dict[str, Any]:
             scores = asyncio.run(scorer.score(data.texts)).scores
             figures = measure(data.hits(scores), options.seed)
             if data.multi_label:
-                some = data.member.sum(axis=0) > 0
-                figures["map"] = float(average_precision_score(data.member[:, some], scores[:, some], average="macro"))
+                figures["map"] = mean_average_precision(data, scores)
             result[f"{key}, prior" if prior else key] = figures
     return result
 
@@ -144,37 +143,29 @@ def measure(hits: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def strategies(options: argparse.Namespace) -> dict[str, Any]:
-    """Prompt strategies on AG News, all with the written words."""
-    data = Data(options.data, "ag_news", "validation", options.n, options.seed)
-    train = Data(options.data, "ag_news", "train", 200, options.seed)
-    classes = CLASSES["ag_news"]["classes"]
-    words = {label: w for label, (_, w) in classes.items()}
+    """Prompt strategies on the data set `--on`, all with the written words and the prior."""
+    data = Data(options.data, options.on, CLASSES[options.on]["test"], options.n, options.seed)
+    train = Data(options.data, options.on, "train", 1000, options.seed)
+    classes = CLASSES[options.on]["classes"]
     shots = [
-        {"text": train.texts[i], "label": label}
-        for k in range(2)
-        for label in ("Sports", "World", "Sci/Tech", "Business")
-        for i in [np.flatnonzero(train.member[:, data.labels.index(label)])[k]]
+        {"text": train.texts[np.flatnonzero(train.member[:, k])[i]], "label": label}
+        for i in range(2)
+        for k, label in enumerate(data.labels)
     ]
-    listed = "Categories: " + ", ".join(data.labels) + "."
     described = "\n".join(f"{label}: {text}." for label, (text, _) in classes.items())
-    chat = "<|im_start|>user\nWhat is this news about?\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    chat = "<|im_start|>user\nClassify this text.\n{text}<|im_end|>\n<|im_start|>assistant\n"
     variants: dict[str, dict[str, Any]] = {
         "zero-shot": {},
         "zero-shot, float32": {"params": {"dtype": "float32"}},
-        "classes listed in front": {"guidelines": listed},
         "classes described in front": {"guidelines": described},
-        "few-shot, 4 examples": {"prompt": "few-shot", "examples": shots[:4]},
-        "few-shot, 8 examples": {"prompt": "few-shot", "examples": shots},
-        "chat template": {"templates": [chat + "It is about", chat + "Category:", chat + "In one word:"]},
+        "few-shot, one example a class": {"prompt": "few-shot", "examples": shots[: len(data.labels)]},
+        "few-shot, two examples a class": {"prompt": "few-shot", "examples": shots},
+        "chat template": {"templates": [chat + t.removeprefix("{text}").strip() for t in TEMPLATES]},
     }
-    result: dict[str, Any] = {"rows": len(data.texts)}
+    words = {label: w for label, (_, w) in classes.items()}
+    result: dict[str, Any] = {"rows": len(data.texts), "on": f"{options.on}/{CLASSES[options.on]['test']}"}
     for key, fields in variants.items():
-        scorer = make(data, verbalizers=words, **fields)
-        scorer._prepare()
-        started = time.perf_counter()
-        scores = asyncio.run(scorer.score(data.texts)).scores
-        seconds = time.perf_counter() - started
-        result[key] = {**measure(data.hits(scores), options.seed), "texts_per_second": len(data.texts) / seconds}
+        result[key] = scored(make(data, verbalizers=words, **fields), data, options.seed)
         print(key, result[key], flush=True)
     return result
 
@@ -186,13 +177,22 @@ def lengths(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"rows": len(data.texts)}
     for limit in (32, 64, 128, 256):
         scorer = make(data, verbalizers=words, params={"max_text_tokens": limit})
-        scorer._prepare()
-        started = time.perf_counter()
-        scores = asyncio.run(scorer.score(data.texts)).scores
-        seconds = time.perf_counter() - started
-        result[str(limit)] = {**measure(data.hits(scores), options.seed), "texts_per_second": len(data.texts) / seconds}
+        result[str(limit)] = scored(scorer, data, options.seed)
         print(limit, result[str(limit)], flush=True)
     return result
+
+
+def scored(scorer: LikelihoodScorer, data: Data, seed: int) -> dict[str, Any]:
+    batch = asyncio.run(scorer.score(data.texts))
+    figures = {**measure(data.hits(batch.scores), seed), "tokens": batch.usage.prompt_tokens / len(data.texts)}
+    if data.multi_label:
+        figures["map"] = mean_average_precision(data, batch.scores)
+    return figures
+
+
+def mean_average_precision(data: Data, scores: np.ndarray) -> float:
+    some = data.member.sum(axis=0) > 0
+    return float(average_precision_score(data.member[:, some], scores[:, some], average="macro"))
 
 
 @torch.inference_mode()
@@ -262,6 +262,7 @@ def main() -> None:
         "throughput": throughput,
     }
     parser.add_argument("part", choices=[*CLASSES, *parts, "report"])
+    parser.add_argument("--on", choices=list(CLASSES), default="ag_news", help="data set of the strategies")
     parser.add_argument("--n", type=int, default=300, help="texts of a data set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=3, help="rounds of the throughput (default: %(default)s)")
@@ -274,7 +275,8 @@ def main() -> None:
         figures = work(options) if work else accuracy(options.part, options)
         seconds = round(time.perf_counter() - started)
         machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        results[options.part] = {**figures, "seed": options.seed, "seconds": seconds, "machine": machine}
+        key = f"strategies {options.on}" if options.part == "strategies" else options.part
+        results[key] = {**figures, "seed": options.seed, "seconds": seconds, "machine": machine}
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     from local_llm_report import write_tables
 

@@ -20,8 +20,8 @@ def write_tables(results: dict[str, Any], names: Sequence[str], path: Path) -> N
     tables = {
         "words": words_table(parts),
         "recipes": recipes_table(parts),
-        "strategies": rate_table(results.get("strategies", {}), "prompt"),
-        "lengths": rate_table(results.get("lengths", {}), "tokens of a text"),
+        "strategies": strategies_table([part for key, part in results.items() if key.startswith("strategies ")]),
+        "lengths": lengths_table(results.get("lengths", {})),
         "throughput": throughput_table(results.get("throughput", {})),
     }
     text = path.read_text(encoding="utf-8")
@@ -64,11 +64,19 @@ def recipes_table(parts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def rate_table(part: dict[str, Any], what: str) -> list[str]:
-    lines = table(what, f"accuracy ({part.get('rows')} rows)", "texts/s")
-    for key, value in part.items():
-        if isinstance(value, dict):
-            lines.append(row(key, cell(value), f"{value['texts_per_second']:.1f}"))
+def strategies_table(parts: Sequence[dict[str, Any]]) -> list[str]:
+    lines = table("prompt", *(f"{part['on']} ({part['rows']} rows)" for part in parts))
+    keys = [key for key, value in parts[0].items() if isinstance(value, dict)] if parts else []
+    for key in sorted(keys, key=lambda key: (not key.startswith("zero-shot"), key)):
+        lines.append(row(key, *(cell(part[key]) for part in parts)))
+    return lines
+
+
+def lengths_table(part: dict[str, Any]) -> list[str]:
+    lines = table("tokens of a text, at most", f"accuracy ({part.get('rows')} rows)", "tokens read a text")
+    found = {key: value for key, value in part.items() if isinstance(value, dict)}
+    for key in sorted(found, key=int):
+        lines.append(row(key, cell(found[key]), f"{found[key]['tokens']:.0f}"))
     return lines
 
 
