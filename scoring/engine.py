@@ -21,8 +21,6 @@ class Engine:
     def __init__(self, client: Client, store: ScoreStore | None) -> None:
         self.client, self.store = client, store
         self._asking: dict[bytes, asyncio.Future[Outcome | None]] = {}
-        self._unsaved: list[Answer] = []
-        self._saving: asyncio.Task[None] | None = None
 
     async def stored(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Scores of the questions that are in the store."""
@@ -50,25 +48,16 @@ class Engine:
         self._asking.pop(key, None)
 
     async def save(self, answers: list[Answer]) -> None:
-        """Store `answers`; what gathers during one write goes into the next as one transaction.
-
-        Returns once they survive the death of the process, also when the caller is cancelled meanwhile.
-        """
+        """Store `answers`. Returns once they survive the death of the process, also when cancelled meanwhile."""
         if self.store is None or not answers:
             return
-        self._unsaved += answers
-        if self._saving is None or self._saving.done():
-            self._saving = asyncio.ensure_future(self._save_all(self.store))
         try:
-            await asyncio.shield(self._saving)
-        except asyncio.CancelledError:
-            await asyncio.wait([self._saving])
-            raise
-
-    async def _save_all(self, store: ScoreStore) -> None:
-        while self._unsaved:
-            answers, self._unsaved = self._unsaved, []
-            try:
-                await asyncio.to_thread(store.put_many, answers)
-            except Exception as error:  # a full disk must not cost the answers that are in memory
-                logger.warning("The score store cannot be written (%s): answers stay in memory only.", error)
+            if not self.store.try_put(answers):
+                writing = asyncio.ensure_future(asyncio.to_thread(self.store.put_many, answers))
+                try:
+                    await asyncio.shield(writing)
+                except asyncio.CancelledError:
+                    await asyncio.wait([writing])
+                    raise
+        except Exception as error:  # a full disk must not cost the answers that are in memory
+            logger.warning("The score store cannot be written (%s): answers stay in memory only.", error)

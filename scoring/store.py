@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS answers (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS methods (key BLOB PRIMARY KEY, method TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
 """
+_INSERT = (
+    "INSERT OR REPLACE INTO answers (key, scores, model, method, prompt_tokens, completion_tokens, cost_usd, created) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _BUSY_S = 30.0
 
 
@@ -98,14 +102,37 @@ class ScoreStore:
 
     def put_many(self, answers: Iterable[Answer]) -> None:
         """Store `answers` in one transaction. They survive the death of the process as soon as this returns."""
+        with self._lock:
+            self._put(answers)
+
+    def try_put(self, answers: Iterable[Answer]) -> bool:
+        """Like `put_many`, but return False at once, with nothing stored, if another writer is in the way.
+
+        A write takes less time than handing it to a thread, so that an event loop may well do it itself.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._connect().execute("PRAGMA busy_timeout = 0")
+            self._put(answers)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            return False
+        finally:
+            self._connect().execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000:.0f}")
+            self._lock.release()
+        return True
+
+    def _put(self, answers: Iterable[Answer]) -> None:
         now = time.time()
         rows = [
-            (a.key, a.model, a.method, np.asarray(a.scores, dtype=np.float32).tobytes(),
+            (a.key, np.asarray(a.scores, dtype=np.float32).tobytes(), a.model, a.method,
              a.prompt_tokens, a.completion_tokens, a.cost_usd, now)
             for a in answers
         ]  # fmt: skip
-        with self._lock, self._connect() as connection:
-            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        with self._connect() as connection:
+            connection.executemany(_INSERT, rows)
 
     def get_method(self, key: bytes) -> str | None:
         """The method that `auto` found for a model, if it was there before."""

@@ -1,5 +1,6 @@
 """The score store: what is kept, how fast, and what survives threads, processes and accidents."""
 
+import asyncio
 import multiprocessing
 import os
 import sqlite3
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelfusion.scoring import ScoringError, build_scorer, score_texts
+from labelfusion.scoring import ScoringError, build_scorer, score_texts, submit
 from labelfusion.scoring.store import Answer, ScoreStore, question_key
 from llm_server import LABELS, LLMServer
 
@@ -119,6 +120,25 @@ def test_a_forked_child_opens_the_file_anew(store: ScoreStore) -> None:
     assert len(store.get_many([answer(i).key for i in (1, 2, 3)])) == 3
 
 
+def test_a_writer_in_the_way_is_waited_for_elsewhere(store: ScoreStore) -> None:
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.perf_counter()
+    assert not store.try_put([answer(1)])
+    assert time.perf_counter() - started < 1
+    with LLMServer() as server:
+        scorer = build_scorer({"model": "m", "api_base": server.url, "method": "json"}, LABELS, False, store=store)
+        future = submit(scorer.score(["a", "b"]))
+        time.sleep(0.5)
+        assert not future.done()  # waits for the other writer, without stopping the loop
+        assert submit(asyncio.sleep(0, "alive")).result(5) == "alive"
+        other.execute("COMMIT")
+        other.close()
+        assert future.result(20).errors == {}
+    assert sum(row["answers"] for row in store.info()) == 2
+    assert store.try_put([answer(1)])
+
+
 def test_another_kind_of_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("these are my notes, not a data base" * 100)
@@ -133,7 +153,7 @@ def test_a_store_that_cannot_be_written_costs_no_answer(
     def full(_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(store, "put_many", full)
+    monkeypatch.setattr(store, "_put", full)
     with LLMServer() as server:
         scorer = build_scorer({"model": "m", "api_base": server.url, "method": "json"}, LABELS, False, store=store)
         _, batches = score_texts([scorer], ["a", "b"])
