@@ -83,10 +83,12 @@ def write_card(
 
 
 def prompt_hash(scorer: Any, method: str) -> str:
-    """First 12 hexadecimal digits of the hash of an API prompt without its text; `-` for scorers without one."""
+    """First 12 hexadecimal digits of the hash of all that is asked beside the text."""
     questions = getattr(scorer, "questions", None)
-    if questions is None or not method:
-        return "-"
-    body = questions.method(method).body([""])
-    prompt = {k: body[k] for k in ("messages", "questions", "input") if k in body}
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:12]
+    if questions is None:
+        names = ("templates", "verbalizers", "examples")
+        prompt: Any = [scorer.provider.guidelines, *(getattr(scorer, name, None) for name in names)]
+    else:
+        body = questions.method(method or "json").body([""])
+        prompt = {k: body[k] for k in ("messages", "questions", "input") if k in body}
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -18,6 +18,8 @@ from .tables import SCORES, SUFFIXES, Table, Writer, number_columns
 if TYPE_CHECKING:
     from ..scoring.base import ScoreBatch
 
+PRIOR_TEXTS = 128  # from which a local model estimates its prior
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
@@ -164,6 +166,8 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     from ..scoring import score_texts
     from ..scoring.run import Progress, ProgressBar, is_final
 
+    first = [row[args.text_column] for row in islice(table, PRIOR_TEXTS)]
+    task.fit_priors([text for text in first if isinstance(text, str)])
     summaries = [Summary(scorer.name) for scorer in task.scorers]
     count = len(summaries)
     before = Progress(total=total * count)

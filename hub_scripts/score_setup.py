@@ -35,6 +35,12 @@ class Task:
     providers: list["LLMProvider"]
     scorers: list["Scorer"]
 
+    def fit_priors(self, texts: list[str]) -> None:
+        """Let local models without a prior estimate it from the first texts, so that every chunk has the same."""
+        for scorer in self.scorers:
+            if getattr(scorer, "prior", True) is None:
+                scorer.fit_prior(texts)  # type: ignore[attr-defined]
+
     def fingerprint(self, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         """What must be the same for a journal to be continued; speed and budget may change."""
         free = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "price")
@@ -47,6 +53,7 @@ class Task:
             "llm": hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest(),
             "text_column": args.text_column,
             "chunk_size": args.chunk_size,
+            "examples": Table(args.examples).version() if args.examples else None,
         }
 
 
@@ -65,12 +72,16 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     from ..scoring import build_scorer
 
     providers = [LLMProvider.from_any(_fields(text, args)) for text in args.llm]
+    for provider in providers:
+        if provider.model.partition("/")[0] in ("recorded", "callable"):
+            raise ValueError(f"`--llm {provider.model}` is no LLM that can be asked.")
     names = [p.name for p in providers]
     if len(set(names)) < len(names):
         raise ValueError(f"`--llm` names an LLM twice: {names}. Give each a `name` in its JSON.")
     labels = _labels(table, args)
     descriptions = _descriptions(args.descriptions, labels)
     pool = _pool(args, labels)
+    providers = [_with_examples(p, labels, pool) for p in providers]
     if args.guidelines == "auto" and not args.dry_run:
         providers = [_with_guidelines(p, labels, descriptions, pool, args, kept_guidelines) for p in providers]
     embed = _embedder(args.encoder) if any(p.prompt == "nearest" for p in providers) else None
@@ -117,6 +128,19 @@ def _fields(text: str, args: argparse.Namespace) -> dict[str, Any]:
     if args.guidelines and args.guidelines != "auto":
         fields.setdefault("guidelines", Path(args.guidelines).read_text(encoding="utf-8"))
     return fields
+
+
+def _with_examples(
+    provider: "LLMProvider", labels: list[str], pool: tuple[list[str], list[Any]] | None
+) -> "LLMProvider":
+    """The provider with few-shot examples from the pool, if it has none of its own."""
+    from ..configuration import LLMProvider
+    from ..scoring.examples import balanced_examples
+
+    if provider.prompt != "few-shot" or provider.examples or pool is None:
+        return provider
+    examples = balanced_examples(pool, labels, provider.num_examples)
+    return LLMProvider.from_any({**provider.to_dict(), "examples": examples})
 
 
 def _with_guidelines(

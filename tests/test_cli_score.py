@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.tables import number_columns
 from labelfusion.training.data import prepare
@@ -223,7 +224,7 @@ def test_an_unfinished_run_with_other_settings_is_not_mixed_in(
         assert score(tmp_path, server, source, "out.csv", "--votes-are-not-an-option") == 2
         capsys.readouterr()
         assert score(tmp_path, server, source, "out.csv", "--prompt", "few-shot", "--examples", str(source)) == 2
-        assert "unfinished run with other settings (llm)" in capsys.readouterr().err
+        assert "unfinished run with other settings (examples, llm)" in capsys.readouterr().err
 
 
 def test_nearest_examples_and_guidelines(tmp_path: Path, tiny_encoder_dir: str) -> None:
@@ -264,6 +265,7 @@ def test_nearest_examples_and_guidelines(tmp_path: Path, tiny_encoder_dir: str) 
         ([{"text": "x"}], ["--labels", "a,b", "--llm", "m"], "names an LLM twice"),
         ([{"text": "x"}], ["--labels", "a,b", "--llm", '{"model": "z", "oops": 1}'], "unknown fields ['oops']"),
         ([{"text": "x"}], ["--labels", "a,b", "--prompt", "few-shot"], "few-shot prompts need"),
+        ([{"text": "x"}], ["--labels", "a,b", "--llm", "recorded"], "no LLM that can be asked"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -273,6 +275,32 @@ def test_mistakes_are_told_in_one_line(
         assert score(tmp_path, server, write(tmp_path / "in.jsonl", rows), "out.jsonl", *options) == 2
         assert server.requests == 0
     assert message in capsys.readouterr().err
+
+
+def test_a_local_model_keeps_one_prior_for_all_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labelfusion.scoring import factory
+    from labelfusion.scoring.base import ScoreBatch
+
+    class Local:
+        name, labels, multi_label = "local/tiny", SORTED, False
+        provider = LLMProvider("local/tiny")
+        prior: Any = None
+
+        def fit_prior(self, texts: list[str]) -> list[float]:
+            assert len(texts) == 60
+            self.prior = [0.0]
+            return self.prior
+
+        async def score(self, texts: list[str]) -> ScoreBatch:
+            assert self.prior is not None
+            return ScoreBatch(np.array([truth(t, SORTED) for t in texts], dtype=np.float32), "likelihood")
+
+    local = Local()
+    monkeypatch.setattr(factory, "build_scorer", lambda *args, **kwargs: local)
+    source = write(tmp_path / "in.csv")
+    assert main(["score", str(source), str(tmp_path / "out.csv"), "--llm", "local/tiny", "--chunk-size", "20"]) == 0
+    np.testing.assert_allclose([r["llm_scores"][0] for r in read(tmp_path / "out.csv")], right(ROWS), atol=1e-5)
+    assert "| `local/tiny` | likelihood |" in (tmp_path / "out.csv.md").read_text()
 
 
 def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
