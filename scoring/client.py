@@ -11,7 +11,7 @@ from typing import Any
 from ..configuration import LLMProvider
 from .base import ScoringError, Usage
 from .limits import RateLimit
-from .method import Method, UnsupportedError
+from .method import Method
 from .money import Price, estimate_tokens, find_price, read_usage
 from .prompts import Example
 from .providers import Endpoint
@@ -69,7 +69,6 @@ class Client:
         Raises:
             RequestError: If no usable reply came, also after retries.
             BudgetReachedError: If the run's budget does not allow another request.
-            UnsupportedError: If the server does not know the method's endpoint.
         """
         replies: list[dict[str, Any]] = []
         usage = Usage()
@@ -132,14 +131,14 @@ class Client:
         return random.uniform(0.2, 1.0) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
 
 
-def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> Exception | None:
+def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> ScoringError | None:
     """The exception for an `error` after which no other request can work either, if it is such a one."""
     if error.status == 401:
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
     if error.status in (404, 405, 501):
         if method == "decision":
-            return UnsupportedError(f"no decisions ({error.reason})")
+            return ScoringError(f"{provider.name} offers no decisions ({error.reason}); use method='auto'.")
         return ScoringError(
             f"{provider.name}: {endpoint.base or 'litellm'} has no model {endpoint.model!r} ({error.reason})."
         )

@@ -111,6 +111,45 @@ def test_class_names_that_a_data_set_declares(tmp_path: Path) -> None:
     np.testing.assert_allclose(out[3]["llm_scores"][0], truth("t 3", LABELS), atol=1e-5)
 
 
+def test_a_data_set_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)})
+    data = {"text": [f"t {i}" for i in range(8)], "label": [i % 4 for i in range(8)]}
+    asked: list[Any] = []
+
+    def load_dataset(name: str, **options: Any) -> Any:
+        asked.append((name, options))
+        return datasets.Dataset.from_dict(data, features=features).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with LLMServer() as server:
+        base = ["--llm", "m", "--api-base", server.url, "--store", str(tmp_path / "s.sqlite"), "--split", "test"]
+        assert main(["score", "someone/news", str(tmp_path / "out.parquet"), *base]) == 0
+    assert asked == [("someone/news", {"split": "test", "streaming": True})]
+    out = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert out.features["label"].names == LABELS
+    assert out["label"] == data["label"]
+    np.testing.assert_allclose(out[5]["llm_scores"][0], truth("t 5", LABELS), atol=1e-5)
+    assert "`someone/news`" in (tmp_path / "out.parquet.md").read_text()
+
+
+def test_options_from_a_file(tmp_path: Path) -> None:
+    with LLMServer(labels=SORTED) as server:
+        config = {
+            "llm": ["m", {"model": "m2", "method": "vote", "votes": 1}],
+            "api-base": server.url,
+            "method": "json",
+            "labels": SORTED,
+            "price": [1, 2],
+            "no_cache": True,
+        }
+        (tmp_path / "c.yaml").write_text(json.dumps(config))  # JSON is YAML
+        source = write(tmp_path / "in.csv")
+        assert main(["score", str(source), str(tmp_path / "out.jsonl"), "--config", str(tmp_path / "c.yaml")]) == 0
+    assert [len(row["llm_scores"]) for row in read(tmp_path / "out.jsonl")] == [2] * 60
+
+
 def test_several_llms_and_missing_answers(tmp_path: Path) -> None:
     with LLMServer(labels=SORTED) as good, LLMServer(labels=SORTED, faults={"refusal": 0.4}) as other:
         second = json.dumps({"model": "m2", "api_base": other.url, "method": "vote", "votes": 1})

@@ -15,6 +15,7 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, ascore_texts, build_scorer, run_sync, score_texts, submit
 from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.money import Price, find_price, read_usage
 from labelfusion.scoring.providers import resolve
 from labelfusion.scoring.run import Progress
 from labelfusion.scoring.transport import retry_after
@@ -171,6 +172,11 @@ def test_what_cannot_work_is_an_error_at_once(status: int, message: str) -> None
     assert server.requests <= 4
 
 
+def test_a_method_that_is_not_offered_is_an_error() -> None:
+    with LLMServer() as server, pytest.raises(ScoringError, match="offers no decisions.*method='auto'"):
+        score(server, method="decision")
+
+
 # --- Money -----------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +186,17 @@ def test_tokens_and_dollars_are_counted() -> None:
         assert batch.usage.prompt_tokens == server.tokens[0]
         assert batch.usage.completion_tokens == server.tokens[1]
         assert batch.usage.cost_usd == pytest.approx((server.tokens[0] * 2 + server.tokens[1] * 10) / 1e6)
+
+
+def test_cached_tokens_are_cheaper_and_decisions_bill_no_answer() -> None:
+    price = Price(input=2e-6, output=10e-6, cached=0.5e-6)
+    chat = {"usage": {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 800}}}
+    assert read_usage(chat, price, (0, 0)).cost_usd == pytest.approx(200 * 2e-6 + 800 * 0.5e-6 + 10 * 10e-6)
+    deepseek = {"usage": {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_cache_hit_tokens": 800}}
+    assert read_usage(deepseek, price, (0, 0)) == read_usage(chat, price, (0, 0))
+    decision = {"answers": [], "usage": {"input_tokens": 1000, "output_tokens": 10}}
+    assert read_usage(decision, price, (0, 0)).cost_usd == pytest.approx(1000 * 2e-6)
+    assert read_usage(chat, None, (0, 0)).cost_usd == 0
 
 
 def test_a_server_without_usage_figures_is_estimated() -> None:
@@ -219,8 +236,6 @@ def test_a_budget_needs_a_price() -> None:
 
 def test_prices_come_from_the_price_list() -> None:
     pytest.importorskip("litellm")
-    from labelfusion.scoring.money import find_price
-
     for model in ("openai/gpt-5-nano", "openai", "gemini", "deepseek", "anthropic/claude-haiku-4-5"):
         provider = LLMProvider(model)
         price = find_price(provider, resolve(provider))
