@@ -183,7 +183,9 @@ class APIScorer:
                 await self._ask(engine, call, method, rows)
 
         try:
-            await gather_or_cancel(worker() for _ in range(min(self.provider.max_concurrency, len(asked))))
+            # More workers than requests on the wire: some write prompts and read answers meanwhile.
+            workers = self.provider.max_concurrency * 3 // 2
+            await gather_or_cancel(worker() for _ in range(min(workers, len(asked))))
         finally:
             for row in asked:
                 engine.release(call.keys[row])

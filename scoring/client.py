@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import LLMProvider
 from .base import ScoringError, Usage
-from .limits import RateLimit
+from .limits import RateLimit, Slots
 from .method import Method
 from .money import Price, estimate_tokens, find_price, read_usage
 from .prompts import Example
@@ -50,16 +49,15 @@ class Client:
     def __init__(self, provider: LLMProvider, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.price: Price | None = find_price(provider, endpoint)
+        self._slots = Slots(provider.max_concurrency)
         self._transport: Transport = (
-            LitellmTransport(endpoint, provider.timeout_s, provider.api_base)
+            LitellmTransport(endpoint, provider.timeout_s, provider.api_base, self._slots)
             if endpoint.uses_litellm
-            else OpenAITransport(endpoint, provider.timeout_s, provider.max_concurrency)
+            else OpenAITransport(endpoint, provider.timeout_s, provider.max_concurrency, self._slots)
         )
-        self._slots = asyncio.Semaphore(provider.max_concurrency)
         self._requests = RateLimit(provider.requests_per_minute)
         self._tokens = RateLimit(provider.tokens_per_minute)
         self._refused: set[str] = set()
-        self._not_before = 0.0
         if self.price is None:
             logger.warning("No price is known for %s: its dollars are not counted. Give `price`.", provider.name)
 
@@ -101,12 +99,9 @@ class Client:
             for name in self._refused & body.keys():
                 del body[name]
             try:
-                async with self._slots:
-                    if (wait := self._not_before - time.monotonic()) > 0:
-                        await asyncio.sleep(wait)
-                    await self._requests.acquire()
-                    await self._tokens.acquire(tokens)
-                    return await self._transport.post(method.path, body)
+                await self._requests.acquire()
+                await self._tokens.acquire(tokens)
+                return await self._transport.post(method.path, body)
             except RequestError as error:
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
                     self._refused.add(str(error.param))
@@ -125,8 +120,7 @@ class Client:
     def _delay(self, attempt: int, retry_after: float | None) -> float:
         """Seconds before the next attempt: what the server says, else a random part of an exponential delay."""
         if retry_after is not None:
-            # All requests of the provider wait: a limit counts for the account, not for one request.
-            self._not_before = max(self._not_before, time.monotonic() + min(retry_after, LONGEST_DELAY_S))
+            self._slots.pause(min(retry_after, LONGEST_DELAY_S))
             return min(retry_after, LONGEST_DELAY_S) + random.uniform(0, 0.1)
         return random.uniform(0.2, 1.0) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
 

@@ -1,7 +1,8 @@
-"""Rate limits: requests and tokens a minute, spread evenly."""
+"""Rate limits (requests and tokens a minute, spread evenly) and the bound of what is on the wire at once."""
 
 import asyncio
 import time
+from types import TracebackType
 
 
 class RateLimit:
@@ -17,3 +18,33 @@ class RateLimit:
             start = max(time.monotonic(), self.free_at)
             self.free_at = start + units * self.interval
             await asyncio.sleep(max(0.0, start - time.monotonic()))
+
+
+class Slots:
+    """At most `number` requests on the wire at once, and none while the server has asked for silence.
+
+    Held only from the first byte sent to the last byte received, so that preparing a request and reading a reply,
+    which share one thread, do not keep the next request from leaving.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = asyncio.Semaphore(number)
+        self._not_before = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Let no request leave for `seconds`: a server's limit counts for the account, not for one request."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    async def __aenter__(self) -> None:
+        await self._free.acquire()
+        try:
+            while (wait := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._free.release()

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from .base import ScoringError
+from .limits import Slots
 from .providers import Endpoint
 
 CONNECTIONS_PER_POOL = 8
@@ -55,20 +56,25 @@ class Transport(Protocol):
 class OpenAITransport:
     """Any OpenAI-compatible URL through the `openai` client. Belongs to the event loop that it was made on."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float, max_concurrency: int) -> None:
+    def __init__(self, endpoint: Endpoint, timeout_s: float, max_concurrency: int, slots: Slots) -> None:
         try:
             import openai
         except ImportError:
             raise ScoringError(
                 f"Asking {endpoint.model} needs the openai package: pip install 'labelfusion-transformers[openai]'."
             ) from None
-        self._timeout_s = timeout_s
         # A connection pool looks at all of its connections for each request, several times: a few small pools in turn
         # are much faster than a large one (64 in flight: 270 requests a second instead of 64).
         pools = -(-max_concurrency // CONNECTIONS_PER_POOL)
         key = endpoint.key() or "none"
         clients = [
-            openai.AsyncOpenAI(api_key=key, base_url=endpoint.base, timeout=timeout_s, max_retries=0)
+            openai.AsyncOpenAI(
+                api_key=key,
+                base_url=endpoint.base,
+                timeout=timeout_s,
+                max_retries=0,
+                http_client=_http_client(timeout_s, slots),
+            )
             for _ in range(pools)
         ]
         self._clients = itertools.cycle(clients)
@@ -78,22 +84,43 @@ class OpenAITransport:
         import openai
 
         try:
-            async with asyncio.timeout(self._timeout_s):  # the client's own timeout starts anew with every byte
-                reply = await next(self._clients).post(path, body=body, cast_to=object)
+            reply = await next(self._clients).post(path, body=body, cast_to=object)
         except openai.APIError as error:
             raise from_api_error(error) from None
-        except TimeoutError:
-            raise RequestError("timeout", retryable=True) from None
         except json.JSONDecodeError:
             raise RequestError("malformed reply", retryable=True) from None
         return checked_reply(reply)
 
 
+def _http_client(timeout_s: float, slots: Slots) -> Any:
+    """The `openai` client's own HTTP client, holding a slot for each request while it is on the wire."""
+    import httpx
+    import openai
+
+    class HTTPClient(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, valid-type]
+        async def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+            try:
+                # httpx's own timeout starts anew with every byte.
+                async with slots, asyncio.timeout(timeout_s):
+                    return await super().send(request, **kwargs)
+            except TimeoutError:
+                raise httpx.ReadTimeout("no complete reply in time", request=request) from None
+
+    return HTTPClient(timeout=timeout_s)
+
+
 class LitellmTransport:
     """Every model that litellm speaks."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float, api_base: str | None) -> None:
-        self._litellm = import_litellm(endpoint.model)
+    def __init__(self, endpoint: Endpoint, timeout_s: float, api_base: str | None, slots: Slots) -> None:
+        self._litellm, self._slots = import_litellm(endpoint.model), slots
+        try:
+            self._litellm.get_llm_provider(endpoint.model, api_base=api_base)
+        except Exception:
+            raise ScoringError(
+                f"litellm knows no provider of the model {endpoint.model!r}. Write it as 'provider/model', such as "
+                "'anthropic/claude-haiku-4-5'; for a server of your own, give `api_base`."
+            ) from None
         self._options: dict[str, Any] = {"timeout": timeout_s, "max_retries": 0, "num_retries": 0, "drop_params": True}
         if api_base:
             self._options["api_base"] = api_base
@@ -107,7 +134,7 @@ class LitellmTransport:
 
         send = self._litellm.adecisions if path == DECISIONS else self._litellm.acompletion
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with self._slots, asyncio.timeout(self._timeout_s):
                 reply = await send(**body, **self._options)
         except openai.APIError as error:  # litellm's exceptions are OpenAI's
             raise from_api_error(error) from None
