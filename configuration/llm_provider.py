@@ -121,6 +121,8 @@ class LLMProvider:
         """
         if isinstance(value, cls):
             return value
+        if hasattr(value, "to_dict"):  # of another copy of this class: each entry point of a model's own code has one
+            value = value.to_dict()
         if isinstance(value, str):
             return cls(model=value)
         if isinstance(value, dict):

@@ -57,12 +57,7 @@ class OpenAITransport:
     """Any OpenAI-compatible URL through the `openai` client. Belongs to the event loop that it was made on."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, max_concurrency: int, slots: Slots) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise ScoringError(
-                f"Asking {endpoint.model} needs the openai package: pip install 'labelfusion-transformers[openai]'."
-            ) from None
+        self._openai = openai = import_openai(endpoint.model)
         # A connection pool looks at all of its connections for each request, several times: a few small pools in turn
         # are much faster than a large one (64 in flight: 270 requests a second instead of 64).
         pools = -(-max_concurrency // CONNECTIONS_PER_POOL)
@@ -73,7 +68,7 @@ class OpenAITransport:
                 base_url=endpoint.base,
                 timeout=timeout_s,
                 max_retries=0,
-                http_client=_http_client(timeout_s, slots),
+                http_client=_http_client(openai, timeout_s, slots),
             )
             for _ in range(pools)
         ]
@@ -81,21 +76,18 @@ class OpenAITransport:
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send one request; the reply is taken as it is, without building the client's typed objects."""
-        import openai
-
         try:
             reply = await next(self._clients).post(path, body=body, cast_to=object)
-        except openai.APIError as error:
+        except self._openai.APIError as error:
             raise from_api_error(error) from None
         except json.JSONDecodeError:
             raise RequestError("malformed reply", retryable=True) from None
         return checked_reply(reply)
 
 
-def _http_client(timeout_s: float, slots: Slots) -> Any:
+def _http_client(openai: Any, timeout_s: float, slots: Slots) -> Any:
     """The `openai` client's own HTTP client, holding a slot for each request while it is on the wire."""
     import httpx
-    import openai
 
     class HTTPClient(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, valid-type]
         async def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
@@ -113,7 +105,8 @@ class LitellmTransport:
     """Every model that litellm speaks."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, api_base: str | None, slots: Slots) -> None:
-        self._litellm, self._slots = import_litellm(endpoint.model), slots
+        self._litellm, self._openai = import_litellm(endpoint.model), import_openai(endpoint.model)
+        self._slots = slots
         try:
             self._litellm.get_llm_provider(endpoint.model, api_base=api_base)
         except Exception:
@@ -130,13 +123,11 @@ class LitellmTransport:
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send one request through `acompletion` or `adecisions`."""
-        import openai
-
         send = self._litellm.adecisions if path == DECISIONS else self._litellm.acompletion
         try:
             async with self._slots, asyncio.timeout(self._timeout_s):
                 reply = await send(**body, **self._options)
-        except openai.APIError as error:  # litellm's exceptions are OpenAI's
+        except self._openai.APIError as error:  # litellm's exceptions are OpenAI's
             raise from_api_error(error) from None
         except TimeoutError:
             raise RequestError("timeout", retryable=True) from None
@@ -145,6 +136,21 @@ class LitellmTransport:
                 f"{type(error).__name__} in litellm", status=getattr(error, "status_code", None)
             ) from None
         return checked_reply(reply.model_dump())
+
+
+def import_openai(model: str) -> Any:
+    """Import the `openai` client.
+
+    Raises:
+        ScoringError: If it is not installed.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise ScoringError(
+            f"Asking {model} needs the openai package: pip install 'labelfusion-transformers[openai]'."
+        ) from None
+    return openai
 
 
 def import_litellm(model: str) -> Any:

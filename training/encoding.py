@@ -30,7 +30,8 @@ def max_length(
     Tokenizers that know no limit say 1e30, and RoBERTa's 514 positions hold only 512 tokens. Without any limit:
     `DEFAULT_MAX_LENGTH`.
     """
-    encoder = (model if isinstance(model, LabelFusionConfig) else model.config).encoder_config
+    config: LabelFusionConfig = getattr(model, "config", model)  # type: ignore[assignment]
+    encoder = config.encoder_config
     limits = [tokenizer.model_max_length]
     positions = getattr(encoder, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:  # XLNet says -1
