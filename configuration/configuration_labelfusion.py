@@ -3,11 +3,13 @@
 import copy
 import math
 import os
+from collections.abc import Callable
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .custom_code import AUTO_MAP, INSTALLED, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
 from .secrets import refuse_secrets
 
@@ -51,6 +53,7 @@ class LabelFusionConfig(PretrainedConfig):
         id2label: dict[int, str]
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["encoder_logits", "hidden_states", "attentions"]  # noqa: RUF012  # by the Trainer
+    write_code: ClassVar[Callable[[str | os.PathLike[str]], None] | None] = None  # set by the front door
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class LabelFusionConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         refuse_secrets(kwargs, "LabelFusionConfig")
+        kwargs.pop("custom_pipelines", None)
         if encoder_config is None:
             encoder_config = {"model_type": "roberta"}
         encoder_config = copy.deepcopy(encoder_config)
@@ -125,6 +129,16 @@ class LabelFusionConfig(PretrainedConfig):
         return [self.id2label[i] for i in range(self.num_labels)]  # JSON sorts "10" before "2"
 
     @property
+    def self_contained(self) -> bool:
+        """Whether the repository that it is saved to holds the code of the model."""
+        return bool(getattr(self, "auto_map", None))
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """What `transformers.pipeline` reads to find the pipeline of this model."""
+        return RegisteredPipelines(custom_pipelines()) if INSTALLED else custom_pipelines()
+
+    @property
     def hidden_size(self) -> int:
         """Width of the encoder's embedding."""
         return self.encoder_config.hidden_size
@@ -136,12 +150,17 @@ class LabelFusionConfig(PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Plain data; refuses to serialise a credential, also one that was assigned after construction."""
         data = super().to_dict()
+        if self.self_contained:  # as they were loaded from the Hub, they name the repository that they came from
+            data |= {"auto_map": dict(AUTO_MAP), "custom_pipelines": custom_pipelines()}
         refuse_secrets(data, "LabelFusionConfig")
         return data
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As in Transformers; an error leaves the file that is there as it is."""
+        """As in Transformers; an error leaves the file as it is; a self-contained model keeps its code."""
         self.to_json_string()
+        if self.self_contained and self.write_code is not None:
+            os.makedirs(save_directory, exist_ok=True)
+            type(self).write_code(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _validate(self) -> None:

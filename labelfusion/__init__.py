@@ -54,6 +54,16 @@ def _register(room: str, _: Any) -> None:
     import_module(room)
 
 
+@when_imported("labelfusion.configuration")
+def _let_it_write_code(configuration: Any) -> None:
+    """The config of a self-contained model is saved with its code, which is made in a room that it does not know."""
+
+    def write_code(folder: Any) -> None:
+        import_module("labelfusion.hub_scripts.flat_code").write_code(folder)
+
+    configuration.LabelFusionConfig.write_code = staticmethod(write_code)
+
+
 for _module, _room in _REGISTRATION.items():
     when_imported(_module)(partial(_register, _room))
 

@@ -1,0 +1,29 @@
+"""What makes a repository self-contained: `auto_map` and `custom_pipelines`, by which Transformers finds its code."""
+
+from typing import Any
+
+TASK = "labelfusion-classification"
+AUTO_MAP = {
+    "AutoConfig": "configuration_labelfusion.LabelFusionConfig",
+    "AutoModel": "modeling_labelfusion.LabelFusionForSequenceClassification",
+    "AutoModelForSequenceClassification": "modeling_labelfusion.LabelFusionForSequenceClassification",
+}
+# False in the copy of this module that a self-contained repository holds.
+INSTALLED = not __name__.startswith("transformers_modules.")
+
+
+def custom_pipelines() -> dict[str, Any]:
+    """Where `transformers.pipeline` finds the pipeline in a self-contained repository."""
+    impl = "pipeline_labelfusion.LabelFusionPipeline"
+    return {TASK: {"impl": impl, "pt": ["AutoModelForSequenceClassification"], "type": "text"}}
+
+
+class RegisteredPipelines(dict[str, Any]):
+    """Names the pipeline of a model for those who have the package, where it is registered and needs no trust.
+
+    `transformers.pipeline` reads the task from the keys when it is given none, and demands `trust_remote_code` for a
+    task that is `in` the dict: none is.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return False

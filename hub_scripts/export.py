@@ -1,0 +1,64 @@
+"""`labelfusion export`: write a model as a repository that works without this package."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from .flat_code import FILES
+
+# What a repository needs none of: caches, checkpoints, anything that unpickles.
+IGNORED = (".*", "checkpoint-*", "__pycache__", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("source", metavar="MODEL_DIR", help="folder of a saved model")
+    parser.add_argument("folder", metavar="OUT_DIR", help="new or empty folder for the repository")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and say how to load it."""
+    folder = export_model(args.source, args.folder)
+    print(f"Wrote {folder}: it loads with transformers and torch alone, by\n")
+    print(f'    pipeline("labelfusion-classification", model="{folder}", trust_remote_code=True)')
+    return 0
+
+
+def export_model(source: str | Path, folder: str | Path) -> Path:
+    """Write a saved model as a self-contained repository: its files, its code, and a config that names both.
+
+    Such a repository loads with `trust_remote_code=True` where this package is not installed, and without trust where
+    it is. API models are asked through the `openai` client or litellm where these are installed.
+
+    Args:
+        source: Folder of a saved model, with its tokenizer.
+        folder: New or empty folder, or one that was exported before.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ValueError: If `source` holds no LabelFusion model, or `folder` holds something else.
+    """
+    from .model_card import update_card
+    from .push import check_model_folder
+
+    source, folder = Path(source), Path(folder)
+    check_model_folder(source)
+    if source.resolve() != folder.resolve():
+        if folder.exists() and any(folder.iterdir()) and not (folder / f"{next(iter(FILES))}.py").is_file():
+            raise ValueError(f"{str(folder)!r} is not empty: give a new folder for the exported repository.")
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*IGNORED), dirs_exist_ok=True)
+    make_self_contained(folder)
+    update_card(folder)
+    return folder
+
+
+def make_self_contained(folder: Path) -> None:
+    """Add the code to a saved model's folder, and name it in the config."""
+    from ..configuration import LabelFusionConfig
+    from ..configuration.custom_code import AUTO_MAP
+
+    config = LabelFusionConfig.from_pretrained(folder)
+    config.auto_map = dict(AUTO_MAP)
+    config.save_pretrained(folder)
