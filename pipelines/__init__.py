@@ -5,11 +5,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .inference import Inference, run
 from .pipeline_labelfusion import TASK, LabelFusionPipeline
-from .policy import select, uncertainty
+from .policy import select
 
 if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=LabelFusionPipeline, pt_model=AutoModelForSequenceClassification, type="text"
     )
 
-__all__ = ["Inference", "LabelFusionPipeline", "run", "select", "uncertainty"]
+__all__ = ["Inference", "LabelFusionPipeline", "run", "select"]

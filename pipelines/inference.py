@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
 from ..training.encoding import encode_texts, evaluating
+from ..training.gate import gate_values
 from .asking import Asker, Asking, Scorers
 from .inputs import Row, given_scores, read_inputs
-from .policy import Policy, StreamSelector, check_policy, select, to_probabilities, uncertainty
+from .policy import Policy, StreamSelector, check_policy, select, to_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -234,8 +235,9 @@ class _Engine:
             window.embeddings = self.encode(window.texts)
             logits = self.fuse(window.embeddings, None)[1][order]
             chosen[order] = self.choose(logits)
-            doubt = uncertainty(to_probabilities(logits, config.multi_label), config.multi_label)
-            order = order[np.argsort(-doubt, kind="stable")]  # if money runs out, then on the easy ones
+            probs = to_probabilities(logits, config.multi_label)
+            values, _ = gate_values(probs, config.calibration, config.multi_label)
+            order = order[np.argsort(-values, kind="stable")]  # if money runs out, then on the easy ones
         window.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
         window.asked = order[(chosen & ~brought)[order]]
         if window.asked.size:

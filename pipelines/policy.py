@@ -1,15 +1,24 @@
 """Which texts the LLM is asked about: all, none, those that the gate lets through, or the share that needs it most."""
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.gate import uncertainty
+from ..training.gate import NEVER, expected_error, gate_values
 
-Policy: TypeAlias = str | float
+
+@dataclass(frozen=True)
+class Above:
+    """A policy of its own: ask where the gate's value is above this, as `for_accuracy` finds it."""
+
+    threshold: float
+
+
+Policy: TypeAlias = str | float | Above
 
 # Without a calibrated gate, "auto" asks where the encoder itself expects to be wrong more often than this.
 DEFAULT_EXPECTED_ERROR = 0.1
@@ -23,7 +32,7 @@ def check_policy(policy: Policy) -> Policy:
     Raises:
         ValueError: For anything but `"always"`, `"never"`, `"auto"` or a number in [0, 1].
     """
-    if isinstance(policy, str) and policy in ("always", "never", "auto"):
+    if isinstance(policy, Above) or (isinstance(policy, str) and policy in ("always", "never", "auto")):
         return policy
     number = isinstance(policy, int | float | np.integer | np.floating) and not isinstance(policy, bool)
     if not number or not 0.0 <= float(policy) <= 1.0:
@@ -34,12 +43,38 @@ def check_policy(policy: Policy) -> Policy:
     return {0.0: "never", 1.0: "always"}.get(float(policy), float(policy))
 
 
-def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
-    """float64 `(n,)`: probability, by the encoder's own account, that its answer is wrong (in any class)."""
-    probs = np.asarray(encoder_probs, dtype=np.float64)
-    if multi_label:
-        return 1.0 - np.maximum(probs, 1.0 - probs).prod(axis=1)
-    return 1.0 - probs.max(axis=1)
+def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusionConfig) -> Policy:
+    """The policy that asks least among those that reached an accuracy on held-out rows, when the model was fitted.
+
+    Args:
+        target_accuracy: Share of the texts that are to be right (multi-label: in all classes), in (0, 1].
+        llm_policy: What was given beside it; a share contradicts it.
+        config: The model's config.
+
+    Raises:
+        ValueError: If no share of questions reached it, or the model has no gate.
+    """
+    if not isinstance(target_accuracy, int | float) or not 0.0 < target_accuracy <= 1.0:
+        raise ValueError(f"`target_accuracy` must be a number above 0 and up to 1, got {target_accuracy!r}.")
+    if llm_policy not in ("always", "auto"):
+        raise ValueError(f"`target_accuracy` says how much is asked; leave `llm_policy`={llm_policy!r} out.")
+    curve = (config.calibration.get("gate") or {}).get("curve")
+    if not curve:
+        raise ValueError(
+            "`target_accuracy` needs the held-out curve of a model that was fitted with LLM scores; this one has none. "
+            "Fit it on rows with scores, or give `llm_policy`."
+        )
+    reached = np.flatnonzero(np.array(curve["accuracy"]) >= target_accuracy)
+    if not len(reached):
+        best = int(np.argmax(curve["accuracy"]))
+        raise ValueError(
+            f"`target_accuracy`={target_accuracy:g} was not reached on held-out rows at any share of questions; the "
+            f"best was {curve['accuracy'][best]:.4f}, with {best} % of the texts asked. Ask for no more than that."
+        )
+    share = int(reached[0])
+    if share in (0, 100):
+        return Above(NEVER) if share == 0 else "always"
+    return Above(float(curve["threshold"][share]))
 
 
 def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float32]:
@@ -63,9 +98,9 @@ def select(encoder_logits: NDArray[np.floating], policy: Policy, config: LabelFu
 
     Args:
         encoder_logits: float `(n, num_labels)`, calibrated, as the model gives them.
-        policy: `"always"`; `"never"`; a share s in [0, 1]: exactly `round(s * n)` texts, the most uncertain ones;
-            `"auto"`: those whose `uncertainty` exceeds `config.calibration["gate_threshold"]` or, where the
-            calibration has left none, whose `expected_error` exceeds 0.1.
+        policy: `"always"`; `"never"`; a share s in [0, 1]: exactly `round(s * n)` texts, those where the gate sees most
+            value in asking; `"auto"`: those whose value exceeds the gate's threshold or, where the calibration has left
+            none, whose `expected_error` exceeds 0.1.
         config: The model's config.
 
     Returns:
@@ -79,18 +114,20 @@ def select(encoder_logits: NDArray[np.floating], policy: Policy, config: LabelFu
     if count == 0 or policy in ("always", "never"):
         return np.full(count, policy == "always")
     probs = to_probabilities(encoder_logits, config.multi_label)
+    values, threshold = gate_values(probs, config.calibration, config.multi_label)
+    if isinstance(policy, Above):
+        return values > policy.threshold
     if policy == "auto":
-        threshold = config.calibration.get("gate_threshold")
         if threshold is None:
             return expected_error(probs, config.multi_label) > DEFAULT_EXPECTED_ERROR
-        return uncertainty(probs, config.multi_label) > float(threshold)
-    return most(uncertainty(probs, config.multi_label), round(float(policy) * count))
+        return values > threshold
+    return most(values, round(float(policy) * count))
 
 
 class StreamSelector:
     """`select` for the windows of a stream of unknown length.
 
-    For a share, the threshold is the quantile of the uncertainties seen so far, so that a window of hard texts gets
+    For a share, the threshold is the quantile of the gate's values seen so far, so that a window of hard texts gets
     more questions than one of easy texts; the number asked never strays from the share of what was seen by more than
     2 % of it (`SLACK` texts at most), whatever the order of the texts.
 
@@ -106,9 +143,10 @@ class StreamSelector:
 
     def __call__(self, encoder_logits: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Choose among the next texts; float `(n, num_labels)` to bool `(n,)`."""
-        if isinstance(self.policy, str) or len(encoder_logits) == 0:
+        if not isinstance(self.policy, float) or len(encoder_logits) == 0:
             return select(encoder_logits, self.policy, self.config)
-        values = uncertainty(to_probabilities(encoder_logits, self.config.multi_label), self.config.multi_label)
+        probs = to_probabilities(encoder_logits, self.config.multi_label)
+        values = gate_values(probs, self.config.calibration, self.config.multi_label)[0]
         self._history.extend(values.tolist())
         self.seen += len(values)
         due, slack = self.policy * self.seen - self.asked, min(SLACK, 0.02 * self.seen)

@@ -10,7 +10,8 @@ import pytest
 from fake_scorer import FakeScorer
 from labelfusion.configuration import LLMProvider
 from labelfusion.pipelines import run
-from labelfusion.pipelines.policy import select, uncertainty
+from labelfusion.pipelines.policy import select
+from labelfusion.training.gate import uncertainty
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model

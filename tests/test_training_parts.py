@@ -5,7 +5,6 @@ import pytest
 import torch
 from labelfusion.training.calibration import fit_temperature
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.gate import NEVER, fit_gate_threshold, uncertainty
 from labelfusion.training.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
 from labelfusion.training.probe import fit_probe
 from labelfusion.training.thresholds import decide, tune_thresholds
@@ -96,20 +95,6 @@ def test_thresholds_of_calibrated_probabilities_stay_at_one_half() -> None:
     probs = rng.random((400, 3))
     labels = (rng.random((400, 3)) < probs).astype(np.float32)
     np.testing.assert_allclose(tune_thresholds(probs, labels), 0.5, atol=0.15)
-
-
-def test_gate_asks_where_the_gain_is() -> None:
-    confident, unsure = np.tile([0.98, 0.02], (70, 1)), np.tile([0.55, 0.45], (30, 1))
-    encoder, labels = np.vstack([confident, unsure]), np.r_[np.zeros(70, int), np.ones(30, int)]
-    fused = np.vstack([confident, np.tile([0.05, 0.95], (30, 1))])
-    threshold = fit_gate_threshold(encoder, fused, labels, False)
-    asked = uncertainty(encoder, False) > threshold
-    assert asked.tolist() == [False] * 70 + [True] * 30
-
-
-def test_gate_never_asks_a_useless_llm() -> None:
-    encoder, labels = np.tile([0.6, 0.4], (50, 1)), np.zeros(50, int)
-    assert fit_gate_threshold(encoder, np.tile([0.5, 0.5], (50, 1)), labels, False) == NEVER
 
 
 def test_metrics_of_a_hand_made_case() -> None:

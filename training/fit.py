@@ -3,7 +3,7 @@
 1. The encoder's side: a linear probe on frozen embeddings, cross-validated; then, where time allows, fine-tuning from
    that warm start, kept only if it is better on rows that it has not seen.
 2. The fusion, fitted on out-of-sample encoder outputs of the rows that have scores.
-3. Temperatures and thresholds, from the same out-of-sample outputs.
+3. Temperatures, thresholds, gates and risks, from the same out-of-sample outputs.
 """
 
 import logging
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from ..modeling_labelfusion import LabelFusionForSequenceClassification
 from .baseline_fit import fit_baseline, out_of_fold
 from .calibration import fit_temperature
+from .dial import calibrate_dial
 from .encoding import encode_texts
 from .finetune import FinetuneOptions, finetune, seconds_per_row
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
-from .gate import fit_gate_threshold
 from .losses import clearly_better, log_loss
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .probe import Probe, fit_probe
@@ -116,7 +116,8 @@ def fit_model(
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
     rows = torch.from_numpy(scored & covered)
     logits = encoder_logits.clone()
-    if int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20:
+    fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
+    if fused:
         frozen = report["encoder_training"] == "probe"
         data = FusionData(
             encoder_logits[rows],
@@ -138,12 +139,6 @@ def fit_model(
             report["fusion"] = fit.report
         config.calibration["temperature"] = fit_temperature(logits[rows], targets[rows], multi_label)
         logits[rows] = logits[rows] / config.calibration["temperature"]
-        config.calibration["gate_threshold"] = fit_gate_threshold(
-            softmax_or_sigmoid(encoder_logits[rows].numpy(), multi_label),
-            softmax_or_sigmoid(logits[rows].numpy(), multi_label),
-            labels[rows.numpy()],
-            multi_label,
-        )
     elif config.num_providers and scored.any():
         report["fusion"] = {"rows": int(rows.sum()), "chosen": "default pool: too few scored rows to fit one"}
     evaluated = rows if bool(rows.any()) else torch.from_numpy(covered)
@@ -152,6 +147,15 @@ def fit_model(
     if multi_label:
         config.min_labels = int(labels.sum(axis=1).min() >= 1)
         config.thresholds = tune_thresholds(probabilities, truth, options.threshold_metric, config.min_labels)
+    if fused:
+        config.calibration |= calibrate_dial(
+            model,
+            encoder_logits[rows],
+            logits[rows],
+            llm_scores[rows.numpy()],
+            labels[rows.numpy()],
+            folds[rows.numpy()],
+        )
     report["out_of_sample"] = {
         k: round(v, 5)
         for k, v in classification_metrics(

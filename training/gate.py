@@ -1,12 +1,14 @@
-"""The gate: where the encoder is so unsure that asking an LLM is worth it."""
+"""The gate: where asking an LLM is worth it, told from the encoder's own answer."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT_GAIN = 0.95
-NEVER = 1e9  # a threshold that no uncertainty reaches; JSON has no infinity
+NEVER = 1e9  # a threshold that no value reaches; JSON has no infinity
+TIE = 1e-3  # weight of the expected error among texts of the same value
+SHARES = np.linspace(0.0, 1.0, 101)
 
 
 def uncertainty(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
@@ -27,40 +29,96 @@ def uncertainty(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArr
     return 1.0 - (best[:, 1] - best[:, 0])
 
 
-def fit_gate_threshold(
-    encoder_probs: NDArray[np.floating],
-    fused_probs: NDArray[np.floating],
-    labels: NDArray[Any],
-    multi_label: bool,
-    kept_gain: float = KEPT_GAIN,
-) -> float:
-    """The uncertainty above which to ask, so that most of what the LLM adds is kept with the fewest questions.
+def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
+    """float64 `(n,)`: probability, by the encoder's own account, that its answer is wrong (in any class)."""
+    probs = np.asarray(encoder_probs, dtype=np.float64)
+    if multi_label:
+        return 1.0 - np.maximum(probs, 1.0 - probs).prod(axis=1)
+    return 1.0 - probs.max(axis=1)
 
-    The gain is measured in the probability given to the truth, which is less noisy than accuracy.
+
+@dataclass
+class Gate:
+    """The value of asking: how much likelier the answer is to be right after an LLM has been heard.
+
+    What an LLM says is reduced to the classes that it names, and how well it knows each class is learnt from rows that
+    it has answered. The value of a text is then the expected probability of the best answer after hearing it, less that
+    of the best answer now (the value of information, Howard 1966; as a rule for when to ask, Kapoor and Horvitz 2007).
+    It is never negative, and 0 where nothing that the LLM may say would change the answer. That a cheap model's output
+    can tell where a dear one helps is from FrugalGPT (Chen et al. 2023, arXiv:2305.05176), RouteLLM (Ong et al. 2024,
+    arXiv:2406.18665) and AutoMix (Aggarwal et al. 2023, arXiv:2310.12963), which learn it text by text and need far
+    more rows than the 2 K numbers here.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
-        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
-        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        recall: float64 `(K,)`: how often the LLM names class k (multi-label: also) where it is right.
+        rate: float64 `(K,)`: how often it names class k at all; multi-label: how often it does not where k is wrong.
         multi_label: Whether the classes are independent.
-        kept_gain: Share of the gain of always asking that is to be kept.
+        threshold: Value from which `"auto"` asks.
+    """
+
+    recall: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    multi_label: bool
+    threshold: float = NEVER
+
+    def __call__(self, probs: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The value of asking about each text.
+
+        Args:
+            probs: float `(n, K)`: calibrated probabilities without the LLM.
+
+        Returns:
+            float64 `(n,)`, in accuracy (multi-label: exact match), with a small share of the expected error, which
+            orders the texts of equal value.
+        """
+        p = np.asarray(probs, dtype=np.float64)
+        error = expected_error(p, self.multi_label)
+        if self.multi_label:
+            named = np.maximum(p * self.recall, (1.0 - p) * (1.0 - self.rate))
+            unnamed = np.maximum(p * (1.0 - self.recall), (1.0 - p) * self.rate)
+            after = (named + unnamed).prod(axis=1)
+        else:
+            # Class j is named: by an LLM that knows it, or for another class k in proportion to how often j is named.
+            mistaken = p * (1.0 - self.recall) / (1.0 - self.rate)
+            top = mistaken.argmax(axis=1)
+            rival = np.repeat(mistaken.max(axis=1, keepdims=True), p.shape[1], axis=1)
+            rows = np.arange(len(p))
+            rival[rows, top] = np.partition(mistaken, -2, axis=1)[:, -2]
+            after = np.maximum(p * self.recall, self.rate * rival).sum(axis=1)
+        return np.maximum(after - (1.0 - error), 0.0) + TIE * error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model's config."""
+        return {
+            "recall": [round(float(x), 5) for x in self.recall],
+            "rate": [round(float(x), 5) for x in self.rate],
+            "threshold": float(self.threshold),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], multi_label: bool) -> Self:
+        """The gate of `to_dict`."""
+        return cls(np.array(data["recall"]), np.array(data["rate"]), multi_label, float(data["threshold"]))
+
+
+def gate_values(
+    probs: NDArray[np.floating], calibration: dict[str, Any], multi_label: bool, stage: int | None = None
+) -> tuple[NDArray[np.float64], float | None]:
+    """What the texts are ordered by, and the value from which `"auto"` asks.
+
+    Args:
+        probs: float `(n, K)`: calibrated probabilities of what has been heard so far.
+        calibration: `config.calibration`. A model without a learnt gate goes by `uncertainty` and `gate_threshold`.
+        multi_label: Whether the classes are independent.
+        stage: Index of the LLM that would be asked next; `None`: all of them at once.
 
     Returns:
-        A threshold for `uncertainty`; `NEVER` if the LLM adds nothing.
+        float64 `(n,)` and the threshold, `None` if none was calibrated.
     """
-    values = uncertainty(encoder_probs, multi_label)
-    order = np.argsort(-values, kind="stable")
-    gain = (_truth(fused_probs, labels, multi_label) - _truth(encoder_probs, labels, multi_label))[order]
-    total = np.cumsum(gain)
-    if len(total) == 0 or total[-1] <= 0:
-        return NEVER
-    enough = int(np.argmax(total >= kept_gain * total[-1]))
-    # Halfway to the next uncertainty below, so that equally uncertain texts are treated alike.
-    last = values[order[enough]]
-    return float((last + values[values < last].max(initial=0.0)) / 2)
-
-
-def _truth(probs: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> NDArray[np.float64]:
-    if multi_label:
-        return np.where(labels > 0, probs, 1.0 - probs).mean(axis=1).astype(np.float64)
-    return probs[np.arange(len(probs)), labels].astype(np.float64)
+    learnt = calibration.get("gate") or {}
+    entry = learnt if stage is None else (learnt.get("stages") or [learnt])[stage]
+    if "recall" in entry:
+        gate = Gate.from_dict(entry, multi_label)
+        return gate(probs), gate.threshold
+    threshold = entry.get("threshold", calibration.get("gate_threshold"))
+    return uncertainty(probs, multi_label), None if threshold is None else float(threshold)

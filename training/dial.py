@@ -1,0 +1,61 @@
+"""What the dial of cost needs at prediction time, from the out-of-sample outputs of a fit: the gates and the risks."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_labelfusion.fusion import pool_features
+from .gate import gate_values
+from .gate_fit import calibrate_cascade, calibrate_gate
+from .metrics import softmax_or_sigmoid
+from .risk import calibrate_risk
+
+if TYPE_CHECKING:
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+
+def calibrate_dial(
+    model: "LabelFusionForSequenceClassification",
+    encoder_logits: torch.Tensor,
+    logits: torch.Tensor,
+    llm_scores: NDArray[np.float32],
+    labels: NDArray[Any],
+    folds: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Calibrate the gates and what risk control needs.
+
+    Args:
+        model: The model, fused and with its temperatures and thresholds.
+        encoder_logits: float `(n, K)`: calibrated, out of sample.
+        logits: float `(n, K)`: fused and calibrated, out of sample.
+        llm_scores: float32 `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        folds: int64 `(n,)`.
+
+    Returns:
+        `gate` and `risk` for `config.calibration`; with several LLMs the gate has one entry a stage.
+    """
+    config = model.config
+    multi_label = config.multi_label
+    encoder = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
+    fused = softmax_or_sigmoid(logits.numpy(), multi_label)
+    decisions = (config.thresholds, config.min_labels)
+    gate = calibrate_gate(encoder, fused, llm_scores, labels, multi_label, folds, *decisions)
+
+    def fuse(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        # The pool without the MLP, which has seen these rows and would look too good on them.
+        given = torch.from_numpy(np.asarray(scores, dtype=np.float32)).to(model.device)
+        own = encoder_logits.to(model.device)
+        evidence, mask = pool_features(given, multi_label, config.score_floor)
+        with torch.no_grad():
+            pooled = model.score_pool(own, evidence, mask) if model.baseline is None else model.baseline(own, given)
+            answered = mask.sum(dim=-1, keepdim=True) > 0
+            pooled = torch.where(answered, pooled / config.calibration["temperature"], own)
+        return softmax_or_sigmoid(pooled.float().cpu().numpy(), multi_label)
+
+    if config.num_providers > 1:
+        gate["stages"] = calibrate_cascade(encoder, fuse, llm_scores, labels, multi_label, folds)
+    values = gate_values(encoder, {"gate": gate}, multi_label)[0]
+    return {"gate": gate, "risk": calibrate_risk(encoder, fused, values, labels, multi_label, *decisions)}

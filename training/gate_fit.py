@@ -1,0 +1,222 @@
+"""Fitting the gate on out-of-sample rows, against the simpler ways to tell where an LLM is worth asking."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gate import NEVER, SHARES, Gate, expected_error, uncertainty
+from .thresholds import decide
+
+KEPT_GAIN = 0.95
+STRENGTH = 20.0  # rows that a class's reliability is drawn to the average by
+
+
+def fit_gate(
+    probs: NDArray[np.floating], llm_scores: NDArray[np.floating], labels: NDArray[Any], multi_label: bool
+) -> Gate:
+    """Learn how well the LLMs know each class, on the rows where it matters: those that the encoder is unsure of.
+
+    An LLM is less reliable on texts that the encoder finds hard, so that each row counts by its expected error.
+
+    Args:
+        probs: float `(n, K)`: out-of-sample probabilities without the LLMs.
+        llm_scores: float `(n, P, K)`, NaN for missing; the mean of the LLMs is what they say. Rows without any are
+            left out.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        multi_label: Whether the classes are independent.
+    """
+    heard = ~np.isnan(llm_scores).any(axis=2).all(axis=1)
+    probs, labels = probs[heard], labels[heard]
+    there = ~np.isnan(llm_scores[heard]).any(axis=2)[:, :, None]
+    says = np.where(there, llm_scores[heard], 0.0).sum(axis=1) / there.sum(axis=1)
+    num_labels = probs.shape[1]
+    weight = expected_error(probs, multi_label)[:, None] + 0.02
+    weight = weight / weight.mean() if len(weight) else weight
+    if multi_label:
+        named, truth = says > 0.5, labels > 0
+        recall = _shrunk((weight * (named & truth)).sum(axis=0), (weight * truth).sum(axis=0))
+        rate = _shrunk((weight * ~(named | truth)).sum(axis=0), (weight * ~truth).sum(axis=0))
+    else:
+        named, truth = np.eye(num_labels)[says.argmax(axis=1)], np.eye(num_labels)[labels]
+        recall = _shrunk((weight * named * truth).sum(axis=0), (weight * truth).sum(axis=0))
+        rate = ((weight * named).sum(axis=0) + STRENGTH / num_labels) / (weight.sum() + STRENGTH)
+    return Gate(recall.clip(1e-3, 1 - 1e-3), rate.clip(1e-3, 1 - 1e-3), multi_label)
+
+
+def _shrunk(hits: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    average = (hits.sum() + 1.0) / (counts.sum() + 2.0)
+    return np.asarray((hits + STRENGTH * average) / (counts + STRENGTH))
+
+
+def calibrate_gate(
+    encoder_probs: NDArray[np.floating],
+    fused_probs: NDArray[np.floating],
+    llm_scores: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    folds: NDArray[np.int64],
+    thresholds: list[float] | None = None,
+    min_labels: int = 0,
+) -> dict[str, Any]:
+    """The learnt gate with its threshold and its held-out curve, as plain data for `config.calibration["gate"]`.
+
+    Args:
+        encoder_probs: float `(n, K)`, out of sample.
+        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
+        llm_scores: float `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        multi_label: Whether the classes are independent.
+        folds: int64 `(n,)`: each row's value comes from a gate that has not seen its fold.
+        thresholds: Multi-label: K thresholds of the decisions.
+        min_labels: Multi-label: fewest classes of a text.
+
+    Returns:
+        `Gate.to_dict` of the gate (without `recall` and `rate` where `uncertainty` was clearly better); `curve`:
+        `accuracy` (multi-label: exact match) and `threshold` at each of the 101 shares asked, 0 to 1; `compared`: by
+        gate, the mean of that curve above the one of asking at random.
+    """
+    gate, values = _cross_fitted(encoder_probs, llm_scores, labels, multi_label, folds)
+    soft = _truth(fused_probs, labels, multi_label) - _truth(encoder_probs, labels, multi_label)
+    settings = (labels, multi_label, thresholds, min_labels)
+    before, after = is_right(encoder_probs, *settings), is_right(fused_probs, *settings)
+    gain = after.astype(float) - before
+    found: dict[str, Any] = gate.to_dict()
+    doubt = uncertainty(encoder_probs, multi_label)
+    ahead = soft * (_rank(doubt) - _rank(values))
+    if ahead.mean() > 2 * ahead.std() / max(len(ahead), 1) ** 0.5:
+        values, found = doubt, {"threshold": NEVER}
+    found["threshold"] = fit_gate_threshold(values, soft)
+    found["curve"] = {
+        "accuracy": [round(float(a), 5) for a in before.mean() + gain_curve(values, gain)],
+        "threshold": [round(float(t), 6) for t in np.quantile(values, 1.0 - SHARES)] if len(values) else [],
+    }
+    ways = {"learnt": values, **simple_gates(encoder_probs, multi_label)}
+    found["compared"] = {name: round(gate_area(v, gain), 5) for name, v in ways.items()}
+    return found
+
+
+def calibrate_cascade(
+    encoder_probs: NDArray[np.floating],
+    fuse: Callable[[NDArray[np.floating]], NDArray[np.floating]],
+    llm_scores: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    folds: NDArray[np.int64],
+) -> list[dict[str, Any]]:
+    """One gate for each of several LLMs, which are asked one after the other, from cheap to dear.
+
+    Each is fitted on what the gates before it let through: whom to ask next is told from all that has been heard so far
+    (cascades: FrugalGPT, arXiv:2305.05176; online cascade learning, Nie et al. 2024, arXiv:2402.04513).
+
+    Args:
+        encoder_probs: float `(n, K)`, out of sample.
+        fuse: From scores `(n, P, K)`, some of them hidden by NaN, to the fused probabilities `(n, K)`.
+        llm_scores: float `(n, P, K)`, NaN for missing, in the order of asking.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        multi_label: Whether the classes are independent.
+        folds: int64 `(n,)`.
+
+    Returns:
+        `Gate.to_dict` of each stage.
+    """
+    heard = np.full_like(llm_scores, np.nan)
+    now, stages = encoder_probs, []
+    for p in range(llm_scores.shape[1]):
+        gate, values = _cross_fitted(now, llm_scores[:, p : p + 1], labels, multi_label, folds)
+        trial = heard.copy()
+        trial[:, p] = llm_scores[:, p]
+        gain = _truth(fuse(trial), labels, multi_label) - _truth(now, labels, multi_label)
+        gate.threshold = fit_gate_threshold(values, gain)
+        asked = values > gate.threshold
+        heard[asked, p] = llm_scores[asked, p]
+        now = fuse(heard)
+        stages.append(gate.to_dict())
+    return stages
+
+
+def _cross_fitted(
+    probs: NDArray[np.floating],
+    llm_scores: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    folds: NDArray[np.int64],
+) -> tuple[Gate, NDArray[np.float64]]:
+    """The gate fitted on all rows, and the value of each row by one that has not seen its fold."""
+    values = np.empty(len(labels))
+    for fold in np.unique(folds):
+        rest = folds != fold
+        values[~rest] = fit_gate(probs[rest], llm_scores[rest], labels[rest], multi_label)(probs[~rest])
+    return fit_gate(probs, llm_scores, labels, multi_label), values
+
+
+def simple_gates(encoder_probs: NDArray[np.floating], multi_label: bool) -> dict[str, NDArray[np.float64]]:
+    """The values of gates that nothing is learnt for, by name: float `(n, K)` to float64 `(n,)` each."""
+    probs = np.asarray(encoder_probs, dtype=np.float64).clip(1e-9, 1 - 1e-9)
+    entropy = -(probs * np.log(probs)).sum(axis=1)
+    if multi_label:
+        entropy = entropy - ((1 - probs) * np.log1p(-probs)).sum(axis=1)
+    return {
+        "maximum probability": expected_error(probs, multi_label),
+        "entropy": entropy,
+        "margin": uncertainty(probs, multi_label),
+    }
+
+
+def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating], kept_gain: float = KEPT_GAIN) -> float:
+    """The value above which to ask, so that most of what the LLM adds is kept with the fewest questions.
+
+    Args:
+        values: float `(n,)`: what a gate says of each text, more where asking is worth more.
+        gain: float `(n,)`: what asking added, best in the probability of the truth, which is less noisy than accuracy.
+        kept_gain: Share of the gain of always asking that is to be kept.
+
+    Returns:
+        A threshold; `NEVER` if the LLM adds nothing.
+    """
+    order = np.argsort(-values, kind="stable")
+    total = np.cumsum(gain[order])
+    if len(total) == 0 or total[-1] <= 0:
+        return NEVER
+    enough = int(np.argmax(total >= kept_gain * total[-1]))
+    # Halfway to the next value below, so that texts of equal value are treated alike.
+    last = values[order[enough]]
+    return float((last + values[values < last].max(initial=0.0)) / 2)
+
+
+def gain_curve(values: NDArray[np.floating], gain: NDArray[np.floating]) -> NDArray[np.float64]:
+    """float64 `(101,)`: mean gain over all n rows if the share of 0, 0.01, ... 1 with the largest values is asked."""
+    if len(values) == 0:
+        return np.zeros(len(SHARES))
+    total = np.concatenate([[0.0], np.cumsum(gain[np.argsort(-values, kind="stable")])]) / len(values)
+    return np.asarray(np.interp(SHARES, np.arange(len(total)) / len(values), total))
+
+
+def gate_area(values: NDArray[np.floating], gain: NDArray[np.floating]) -> float:
+    """Mean of the curve of gain by share asked, less that of asking at random; in accuracy."""
+    return float(gain_curve(values, gain).mean() - gain.mean() / 2) if len(gain) else 0.0
+
+
+def is_right(
+    probs: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    thresholds: list[float] | None = None,
+    min_labels: int = 0,
+) -> NDArray[np.bool_]:
+    """bool `(n,)`: rows that are right, in all classes for multi-label."""
+    if multi_label:
+        return np.asarray((decide(probs, thresholds, min_labels) == (labels > 0)).all(axis=1))
+    return np.asarray(probs.argmax(axis=1) == labels)
+
+
+def _truth(probs: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> NDArray[np.float64]:
+    if multi_label:
+        return np.where(labels > 0, probs, 1.0 - probs).mean(axis=1).astype(np.float64)
+    return probs[np.arange(len(probs)), labels].astype(np.float64)
+
+
+def _rank(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Share of the rows that come before each, the largest value first."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values), 1)

@@ -1,0 +1,147 @@
+"""Conformal risk control: answers that are held back so that few of those given are wrong, with a promise."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gate import SHARES, expected_error
+from .thresholds import decide
+
+
+@dataclass
+class RiskControl:
+    """Which answers are given, and the label sets of the others, at a promised risk.
+
+    The thresholds are those of conformal risk control (Angelopoulos et al. 2022, arXiv:2208.02814): the largest ones
+    whose loss on n held-out rows, with one more row of the greatest loss, stays within the risk. For a new text that is
+    exchangeable with these rows, the expected loss is then at most the risk; two losses are controlled, each by itself:
+
+    * an answer that is given and wrong (multi-label: in any class), as a share of all texts;
+    * the true classes that the label set leaves out: for a single class, how often the truth is not in the set; for
+      multi-label, the mean share of a text's classes.
+
+    The held-out rows are those that the model was cross-fitted on, which in practice keeps the promise and in theory
+    loosens it a little (cross-conformal prediction, Vovk 2015).
+
+    Args:
+        confidence: Least `1 - expected_error` of an answer that is given.
+        cutoff: Least probability of a class in the label set; the classes of the answer are in it in any case.
+        multi_label: Whether the classes are independent.
+    """
+
+    confidence: float
+    cutoff: float
+    multi_label: bool
+
+    def answered(self, probs: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """bool `(n,)`: texts whose answer is given; float `(n, K)` in."""
+        return np.asarray(1.0 - expected_error(probs, self.multi_label) >= self.confidence)
+
+    def label_sets(
+        self, probs: NDArray[np.floating], thresholds: list[float] | None = None, min_labels: int = 0
+    ) -> NDArray[np.bool_]:
+        """bool `(n, K)`: the classes that may be true."""
+        return np.asarray((probs >= self.cutoff) | _decided(probs, self.multi_label, thresholds, min_labels))
+
+
+def calibrate_risk(
+    encoder_probs: NDArray[np.floating],
+    fused_probs: NDArray[np.floating],
+    values: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    thresholds: list[float] | None = None,
+    min_labels: int = 0,
+) -> dict[str, Any]:
+    """What `risk_control` needs of the held-out rows, as plain data for `config.calibration["risk"]`.
+
+    Only rows with an error ever cost anything, so that these alone are kept, without their classes.
+
+    Args:
+        encoder_probs: float `(n, K)`, out of sample.
+        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
+        values: float `(n,)`: what the gate says of each row.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        multi_label: Whether the classes are independent.
+        thresholds: Multi-label: K thresholds of the decisions.
+        min_labels: Multi-label: fewest classes of a text.
+
+    Returns:
+        `rows`: n, `shares`: 101 quantiles of `values`, and for `encoder` and `fused`: `wrong`, a list of (value,
+        confidence) of the rows that are wrong, and `missed`, a list of (value, probability, share of the row's true
+        classes) of each true class that was not predicted.
+    """
+    truth = labels > 0 if multi_label else np.eye(encoder_probs.shape[1], dtype=bool)[labels]
+    found: dict[str, Any] = {"rows": len(labels), "shares": _rounded(np.quantile(values, 1.0 - SHARES))}
+    for name, probs in (("encoder", encoder_probs), ("fused", fused_probs)):
+        decided = _decided(probs, multi_label, thresholds, min_labels)
+        wrong = (decided != truth).any(axis=1)
+        confidence = 1.0 - expected_error(probs, multi_label)
+        row, label = np.nonzero(truth & ~decided)
+        share = 1.0 / truth.sum(axis=1).clip(1)
+        found[name] = {
+            "wrong": [_rounded(pair) for pair in zip(values[wrong], confidence[wrong], strict=True)],
+            "missed": [_rounded(t) for t in zip(values[row], probs[row, label], share[row], strict=True)],
+        }
+    return found
+
+
+def risk_control(
+    max_risk: float, calibration: dict[str, Any], multi_label: bool, asked_above: float | None = None
+) -> RiskControl:
+    """The thresholds for a risk.
+
+    Args:
+        max_risk: The risk, in (0, 1).
+        calibration: The data of `calibrate_risk`.
+        multi_label: Whether the classes are independent.
+        asked_above: The gate's value from which the LLM is asked; `-inf`: always, `inf`: never.
+
+    Raises:
+        ValueError: For a risk out of range, or too small for the number of held-out rows.
+    """
+    if not isinstance(max_risk, int | float) or isinstance(max_risk, bool) or not 0.0 < max_risk < 1.0:
+        raise ValueError(f"`max_risk` must be a number between 0 and 1, got {max_risk!r}.")
+    if not calibration:
+        raise ValueError(
+            "`max_risk` needs the held-out rows of a model that was fitted with LLM scores; this one has none. Fit it "
+            "on rows with scores."
+        )
+    count = int(calibration["rows"])
+    room = max_risk * (count + 1) - 1.0  # loss that the held-out rows may have; the new text counts as a full one
+    if room < 0:
+        raise ValueError(
+            f"`max_risk`={max_risk:g} cannot be promised from {count} held-out rows: {1 / (count + 1):.4f} is the "
+            "least. Give a larger risk, or fit on more rows with LLM scores."
+        )
+    threshold = -np.inf if asked_above is None else asked_above
+    wrong = _mixed(calibration, "wrong", 2, threshold)
+    missed = _mixed(calibration, "missed", 3, threshold)
+    confidences = np.sort(wrong[:, 1])[::-1]
+    allowed = int(room + 1e-9)
+    least = 0.0 if len(confidences) <= allowed else float(np.nextafter(confidences[allowed], 2.0))
+    order = np.argsort(missed[:, 1], kind="stable")
+    over = np.flatnonzero(np.cumsum(missed[order, 2]) > room + 1e-9)
+    cutoff = float(missed[order[over[0]], 1]) if len(over) else 1.0
+    return RiskControl(least, cutoff, multi_label)
+
+
+def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float) -> NDArray[np.float64]:
+    """The errors of the held-out rows where each is answered as the policy would have it."""
+    encoder = np.array(calibration["encoder"][kind], dtype=np.float64).reshape(-1, width)
+    fused = np.array(calibration["fused"][kind], dtype=np.float64).reshape(-1, width)
+    return np.concatenate([encoder[encoder[:, 0] <= threshold], fused[fused[:, 0] > threshold]])
+
+
+def _decided(
+    probs: NDArray[np.floating], multi_label: bool, thresholds: list[float] | None, min_labels: int
+) -> NDArray[np.bool_]:
+    if multi_label:
+        return decide(probs, thresholds, min_labels)
+    return np.asarray(np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)])
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(x), 6) for x in values]
