@@ -58,10 +58,13 @@ PARTS = {
 FOLDS = 5
 
 
-def load(folder: Path, name: str, split: str) -> LabelledTexts:
+def load(folder: Path, name: str, split: str, at_most: int | None = None) -> LabelledTexts:
     meta = json.loads((folder / name / "metadata.json").read_text(encoding="utf-8"))
+    table = pd.read_parquet(folder / name / f"{split}.parquet")
+    if at_most is not None and len(table) > at_most:
+        table = table.sample(at_most, random_state=0)
     return prepare(
-        pd.read_parquet(folder / name / f"{split}.parquet"),
+        table,
         classes=meta["label_names"],
         multi_label=meta["multi_label"],
         num_providers=len(meta["providers"]) or None,
@@ -71,8 +74,7 @@ def load(folder: Path, name: str, split: str) -> LabelledTexts:
 def load_unscored(folder: Path, name: str, part: Part) -> LabelledTexts:
     """The rows that stand for 100 % of the training data: as many as the largest size, the same for every seed."""
     assert part.unscored is not None
-    rows = load(folder, name, part.unscored)
-    return rows.rows(np.sort(np.random.default_rng(0).permutation(len(rows))[: max(part.sizes)]))
+    return load(folder, name, part.unscored, max(part.sizes))
 
 
 class Embedder:
