@@ -130,8 +130,15 @@ class LabelFusionConfig(PretrainedConfig):
 
     @property
     def self_contained(self) -> bool:
-        """Whether the repository that it is saved to holds the code of the model."""
+        """Whether the code of the model is saved with it, for those who have not installed the package. May be set."""
         return bool(getattr(self, "auto_map", None))
+
+    @self_contained.setter
+    def self_contained(self, value: bool) -> None:
+        if value:
+            self.auto_map = dict(AUTO_MAP)
+        elif hasattr(self, "auto_map"):
+            del self.auto_map
 
     @property
     def custom_pipelines(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def export_model(source: str | Path, folder: str | Path) -> Path:
+def export_model(source: str | Path, folder: str | Path, repo_id: str | None = None) -> Path:
     """Write a saved model as a self-contained repository: its files, its code, and a config that names both.
 
     Such a repository loads with `trust_remote_code=True` where this package is not installed, and without trust where
@@ -33,6 +33,7 @@ def export_model(source: str | Path, folder: str | Path) -> Path:
     Args:
         source: Folder of a saved model, with its tokenizer.
         folder: New or empty folder, or one that was exported before.
+        repo_id: Name of the repository, for its card. Default: the folder's.
 
     Returns:
         `folder`.
@@ -40,6 +41,7 @@ def export_model(source: str | Path, folder: str | Path) -> Path:
     Raises:
         ValueError: If `source` holds no LabelFusion model, or `folder` holds something else.
     """
+    from ..configuration import LabelFusionConfig
     from .model_card import update_card
     from .push import check_model_folder
 
@@ -49,16 +51,8 @@ def export_model(source: str | Path, folder: str | Path) -> Path:
         if folder.exists() and any(folder.iterdir()) and not (folder / f"{next(iter(FILES))}.py").is_file():
             raise ValueError(f"{str(folder)!r} is not empty: give a new folder for the exported repository.")
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*IGNORED), dirs_exist_ok=True)
-    make_self_contained(folder)
-    update_card(folder)
-    return folder
-
-
-def make_self_contained(folder: Path) -> None:
-    """Add the code to a saved model's folder, and name it in the config."""
-    from ..configuration import LabelFusionConfig
-    from ..configuration.custom_code import AUTO_MAP
-
     config = LabelFusionConfig.from_pretrained(folder)
-    config.auto_map = dict(AUTO_MAP)
-    config.save_pretrained(folder)
+    config.self_contained = True
+    config.save_pretrained(folder)  # with the code
+    update_card(folder, repo_id)
+    return folder

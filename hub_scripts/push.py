@@ -4,10 +4,11 @@ import argparse
 import json
 import mmap
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -32,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="environment variable with the Hub token (default: %(default)s, else the token of `hf auth login`)",
     )
+    parser.add_argument(
+        "--self-contained",
+        action="store_true",
+        help="push the code with the model, for users who have not installed labelfusion-transformers",
+    )
     parser.add_argument("--commit-message", metavar="TEXT", help="message of the commit")
 
 
@@ -42,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"`--token-env`: there is no environment variable {args.token_env}.")
     private = True if args.private else False if args.public else None
     source = Path(args.source)
-    push = push_data if source.is_file() or is_data_folder(source) else push_folder
-    url = push(source, args.repo, private=private, token=token, commit_message=args.commit_message)
+    options: dict[str, Any] = {"private": private, "token": token, "commit_message": args.commit_message}
+    if source.is_file() or is_data_folder(source):
+        if args.self_contained:
+            raise ValueError("`--self-contained` is for models; a data set has no code.")
+        url = push_data(source, args.repo, **options)
+    else:
+        url = push_folder(source, args.repo, self_contained=args.self_contained, **options)
     print(f"Pushed to {url}")
     return 0
 
@@ -55,6 +66,7 @@ def push_folder(
     private: bool | None = None,
     token: str | None = None,
     commit_message: str | None = None,
+    self_contained: bool = False,
 ) -> str:
     """Push a saved model with its tokenizer and card. Files that the repository has already are not sent again.
 
@@ -64,6 +76,8 @@ def push_folder(
         private: Whether a new repository is private. Default: the account's setting. An existing one stays as it is.
         token: Hub token. Default: `HF_TOKEN`, or that of `hf auth login`.
         commit_message: Message of the commit.
+        self_contained: Push the code too, so that the model loads with `trust_remote_code=True` where this package is
+            not installed. The folder stays as it is.
 
     Returns:
         Address of the repository.
@@ -74,12 +88,17 @@ def push_folder(
         PermissionError: Without a token, or one that may not write there.
         ConnectionError: If the Hub cannot be reached.
     """
+    from .export import export_model
     from .model_card import update_card
 
     folder = Path(folder)
     check_model_folder(folder)
     with hub_errors(repo_id):
         api = _api(token)
+    if self_contained:
+        with tempfile.TemporaryDirectory() as copy:
+            exported = export_model(folder, copy, repo_id)
+            return push_folder(exported, repo_id, private=private, token=token, commit_message=commit_message)
     update_card(folder, repo_id)
     refuse_secret_files([folder / name for name in _files(folder)], folder)
     with hub_errors(repo_id):

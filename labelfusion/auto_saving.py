@@ -37,8 +37,13 @@ class SavedClassifierMixin:
         state = {"classes": self.classes_.tolist(), "params": {k: getattr(self, k) for k in kept}}
         (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-        """Save to a repository on the Hugging Face Hub, with a model card; returns its address."""
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | None = None, self_contained: bool = False
+    ) -> str:
+        """Save to a repository on the Hugging Face Hub, with a model card; returns its address.
+
+        `self_contained=True` adds the code, for users who have not installed this package.
+        """
         import tempfile
 
         from .hub_scripts.push import push_folder
@@ -46,7 +51,7 @@ class SavedClassifierMixin:
         self._check_fitted()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return push_folder(folder, repo_id, private=private, token=token)
+            return push_folder(folder, repo_id, private=private, token=token, self_contained=self_contained)
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:

@@ -65,7 +65,7 @@ def tiny_encoder_dir(
     return str(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tiny_encoder_config: BertConfig) -> Callable[..., LabelFusionForSequenceClassification]:
     """`make_model(num_labels=3, num_providers=1, multi_label=False, encoder_config=None, seed=0, **config)`.
 
