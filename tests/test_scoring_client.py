@@ -151,7 +151,7 @@ def test_the_failure_limit_stops_a_run_early(caplog: pytest.LogCaptureFixture, m
 def test_a_useless_model_stops_early_too() -> None:
     with LLMServer(faults={"prose": 1.0}) as server:
         batch = score(server, [f"text {i}" for i in range(500)], failure_limit=10, max_concurrency=8)
-        assert server.requests <= 18
+        assert server.requests <= 10 + 12  # twelve workers for eight on the wire
         assert len(batch.errors) == 500
 
 
