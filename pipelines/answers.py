@@ -52,6 +52,7 @@ def format_answers(
             "sources": sources,
             "llm_called": bool(inference.llm_called[i]),
             "cost_usd": float(inference.cost_usd[i]),
+            **({"llm_missing": inference.errors[i]} if i in inference.errors else {}),
         }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from ..configuration import LabelFusionConfig, LLMProvider
 from ..scoring.base import Scorer, ScoringError
 from ..scoring.factory import build_scorer
 from ..scoring.loop import ascore_texts, submit
+from ..scoring.tasks import gather_or_cancel
+from .patience import DEADLINE, Patience
 
 Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
 
@@ -84,6 +87,12 @@ class Answers:
     cost_usd: NDArray[np.float64]
     errors: dict[int, str] = field(default_factory=dict)
 
+    @classmethod
+    def none(cls, count: int, config: LabelFusionConfig) -> "Answers":
+        """No answers about `count` texts, yet."""
+        scores = np.full((count, config.num_providers, config.num_labels), np.nan, dtype=np.float32)
+        return cls(scores, np.zeros(count, dtype=bool), np.zeros(count))
+
 
 class Asking:
     """A question to the LLMs that is under way on the background loop."""
@@ -118,6 +127,8 @@ class Asker:
         max_cost_usd: US dollars that the run may spend; when they are spent, no more is asked.
         chunk_size: Texts asked at a time while there is a limit.
         progress: Show a progress bar.
+        patience: Deadlines and second requests: each text is then a question of its own; with a limit in dollars too,
+            one after the other.
 
     Raises:
         ValueError: For a `max_cost_usd` that is not a number from 0.
@@ -130,12 +141,14 @@ class Asker:
         max_cost_usd: float | None = None,
         chunk_size: int = 128,
         progress: bool = False,
+        patience: Patience | None = None,
     ) -> None:
         if max_cost_usd is not None and (
             not isinstance(max_cost_usd, int | float) or isinstance(max_cost_usd, bool) or not max_cost_usd >= 0
         ):
             raise ValueError(f"`max_cost_usd` must be US dollars, 0 or more, or None; got {max_cost_usd!r}.")
         self.config, self.max_cost_usd, self.chunk_size, self.progress = config, max_cost_usd, chunk_size, progress
+        self.patience = patience or Patience()
         self.spent = 0.0
         self._given = scorers
         self._scorers: dict[int, Scorer] | None = None
@@ -144,13 +157,13 @@ class Asker:
         self._stopped: str | None = None  # why nothing more is asked
         self._turn = asyncio.Lock()  # with a limit, one question at a time: the next must know what the last one cost
 
-    def submit(self, texts: list[str]) -> Asking:
-        """Ask about `texts` in the background.
+    def submit(self, texts: list[str], only: int | None = None) -> Asking:
+        """Ask all LLMs, or that of the index `only`, about `texts` in the background.
 
         Raises:
             ValueError: If the scorers do not fit the model.
         """
-        scorers = self._resolve()
+        scorers = {i: scorer for i, scorer in self._resolve().items() if only in (None, i)}
         asking = Asking(self._ask(scorers, texts))
         # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
         local = [getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()]
@@ -185,19 +198,48 @@ class Asker:
 
     async def _ask(self, scorers: dict[int, Scorer], texts: list[str]) -> Answers:
         count = len(texts)
-        answers = Answers(
-            np.full((count, self.config.num_providers, self.config.num_labels), np.nan, dtype=np.float32),
-            np.zeros(count, dtype=bool),
-            np.zeros(count),
-        )
+        answers = Answers.none(count, self.config)
         if not scorers:
             return answers
+        if self.patience.in_use:
+            return await self._ask_singly(scorers, texts)
         if self.max_cost_usd is None:
             await self._ask_rows(scorers, texts, slice(0, count), answers)
             return answers
         async with self._turn:
             for start in range(0, count, self.chunk_size):
                 await self._ask_rows(scorers, texts, slice(start, min(start + self.chunk_size, count)), answers)
+        return answers
+
+    async def _ask_singly(self, scorers: dict[int, Scorer], texts: list[str]) -> Answers:
+        """Each text by itself, as long as the patience lasts."""
+        distinct = list(dict.fromkeys(texts))
+        questions = [self._in_time(scorers, text) for text in distinct]
+        if self.max_cost_usd is None:
+            parts = await gather_or_cancel(questions)
+        else:
+            async with self._turn:
+                parts = [await question for question in questions]
+        found = dict(zip(distinct, parts, strict=True))
+        shared = Counter(texts)
+        rows = [found[text] for text in texts]
+        return Answers(
+            np.concatenate([part.scores for part in rows]),
+            np.concatenate([part.called for part in rows]),
+            np.array([part.cost_usd[0] / shared[text] for text, part in zip(texts, rows, strict=True)]),
+            {i: part.errors[0] for i, part in enumerate(rows) if 0 in part.errors},
+        )
+
+    async def _in_time(self, scorers: dict[int, Scorer], text: str) -> Answers:
+        async def ask() -> Answers:
+            answers = Answers.none(1, self.config)
+            await self._ask_rows(scorers, [text], slice(0, 1), answers)
+            return answers
+
+        answers = await self.patience.first(ask)
+        if answers is None:
+            answers = Answers.none(1, self.config)
+            answers.called[0], answers.errors[0] = True, DEADLINE
         return answers
 
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..training.encoding import encode_texts, evaluating
 from ..training.gate import gate_values
-from .asking import Asker, Asking, Scorers
+from .asking import Asker, Scorers
 from .inputs import Row, given_scores, read_inputs
-from .policy import Policy, StreamSelector, check_policy, select, to_probabilities
+from .patience import Patience
+from .policy import Policy, StreamSelector, check_policy, for_accuracy, is_cascade, select, to_probabilities
+from .windows import Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,6 +99,9 @@ def run(
     llm_scores: Any = None,
     llm_policy: Policy = "always",
     max_cost_usd: float | None = None,
+    target_accuracy: float | None = None,
+    deadline_s: float | None = None,
+    hedge_s: float | str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     progress: bool = False,
@@ -111,10 +116,16 @@ def run(
             `None`: those that the config declares.
         llm_scores: Scores that are there already: `(n, num_providers, num_labels)`, or n entries of `(num_providers,
             num_labels)`, None or NaN for missing. A text that brings any is not asked about.
-        llm_policy: Which texts the LLMs speak on, see `policy.select`; exact for a share. The scores that a text brings
-            are used in any case, except those of a provider declared `"recorded"`: they are its answers, and count
-            only where the policy would have asked for them.
-        max_cost_usd: US dollars that may be spent on the LLMs. With a share, the most uncertain texts come first.
+        llm_policy: Which texts the LLMs speak on, see `policy.select`; exact for a share. With `"auto"` several LLMs
+            are asked one after the other, in the order of the config, each through a gate of its own. The scores that
+            a text brings are used in any case, except those of a provider declared `"recorded"`: they are its answers,
+            and count only where the policy would have asked for them.
+        max_cost_usd: US dollars that may be spent on the LLMs. Where the policy looks at the encoder, the texts that
+            asking is worth most for come first.
+        target_accuracy: Instead of a policy: as few questions as reached this accuracy on held-out rows, see
+            `policy.for_accuracy`.
+        deadline_s: Seconds after which a text goes without its answer, which is then marked in `errors`.
+        hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; see `Patience`.
         batch_size: Texts in one forward of the encoder.
         max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
         progress: Show progress bars.
@@ -130,6 +141,9 @@ def run(
         scorers=scorers,
         llm_policy=llm_policy,
         max_cost_usd=max_cost_usd,
+        target_accuracy=target_accuracy,
+        deadline_s=deadline_s,
+        hedge_s=hedge_s,
         batch_size=batch_size,
         max_length=max_length,
         progress=progress,
@@ -145,6 +159,9 @@ def infer(
     scorers: Scorers | None = None,
     llm_policy: Policy = "always",
     max_cost_usd: float | None = None,
+    target_accuracy: float | None = None,
+    deadline_s: float | None = None,
+    hedge_s: float | str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     progress: bool = False,
@@ -156,27 +173,19 @@ def infer(
     arguments are those of `run`.
     """
     config, policy = model.config, check_policy(llm_policy)
+    if target_accuracy is not None:
+        policy = for_accuracy(target_accuracy, policy, config)
     size = max(4 * batch_size, 128)
-    asker = Asker(config, scorers, max_cost_usd, chunk_size=size, progress=progress)
+    patience = Patience(deadline_s, hedge_s)
+    asker = Asker(config, scorers, max_cost_usd, chunk_size=size, progress=progress, patience=patience)
     encode = partial(encode_texts, model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
     if not isinstance(rows, list):
         return _Engine(model, encode, asker, policy, StreamSelector(policy, config)).run(iter(rows), size)
     given_scores([scores for _, scores in rows], config)  # find what is wrong before anything is paid for
-    if policy != "auto":
+    if policy in ("always", "never") or isinstance(policy, float):
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
     choose = partial(select, policy=policy, config=config)
     return _Engine(model, encode, asker, policy, choose).run(iter(rows), size)
-
-
-@dataclass
-class _Window:
-    """Rows on their way through the engine."""
-
-    texts: list[str]
-    scores: NDArray[np.float32]
-    embeddings: torch.Tensor | None = None
-    asked: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
-    asking: Asking | None = None
 
 
 @dataclass
@@ -189,7 +198,7 @@ class _Engine:
 
     def run(self, rows: Iterator[Row], size: int) -> Iterator[Inference]:
         """Start each window before the one in front of it is finished."""
-        open_windows: list[_Window] = []
+        open_windows: list[Window] = []
         failure: Exception | None = None
         start = 0
         try:
@@ -206,7 +215,7 @@ class _Engine:
                 except ValueError as error:
                     failure = error
                     break
-                open_windows.append(_Window([text for text, _ in chunk], scores))
+                open_windows.append(Window([text for text, _ in chunk], scores))
                 start += len(chunk)
                 self.begin(open_windows[-1])
                 if len(open_windows) == 2:
@@ -220,13 +229,19 @@ class _Engine:
         if failure is not None:
             raise failure
 
-    def begin(self, window: _Window) -> None:
+    def begin(self, window: Window) -> None:
         """Choose the texts to ask about, and ask. Only a policy that looks at the encoder waits for it."""
         config = self.model.config
         recorded = np.array(["recorded" in (p.model, p.method) for p in config.providers], dtype=bool)
         brought = np.any(np.all(~np.isnan(window.scores), axis=2), axis=1)
         blank = np.array([not text.strip() for text in window.texts])  # nothing to ask about
         subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
+        if is_cascade(self.policy, config):
+            if subject.any():
+                window.embeddings = self.encode(window.texts)
+                window.steps = self.cascade(window, recorded, subject, subject & ~brought)
+                window.proceed()
+            return
         chosen = np.zeros(len(window.texts), dtype=bool)
         order = np.flatnonzero(subject)
         if self.policy == "always":
@@ -243,25 +258,41 @@ class _Engine:
         if window.asked.size:
             window.asking = self.asker.submit([window.texts[i] for i in window.asked])
 
-    def finish(self, window: _Window) -> Inference:
+    def cascade(
+        self, window: Window, recorded: NDArray[np.bool_], subject: NDArray[np.bool_], open_: NDArray[np.bool_]
+    ) -> Iterator[None]:
+        """Ask one LLM after the other, each about what its gate lets through after those before it were heard."""
+        config = self.model.config
+        brought = window.scores.copy()
+        window.scores[np.ix_(subject, recorded)] = np.nan
+        for p in range(config.num_providers):
+            assert window.embeddings is not None
+            probs = to_probabilities(self.fuse(window.embeddings, window.scores)[0], config.multi_label)
+            values, threshold = gate_values(probs, config.calibration, config.multi_label, stage=p)
+            wanted = subject & (values > (0.0 if threshold is None else threshold))
+            if recorded[p]:
+                window.scores[wanted, p] = brought[wanted, p]
+                continue
+            rows = np.flatnonzero(wanted & open_)
+            if rows.size:
+                window.asked = rows[np.argsort(-values[rows], kind="stable")]
+                window.asking = self.asker.submit([window.texts[i] for i in window.asked], only=p)
+                yield
+
+    def finish(self, window: Window) -> Inference:
         """Encode, if that is not done yet, while the answers come in; then fuse."""
         try:
             embeddings = self.encode(window.texts) if window.embeddings is None else window.embeddings
-            answers = None if window.asking is None else window.asking.result()
+            while window.asking is not None:
+                window.take(window.asking.result())
+                window.proceed()
         except BaseException:
             if window.asking is not None:
                 window.asking.cancel()
             raise
-        called, cost = np.zeros(len(window.texts), dtype=bool), np.zeros(len(window.texts))
-        errors: dict[int, str] = {}
-        if answers is not None:
-            window.scores[window.asked] = answers.scores
-            called[window.asked], cost[window.asked] = answers.called, answers.cost_usd
-            errors = {int(window.asked[row]): answers.errors[row] for row in answers.errors}
-            errors = dict(sorted(errors.items()))
         logits, encoder_logits = self.fuse(embeddings, window.scores)
-        multi_label = self.model.config.multi_label
-        return Inference(logits, encoder_logits, window.scores, called, cost, multi_label, errors)
+        multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
+        return Inference(logits, encoder_logits, window.scores, window.called, window.cost_usd, multi_label, errors)
 
     def fuse(
         self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None

@@ -96,8 +96,11 @@ class LabelFusionPipeline(Pipeline):
             top_k: Return the k best classes (`None`: all).
             return_sources: Return for each text what the encoder and each LLM said.
             llm_policy: Which texts the LLMs are asked about: `"always"`, `"never"`, `"auto"` (the calibrated gate), or
-                a share in [0, 1]: those that the encoder is least sure of; exact for a list.
+                a share in [0, 1]: those where asking is worth most; exact for a list.
             max_cost_usd: US dollars that this call may spend on the LLMs; then the encoder answers alone.
+            target_accuracy: Instead of a policy: ask as little as reached this accuracy on held-out rows.
+            deadline_s: Seconds after which a text goes without the LLM's answer; its `llm_missing` is `"deadline"`.
+            hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; the first answer counts.
             llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
                 NaN for missing; for a list or a single text. A text that brings scores is not asked about.
             max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
@@ -109,7 +112,8 @@ class LabelFusionPipeline(Pipeline):
             of these, best first, with `top_k`; and for multi-label without `top_k`, a list of the classes that reach
             their threshold. With `return_sources`, a dict for each text: `{"label", "score"}` or, instead of a list,
             `{"labels": [...]}`, with `sources` (`{"encoder": {label: probability}, "<provider>": ... or None}`),
-            `llm_called` and `cost_usd`. A single text without `top_k` gives a list, a single dict does not.
+            `llm_called`, `cost_usd` and, where an answer is missing that was wanted, its reason as `llm_missing`. A
+            single text without `top_k` gives a list, a single dict does not.
 
         Raises:
             ValueError: For an input or option that cannot be right, naming the input's position.
@@ -168,6 +172,9 @@ class LabelFusionPipeline(Pipeline):
         return_sources: bool = UNSET,
         llm_policy: Policy = UNSET,
         max_cost_usd: float | None = UNSET,
+        target_accuracy: float | None = UNSET,
+        deadline_s: float | None = UNSET,
+        hedge_s: float | str | None = UNSET,
         llm_scores: Any = UNSET,
         max_length: int | None = UNSET,
         truncation: bool = True,
@@ -181,7 +188,14 @@ class LabelFusionPipeline(Pipeline):
             raise ValueError("`truncation` cannot be turned off: the encoder takes no more than its maximum length.")
         if llm_policy is not UNSET:
             check_policy(llm_policy)
-        forward = {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "llm_scores": llm_scores}
+        forward = {
+            "llm_policy": llm_policy,
+            "max_cost_usd": max_cost_usd,
+            "target_accuracy": target_accuracy,
+            "deadline_s": deadline_s,
+            "hedge_s": hedge_s,
+            "llm_scores": llm_scores,
+        }
         groups = (
             {"max_length": max_length},
             {**forward, "max_length": max_length},

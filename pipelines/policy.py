@@ -43,6 +43,12 @@ def check_policy(policy: Policy) -> Policy:
     return {0.0: "never", 1.0: "always"}.get(float(policy), float(policy))
 
 
+def is_cascade(policy: Policy, config: LabelFusionConfig) -> bool:
+    """Whether the LLMs are asked one after the other: by `"auto"`, where each has a gate of its own."""
+    stages = (config.calibration.get("gate") or {}).get("stages") or []
+    return policy == "auto" and len(stages) == config.num_providers > 1
+
+
 def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusionConfig) -> Policy:
     """The policy that asks least among those that reached an accuracy on held-out rows, when the model was fitted.
 
