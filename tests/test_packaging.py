@@ -21,6 +21,7 @@ ROOMS = ["configuration", "scoring", "modeling_labelfusion", "training", "pipeli
 # Modules whose whole subject is one of the heavy packages; they are themselves imported late.
 WRAPPERS = {("store.py", "sqlite3"), ("plots.py", "matplotlib"), ("evaluate_modules.py", "datasets")}
 HEAVY = {"litellm", "openai", "sqlite3", "matplotlib", "datasets", "gguf", "sentence_transformers"}
+HEAVY |= {"gradio", "onnx", "onnxruntime"}
 
 
 def sources(*folders: str) -> list[Path]:
