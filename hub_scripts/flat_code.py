@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .flat_modules import Import, Module, own_imports, used_names
+from .flat_modules import Import, Module, outside_imports, own_imports, used_names
 
 # The files, the rooms that they are made of, and what is in them. A file imports only from those above it.
 FILES = {
@@ -25,6 +25,8 @@ ROOTS = {
     "modeling_labelfusion.modeling_labelfusion": "LabelFusionForSequenceClassification",
     "pipelines.pipeline_labelfusion": "LabelFusionPipeline",
 }
+# What Transformers and PyTorch bring along. Transformers refuses a file that imports anything else outside of a `try`.
+BROUGHT = frozenset({"httpx", "huggingface_hub", "numpy", "torch", "tqdm", "transformers", "yaml"})
 # What is used from the installed package where there is one, and the extra that has what it needs.
 LEFT_OUT = {"scoring.likelihood": ("A local LLM", "embedded")}
 
@@ -211,7 +213,17 @@ class _Linker:
                 lines[inner.lineno] = _from_package(inner, source.module)
             elif not lines.get(inner.end_lineno + 1, "x").strip():
                 del lines[inner.end_lineno + 1]
+        for optional in outside_imports(node):
+            package = optional.module if isinstance(optional, ast.ImportFrom) else optional.names[0].name
+            if str(package).partition(".")[0] not in BROUGHT | sys.stdlib_module_names:
+                lines[optional.lineno] = _tried(optional)
         return "\n".join(lines[i] for i in sorted(lines))
+
+
+def _tried(node: ast.stmt) -> str:
+    """An import as Transformers wants that of an optional package."""
+    lines = ["try:", f"    {ast.unparse(node)}", "except ImportError:  # not needed by everybody", "    raise"]
+    return "\n".join(" " * node.col_offset + line for line in lines)
 
 
 def _from_package(node: ast.ImportFrom, module: str) -> str:

@@ -98,6 +98,15 @@ def used_names(node: ast.stmt) -> Iterator[str]:
                     yield from re.findall(r"[A-Za-z_]\w*", quoted.value)
 
 
+def outside_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports inside a definition, outside of `try`, that are not of ours."""
+    for part in ast.iter_child_nodes(node):
+        if isinstance(part, ast.Import) or (isinstance(part, ast.ImportFrom) and part.level == 0):
+            yield part
+        elif not isinstance(part, ast.Try):
+            yield from outside_imports(part)
+
+
 def own_imports(node: ast.stmt) -> list[ast.ImportFrom]:
     """The imports of ours inside a definition."""
     return [part for part in ast.walk(node) if isinstance(part, ast.ImportFrom) and part.level > 0]
