@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig, LLMProvider
 from ..scoring.base import Scorer, ScoringError
-from ..scoring.factory import build_scorer
-from ..scoring.loop import ascore_texts, submit
 from ..scoring.tasks import gather_or_cancel
 from .patience import DEADLINE, Patience
 
@@ -39,6 +37,8 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
     Raises:
         ValueError: If `llm` does not fit the number of providers.
     """
+    from ..scoring.factory import build_scorer
+
     chosen = list(llm) if isinstance(llm, list | tuple) else [llm] * max(config.num_providers, 1)
     if len(chosen) != config.num_providers or (
         llm is not None and chosen and chosen[0] is llm and config.num_providers > 1
@@ -98,6 +98,8 @@ class Asking:
     """A question to the LLMs that is under way on the background loop."""
 
     def __init__(self, coro: Any) -> None:
+        from ..scoring.loop import submit
+
         self._ended = threading.Event()
         self._future: Future[Answers] = submit(self._body(coro))
 
@@ -243,6 +245,8 @@ class Asker:
         return answers
 
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
+        from ..scoring.loop import ascore_texts
+
         remaining = None if self.max_cost_usd is None else self.max_cost_usd - self.spent
         if remaining is not None and remaining <= 0:
             self._stop(self._limit_reached())
