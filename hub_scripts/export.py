@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="MODEL_DIR", help="folder of a saved model; for a Space also a Hub id")
     parser.add_argument("folder", metavar="OUT_DIR", help="new or empty folder for the repository")
     parser.add_argument("--space", action="store_true", help="write a Gradio Space that shows the model")
+    parser.add_argument("--onnx", action="store_true", help="write the model as ONNX, with free batch and sequence")
     add = parser.add_argument_group("Space").add_argument
     add("--title", metavar="TEXT", help="heading of the page (default: the model's name)")
     add("--example", action="append", metavar="TEXT", help="a text that visitors can try; repeatable")
@@ -25,11 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how to go on."""
+    if args.space and args.onnx:
+        raise ValueError("Give --space or --onnx, not both.")
     if args.space:
         return _export_space(args)
     given = [name for name in ("title", "example", "overwrite", "max_cost_usd") if getattr(args, name)]
     if given:
         raise ValueError(f"`--{given[0].replace('_', '-')}` goes with --space.")
+    if args.onnx:
+        from .onnx_export import export_onnx
+
+        difference = export_onnx(args.source, args.folder)
+        print(f"Wrote {args.folder}; no logit differs from the original's by more than {difference:.1g}. Run it:\n")
+        print(f'    LabelFusionOnnxModel.from_pretrained("{args.folder}")')
+        return 0
     folder = export_model(args.source, args.folder)
     print(f"Wrote {folder}: it loads with transformers and torch alone, by\n")
     print(f'    pipeline("labelfusion-classification", model="{folder}", trust_remote_code=True)')

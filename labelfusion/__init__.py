@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .auto import AutoFusionClassifier
     from .configuration import LabelFusionConfig, LLMProvider
     from .modeling_labelfusion import FusionMLP, LabelFusionForSequenceClassification
+    from .modeling_labelfusion.onnx_labelfusion import LabelFusionOnnxModel
     from .pipelines import LabelFusionPipeline
     from .training import LabelFusionTrainer
 
@@ -29,6 +30,7 @@ _EXPORTS = {
     "LLMProvider": ".configuration",
     "FusionMLP": ".modeling_labelfusion",
     "LabelFusionForSequenceClassification": ".modeling_labelfusion",
+    "LabelFusionOnnxModel": ".modeling_labelfusion.onnx_labelfusion",
     "LabelFusionPipeline": ".pipelines",
     "LabelFusionTrainer": ".training",
 }
@@ -36,6 +38,7 @@ __all__ = [  # noqa: RUF022
     "AutoFusionClassifier",
     "LabelFusionConfig",
     "LabelFusionForSequenceClassification",
+    "LabelFusionOnnxModel",
     "LabelFusionPipeline",
     "FusionMLP",
     "LLMProvider",
