@@ -11,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .custom_code import AUTO_MAP, INSTALLED, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
+from .sanity import FORMAT, check_format, check_keys, check_sizes
 from .secrets import refuse_secrets
 
 FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing")
@@ -77,11 +78,15 @@ class LabelFusionConfig(PretrainedConfig):
     ) -> None:
         refuse_secrets(kwargs, "LabelFusionConfig")
         kwargs.pop("custom_pipelines", None)
+        check_format(kwargs.pop("format_version", FORMAT))
+        check_keys(type(self), kwargs)
         if encoder_config is None:
             encoder_config = {"model_type": "roberta"}
         encoder_config = copy.deepcopy(encoder_config)
         if isinstance(encoder_config, dict):
             encoder_config = AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
+        check_sizes(kwargs.get("num_labels"), llm_providers, encoder_config)
+        self.format_version = FORMAT
         self.encoder_config = encoder_config
         if kwargs.get("attn_implementation") is None:  # the base class would reset the encoder's
             kwargs["attn_implementation"] = encoder_config._attn_implementation

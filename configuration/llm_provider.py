@@ -86,6 +86,8 @@ class LLMProvider:
         for what, kind in (("examples", list), ("templates", list), ("verbalizers", dict), ("params", dict)):
             if not isinstance(getattr(self, what), kind):
                 raise ValueError(f"LLMProvider: `{what}` must be a {kind.__name__}, got {getattr(self, what)!r}.")
+        if {"api_base", "base_url"} & set(self.params):
+            raise ValueError("LLMProvider: `params` may not name a server; give its URL as `api_base`.")
         for what in ("num_examples", "texts_per_request", "votes", "timeout_s", "max_concurrency"):
             if not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive, got {getattr(self, what)!r}.")

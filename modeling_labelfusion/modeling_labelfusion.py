@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
@@ -47,6 +48,32 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As in Transformers, but from safetensors alone, unless `use_safetensors=False`: reading a pickle runs code.
+
+        Raises:
+            OSError: If there are no such weights, or they are damaged.
+            ValueError: If they do not fit the config.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of {str(pretrained_model_name_or_path)!r} are damaged ({error}): copy or download them "
+                "again."
+            ) from None
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error) and "negative dimension" not in str(error):
+                raise
+            raise ValueError(
+                f"The weights of {str(pretrained_model_name_or_path)!r} have other shapes than its config.json says: "
+                "one of the two files is damaged, or of another model."
+            ) from None
 
     if TYPE_CHECKING:  # Transformers' own is lost in a decorator
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from .patience import DEADLINE, Patience
 
 Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
 
+SERVERS_VARIABLE = "LABELFUSION_SERVERS"  # hosts, separated by commas, that models from the Hub may send texts to
 BUDGET_REASON = "budget of $"  # how the reason begins that a scorer gives for a text it had no money for
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
 
     Raises:
         ValueError: If `llm` does not fit the number of providers.
+        ScoringError: If a model from the Hub names a server of its author's choice, which nobody has allowed.
     """
     from ..scoring.factory import build_scorer
 
@@ -54,6 +58,8 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
         if hasattr(choice, "score"):
             scorers.append(choice)
             continue
+        if choice is None:
+            _check_servers(provider, config)
         if callable(choice):
             provider, function = LLMProvider(model="callable", name=provider.name), choice
         elif choice is not None:
@@ -69,6 +75,22 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
             )
         )
     return scorers
+
+
+def _check_servers(provider: LLMProvider, config: LabelFusionConfig) -> None:
+    """Ask before texts, and perhaps a key, go where a file from the Hub says; a folder of one's own may say so."""
+    source = config.name_or_path
+    if not source or os.path.isdir(source):
+        return
+    urls = [provider.api_base, *(value for value in provider.params.values() if isinstance(value, str))]
+    hosts = {urlsplit(url).hostname for url in urls if url and "://" in url} - {None, "localhost", "127.0.0.1", "::1"}
+    allowed = {host.strip() for host in os.environ.get(SERVERS_VARIABLE, "").split(",")}
+    for host in sorted(hosts - allowed, key=str):
+        key = f", and the key in {provider.api_key_env}" if provider.api_key_env else ""
+        raise ScoringError(
+            f"{source} wants texts{key} sent to {host}, a server that its author chose. If you trust it, set the "
+            f"environment variable {SERVERS_VARIABLE}={host}."
+        )
 
 
 @dataclass
