@@ -3,9 +3,13 @@
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .flat_code import FILES
 from .options import add_max_cost
+
+if TYPE_CHECKING:
+    from ..configuration import LabelFusionConfig
 
 # What a repository needs none of: caches, checkpoints, anything that unpickles.
 IGNORED = (".*", "checkpoint-*", "__pycache__", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp")
@@ -62,7 +66,8 @@ def export_model(source: str | Path, folder: str | Path, repo_id: str | None = N
     """Write a saved model as a self-contained repository: its files, its code, and a config that names both.
 
     Such a repository loads with `trust_remote_code=True` where this package is not installed, and without trust where
-    it is. API models are asked through the `openai` client or litellm where these are installed.
+    it is. API models are asked through the `openai` client or litellm where these are installed. An Inference Endpoint
+    runs it as it is: `handler.py` answers the requests, and `requirements.txt` names the clients that its LLMs need.
 
     Args:
         source: Folder of a saved model, with its tokenizer.
@@ -88,5 +93,17 @@ def export_model(source: str | Path, folder: str | Path, repo_id: str | None = N
     config = LabelFusionConfig.from_pretrained(folder)
     config.self_contained = True
     config.save_pretrained(folder)  # with the code
+    shutil.copy(Path(__file__).with_name("handler.py"), folder / "handler.py")
+    clients = _clients(config)
+    if clients:
+        (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in clients), encoding="utf-8")
     update_card(folder, repo_id)
     return folder
+
+
+def _clients(config: "LabelFusionConfig") -> list[str]:
+    """The packages that asking the model's LLMs needs."""
+    from ..scoring.providers import resolve
+
+    distant = [p for p in config.providers if not p.is_local and not p.model.startswith(("recorded", "callable"))]
+    return sorted({"litellm>=1.104.2" if resolve(p).uses_litellm else "openai>=2.20" for p in distant})

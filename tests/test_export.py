@@ -84,7 +84,7 @@ def test_the_command(saved_model: Callable[..., Path], tmp_path: Path, capsys: p
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert names == {
         *CODE, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md",
-        "evaluation/report.md",
+        "evaluation/report.md", "handler.py",
     }  # fmt: skip
     assert {path: path.read_bytes() for path in before} == before
     config = json.loads((out / "config.json").read_text())
@@ -148,6 +148,9 @@ pipe.save_pretrained("pipe")
 found["files"] = [files(FOLDER), files("model"), files("pipe")]
 found["configs"] = [json.load(open(f"{folder}/config.json")) for folder in (FOLDER, "model", "pipe")]
 report("again", lambda: load("pipe")(texts, llm_policy="never"))
+sys.path.insert(0, FOLDER)
+from handler import EndpointHandler
+report("handler", lambda: EndpointHandler(FOLDER)({"inputs": texts}))  # its LLM cannot be asked
 print("RESULTS", json.dumps(found))
 """
 WITH_OPENAI = """
@@ -190,7 +193,8 @@ def test_without_any_client(elsewhere: Callable[..., dict[str, Any]], exported: 
         assert "pip install 'labelfusion-transformers[embedded]'" in found[name]
     assert "pip install 'labelfusion-transformers[litellm]'" in found["anthropic/claude-haiku-4-5"]
     original, model, pipe = (set(names) for names in found["files"])
-    assert pipe == original - {"README.md"}
+    assert pipe == original - {"README.md", "handler.py", "requirements.txt"}
+    assert found["handler"] == found["never"]
     assert model == pipe - {"tokenizer.json", "tokenizer_config.json"}
     for key in ("auto_map", "custom_pipelines", "id2label", "llm_providers"):
         assert found["configs"][0][key] == found["configs"][1][key] == found["configs"][2][key]
