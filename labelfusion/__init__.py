@@ -67,6 +67,16 @@ def _let_it_write_code(configuration: Any) -> None:
     configuration.LabelFusionConfig.write_code = staticmethod(write_code)
 
 
+@when_imported("labelfusion.training.trainer")
+def _let_it_push(trainer: Any) -> None:
+    """Likewise for the card of a model that the Trainer pushes."""
+
+    def prepare_repository(*args: Any, **kwargs: Any) -> None:
+        import_module("labelfusion.hub_scripts.trainer_repository").prepare_repository(*args, **kwargs)
+
+    trainer.LabelFusionTrainer.prepare_repository = staticmethod(prepare_repository)
+
+
 for _module, _room in _REGISTRATION.items():
     when_imported(_module)(partial(_register, _room))
 

@@ -16,7 +16,9 @@ class HubServer:
         repos: `{"model:user/name": {"private": bool, "files": {path: bytes}, "commits": [message]}}`.
         blobs: LFS content by sha256.
         requests: `(method, path)` of everything asked, in order.
+        bodies: What was sent with them.
         fail: Status that every request is answered with, if set.
+        fail_at: Part of the paths that `fail` is for.
     """
 
     def __init__(self, token: str = "token-that-may-write", readers: tuple[str, ...] = ()) -> None:
@@ -25,7 +27,9 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.uploads = 0
+        self.bodies: list[bytes] = []
         self.fail: int | None = None
+        self.fail_at = ""
 
     def __enter__(self) -> "HubServer":
         hub = self
@@ -74,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         hub.requests.append((self.command, path))
-        if hub.fail is not None:
+        hub.bodies.append(body)
+        if hub.fail is not None and hub.fail_at in path:
             return self._answer(hub.fail, {"error": "out of order"})
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if path.startswith("/storage/"):

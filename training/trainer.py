@@ -1,15 +1,24 @@
 """The Trainer with a learning rate for each part of the model."""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
 
 from .collator import LabelFusionDataCollator
 from .metrics import make_compute_metrics
 
 DEFAULT_LEARNING_RATES = {r"^(encoder_head|score_pool|fusion_mlp)\.": 1e-3}
+
+
+class _Unsaved(str):
+    """A secret that is left behind when what holds it is pickled, as the Trainer does with its arguments."""
+
+    def __reduce__(self) -> Any:
+        return str, ("",)
 
 
 class LabelFusionTrainer(Trainer):
@@ -28,6 +37,8 @@ class LabelFusionTrainer(Trainer):
         ValueError: When an expression matches no parameter that is trained.
     """
 
+    prepare_repository: ClassVar[Callable[..., None] | None] = None  # before a push; set by the front door
+
     def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         model = args[0] if args else kwargs.get("model")
         config = getattr(model, "config", None)
@@ -39,6 +50,8 @@ class LabelFusionTrainer(Trainer):
         if config is not None and kwargs.get("compute_metrics") is None:
             kwargs["compute_metrics"] = make_compute_metrics(config.multi_label)
         super().__init__(*args, **kwargs)
+        if self.args.hub_token:
+            self.args.hub_token = _Unsaved(self.args.hub_token)
         self.learning_rates = dict(DEFAULT_LEARNING_RATES if learning_rates is None else learning_rates)
         if learning_rates is not None:
             assert self.model is not None
@@ -49,6 +62,21 @@ class LabelFusionTrainer(Trainer):
                         f"`learning_rates`: {pattern!r} matches no trained parameter. Names look like "
                         f"{', '.join(trained[:1] + trained[-3:])}."
                     )
+
+    def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
+        """Make the output folder fit to be pushed: a card that says how to use the model, and no secret in any file.
+
+        Raises:
+            ValueError: If a file holds something like a credential.
+        """
+        prepare = type(self).prepare_repository
+        if prepare is not None and self.is_world_process_zero():
+            prepare(self, **dict(zip(("language", "license", "tags"), args, strict=False)), **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self.create_model_card()
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer of `args` with one group for each learning rate, with and without weight decay."""
