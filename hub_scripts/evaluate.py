@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_llm_policy, add_max_cost
+from .options import add_llm_policy, add_max_cost, add_promises
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_llm_policy(parser)
     add_max_cost(parser)
+    add_promises(parser)
+    parser.add_argument(
+        "--tradeoff",
+        action="store_true",
+        help="ask about everything and show accuracy against cost and latency for every share of texts asked",
+    )
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
     )
@@ -31,28 +37,35 @@ def run(args: argparse.Namespace) -> int:
     clf = load_classifier(args.model, batch_size=args.batch_size, device=args.device)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
-    evaluate(clf, args.data, args.model, folder, args.llm_policy, args.max_cost_usd, args.seed)
+    asking = {name: getattr(args, name) for name in ("llm_policy", "max_cost_usd", "target_accuracy", "max_risk")}
+    evaluate(clf, args.data, args.model, folder, seed=args.seed, **asking)
+    if args.tradeoff:
+        _tradeoff(clf, args, folder)
     if model.is_dir() and folder == model / "evaluation":
         update_card(model)
     return 0
 
 
-def evaluate(
-    clf: Any, data: str, model: str, folder: Path, llm_policy: Any = "always", max_cost_usd: Any = None, seed: int = 0
-) -> dict[str, Any]:
-    """Measure on the data set `data`, write the report into `folder`, print its tables and return it."""
-    from .report import comparisons_table, measure, sources_table, write_report
+def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path) -> None:
+    from .tradeoff import tradeoff_table
 
-    report = measure(
-        clf,
-        data,
-        shown_name(data),
-        shown_name(model),
-        llm_policy=llm_policy,
-        max_cost_usd=max_cost_usd,
-        seed=seed,
-    )
+    policy = "auto" if args.llm_policy == "always" else args.llm_policy
+    found = clf.tradeoff(args.data, policy, args.max_cost_usd, folder=folder, seed=args.seed)
+    print(f"\nWhat questions buy, on {found['rows']} rows:\n\n{tradeoff_table(found)}\n")
+    print(f"Trade-off: {folder / 'tradeoff.csv'}" + (f" (cost ${found['cost_usd']:.4f})" if found["cost_usd"] else ""))
+
+
+def evaluate(clf: Any, data: str, model: str, folder: Path, seed: int = 0, **asking: Any) -> dict[str, Any]:
+    """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
+
+    `asking` are the options of `report.measure`.
+    """
+    from .report import comparisons_table, measure, risk_sentence, sources_table, write_report
+
+    report = measure(clf, data, shown_name(data), shown_name(model), seed=seed, **asking)
     print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
+    if "risk" in report:
+        print(f"{risk_sentence(report)}\n")
     paths = write_report(report, folder)
     print(f"Report: {paths[0]}" + (f" (cost ${report['cost_usd']:.4f})" if report["cost_usd"] else ""))
     return report

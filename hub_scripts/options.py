@@ -19,6 +19,22 @@ def add_llm_policy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_promises(parser: argparse.ArgumentParser) -> None:
+    """`--target-accuracy` and `--max-risk`."""
+    parser.add_argument(
+        "--target-accuracy",
+        type=share,
+        metavar="A",
+        help="instead of a policy: ask as little as reached this accuracy on held-out rows, such as 0.9",
+    )
+    parser.add_argument(
+        "--max-risk",
+        type=share,
+        metavar="R",
+        help="hold back answers, so that no more than this share of all texts gets a wrong one, such as 0.05",
+    )
+
+
 def add_max_cost(parser: argparse.ArgumentParser) -> None:
     """`--max-cost-usd`."""
     parser.add_argument(
@@ -31,12 +47,23 @@ def llm_policy(text: str) -> str | float:
     if text in ("always", "never", "auto"):
         return text
     try:
-        share = float(text)
+        value = float(text)
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
+        value = -1.0
+    if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected always, never, auto or a share between 0 and 1, got {text!r}")
-    return share
+    return value
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
+    return value
 
 
 def dollars(text: str) -> float:

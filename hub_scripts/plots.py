@@ -149,3 +149,38 @@ def _name_axis(axes: Axes, names: list[str], which: str) -> None:
             label.set_rotation_mode("anchor")
     else:
         axes.set_yticks(ticks, [names[i] for i in ticks], fontsize=small)
+
+
+def save_tradeoff(found: dict[str, Any], path: Path) -> Path:
+    """Draw accuracy against the share asked and, where they are known, dollars and latency; returns the file."""
+    known = [
+        ("share", "share of the texts that the LLM is asked about", 1.0),
+        ("usd_per_1000", "dollars per 1,000 texts", 1.0),
+        ("p50_s", "median latency of a text (ms)", 1000.0),
+        ("p95_s", "95th percentile of the latency of a text (ms)", 1000.0),
+    ]
+    # A dimension in which nothing varies (free answers) shows nothing.
+    axes_of = [k for k in known if len({point[k[0]] for point in found["curve"]} - {None}) > 1]
+    figure = Figure(figsize=(5.6 * len(axes_of), 4.6), layout="constrained")
+    for i, (name, title, unit) in enumerate(axes_of):
+        axes = figure.add_subplot(1, len(axes_of), i + 1)
+        # What is unknown has no place. At the last point all start at once: there the latency may turn back.
+        curve = [point for point in found["curve"] if point[name] is not None][: -1 if name.startswith("p") else None]
+        x = [unit * point[name] for point in curve]
+        axes.plot(x, [point["accuracy"] for point in curve], color=COLORS[0], linewidth=2, label="gate")
+        low, high = [p["low"] for p in curve], [p["high"] for p in curve]
+        axes.fill_between(x, low, high, color=COLORS[0], alpha=0.15, linewidth=0, label="95 % interval")
+        if all(point.get(name) is not None for point in found["random"]):
+            line = [(unit * p[name], p["accuracy"]) for p in found["random"]]
+            axes.plot(*zip(*line, strict=True), color="#888888", linestyle="--", linewidth=1, label="random gate")
+        for j, (label, point) in enumerate(found["points"].items(), start=1):
+            if point[name] is not None:
+                style = {"color": COLORS[j % len(COLORS)], "marker": MARKERS[j % len(MARKERS)], "linestyle": "none"}
+                axes.plot([unit * point[name]], [point["accuracy"]], markersize=8, label=_literal(label), **style)
+        axes.set_xlabel(title)
+        axes.set_ylabel(found["metric"])
+        axes.grid(alpha=0.25)
+        if i == 0:
+            axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
+    return path

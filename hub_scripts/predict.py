@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .options import add_llm_policy, add_max_cost, load_classifier
+from .options import add_llm_policy, add_max_cost, add_promises, load_classifier
 from .tables import SCORES, SUFFIXES, Row, Table, Writer
 
 if TYPE_CHECKING:
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
+    from ..training.risk import RiskControl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("output", metavar="OUT", help="CSV, JSONL or Parquet file: the columns of IN and the answers")
     add_llm_policy(parser)
     add_max_cost(parser)
+    add_promises(parser)
+    add("--deadline-s", type=float, metavar="S", help="seconds after which a text goes without the LLM's answer")
     add("--top-k", type=int, metavar="K", help="add a column `top_k` with the K best classes and their probabilities")
-    add("--with-sources", action="store_true", help="add `llm_called`, `cost_usd` and `sources`: what each source said")
+    add(
+        "--with-sources",
+        action="store_true",
+        help="add `llm_called`, `cost_usd`, `llm_missing` and `sources`: what each source said",
+    )
     add("--text-column", metavar="NAME", help="column with the texts (default: that of the training data)")
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
     add("--batch-size", type=int, help="texts in one forward pass of the encoder")
@@ -39,13 +46,18 @@ def run(args: argparse.Namespace) -> int:
     """Classify IN into OUT."""
     from tqdm import tqdm
 
+    from ..pipelines.policy import controlled_risk, resolve_policy
+
     table, out = Table(args.input, args.split), Path(args.output)
     _check(args, table, out)
     clf = load_classifier(args.model, batch_size=args.batch_size, device=args.device)
     column = args.text_column or clf.text_column
     config = clf.model_.config
     waiting: deque[Row] = deque()  # read, and on their way through the model
-    parts = clf.stream_sources(_read(table, column, waiting), args.llm_policy, args.max_cost_usd)
+    policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
+    control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
+    rows_in = _read(table, column, waiting)
+    parts = clf.stream_sources(rows_in, policy, args.max_cost_usd, deadline_s=args.deadline_s)
     total = len(table) if table.suffix == ".parquet" else None
     started, rows, asked, missing, cost = time.perf_counter(), 0, 0, 0, 0.0
     with (
@@ -53,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         tqdm(total=total, unit=" texts", desc="predict") as bar,
     ):
         for part in parts:
-            for answer in _answers(part, config, clf.classes_.tolist(), args):
+            for answer in _answers(part, config, clf.classes_.tolist(), args, control):
                 writer.write({**waiting.popleft(), **answer})
             rows, asked, missing = rows + len(part), asked + int(part.llm_called.sum()), missing + len(part.errors)
             cost += float(part.cost_usd.sum())
@@ -93,10 +105,14 @@ def _read(table: Table, column: str, waiting: deque[Row]) -> Iterator[tuple[str,
 
 
 def _answers(
-    part: "Inference", config: "LabelFusionConfig", classes: list[Any], args: argparse.Namespace
+    part: "Inference",
+    config: "LabelFusionConfig",
+    classes: list[Any],
+    args: argparse.Namespace,
+    control: "RiskControl | None" = None,
 ) -> Iterator[Row]:
     """The new columns of each row."""
-    from ..pipelines.answers import source_names
+    from ..pipelines.answers import hold_back, source_names
     from ..training.thresholds import decide
 
     probabilities, encoder = part.probabilities, part.encoder_probabilities
@@ -104,6 +120,8 @@ def _answers(
     decided = decide(probabilities, config.thresholds, config.min_labels) if config.multi_label else None
     names = config.label_names
     providers = source_names(config)
+    if control is not None:
+        answered, sets = hold_back(part, config, control)
     for i, p in enumerate(probabilities):
         answer: Row
         if decided is None:
@@ -112,6 +130,10 @@ def _answers(
         else:
             chosen = [int(k) for k in order[i] if decided[i, k]]
             answer = {"predicted_labels": [classes[k] for k in chosen], "score": [_rounded(p[k]) for k in chosen]}
+        if control is not None:
+            if not answered[i]:
+                answer["predicted_labels" if config.multi_label else "predicted_label"] = None
+            answer |= {"abstained": not answered[i], "label_set": [classes[k] for k in order[i] if sets[i, k]]}
         if args.top_k is not None:
             answer["top_k"] = [{"label": names[k], "score": _rounded(p[k])} for k in order[i, : args.top_k]]
         if args.with_sources:
@@ -119,6 +141,7 @@ def _answers(
             for name, scores in zip(providers, part.llm_scores[i], strict=True):
                 sources[name] = None if np.isnan(scores).any() else _named(names, scores)
             answer |= {"llm_called": bool(part.llm_called[i]), "cost_usd": float(part.cost_usd[i])}
+            answer["llm_missing"] = part.errors.get(i)
             answer["sources"] = sources
         yield answer
 
@@ -133,8 +156,9 @@ def _rounded(p: Any) -> float:
 
 def _new_columns(multi_label: bool, args: argparse.Namespace) -> list[str]:
     columns = ["predicted_labels" if multi_label else "predicted_label", "score"]
+    columns += ["abstained", "label_set"] if args.max_risk is not None else []
     columns += ["top_k"] if args.top_k is not None else []
-    return columns + (["llm_called", "cost_usd", "sources"] if args.with_sources else [])
+    return columns + (["llm_called", "cost_usd", "llm_missing", "sources"] if args.with_sources else [])
 
 
 class _Writer(Writer):
@@ -170,8 +194,11 @@ class _Writer(Writer):
         self._rows = []
 
     def _field(self, field: Any) -> Any:
-        """Lists that are empty in all of the first rows get the type that they will need."""
+        """Lists that are empty in all of the first rows, and columns without a value, get the type they will need."""
         import pyarrow as pa
+
+        if pa.types.is_null(field.type):
+            return pa.field(field.name, pa.list_(pa.string()) if field.name.endswith("labels") else pa.string())
 
         empty = pa.types.is_list(field.type) and pa.types.is_null(field.type.value_type)
         kind = pa.float64() if field.name == "score" else pa.string()

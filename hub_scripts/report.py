@@ -11,6 +11,7 @@ import numpy as np
 
 from ..configuration.secrets import redact
 from ..pipelines.answers import source_names
+from ..pipelines.policy import controlled_risk, resolve_policy
 from ..training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
 from ..training.data import prepare
 from ..training.statistics import NUM_RESAMPLES
@@ -40,6 +41,8 @@ def measure(
     *,
     llm_policy: Any = "always",
     max_cost_usd: float | None = None,
+    target_accuracy: float | None = None,
+    max_risk: float | None = None,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Any]:
@@ -52,6 +55,8 @@ def measure(
         model_name: How the model is called.
         llm_policy: Which texts the LLMs are asked about.
         max_cost_usd: US dollars that may be spent.
+        target_accuracy: Instead of a policy, see `pipelines.policy.for_accuracy`.
+        max_risk: Adds `risk`: what was promised, and what came of it.
         seed: Seed of the bootstrap.
         num_resamples: Bootstrap resamples.
 
@@ -68,8 +73,10 @@ def measure(
         text_column=clf.text_column,
         num_providers=config.num_providers or None,
     )
+    policy = resolve_policy(llm_policy, target_accuracy, config)
+    control = None if max_risk is None else controlled_risk(max_risk, policy, config)
     started = time.perf_counter()
-    result = clf.predict_sources(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd)
+    result = clf.predict_sources(table, llm_policy=policy, max_cost_usd=max_cost_usd)
     seconds = time.perf_counter() - started
     assert table.labels is not None
     truth = truth_matrix(table.labels, config.num_labels)
@@ -88,7 +95,7 @@ def measure(
         "rows": len(table),
         "classes": config.label_names,
         "multi_label": config.multi_label,
-        "llm_policy": llm_policy,
+        "llm_policy": llm_policy if target_accuracy is None else f"for an accuracy of {target_accuracy:g}",
         "confidence_level": 0.95,
         "num_resamples": num_resamples,
         "seed": seed,
@@ -103,6 +110,10 @@ def measure(
         "training": clf.report_,
         "versions": _versions(),
     }
+    if control is not None:
+        from labelfusion.source_metrics import risk_metrics
+
+        report["risk"] = risk_metrics(result, table.labels, config, control, max_risk)
     if not config.multi_label:
         report["confusion"] = confusion(sources[0], truth).tolist()
     return report
@@ -151,6 +162,7 @@ def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
         "for macro F1, paired bootstrap.",
         "## Calibration",
         _picture("reliability.png", "Reliability of each source", shown),
+        risk_sentence(report),
         "A source is calibrated where its accuracy equals its confidence. " + _calibration(report),
         "## Classes",
         _class_table(report),
@@ -196,6 +208,20 @@ def comparisons_table(report: dict[str, Any]) -> str:
         rows.append([plain(c["source"]), str(c["rows"]), _points(c["accuracy"]), only, p, f1])
     header = ["Fusion against", "Rows", f"Difference in {metric}", "Right: only fusion / only it", "p (Holm)"]
     return markdown_table([*header, "Difference in macro F1"], rows)
+
+
+def risk_sentence(report: dict[str, Any]) -> str:
+    """What was promised of the answers, and what came of it; empty if nothing was."""
+    risk = report.get("risk")
+    if not risk:
+        return ""
+    right = "" if risk["accuracy_answered"] is None else f", {risk['accuracy_answered']:.1%} of them right"
+    return (
+        f"Promised: wrong answers to {risk['max_risk']:.1%} of the texts at most, and no more of the truth left out of "
+        f"the label sets. Measured: {risk['answered']:.1%} of the texts were answered{right}; "
+        f"{risk['wrong_answers']:.1%} of all texts got a wrong answer, the label sets (mean size "
+        f"{risk['set_size']:.2f}) left out {risk['missed']:.1%}."
+    )
 
 
 def seen_before(report: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     (folder / "training_report.md").write_text(summary, encoding="utf-8")
     print("\n" + summary)
     if args.test:
-        evaluate(clf, args.test, str(folder), folder / "evaluation", "always", args.max_cost_usd, args.seed)
+        evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=args.max_cost_usd)
     update_card(folder, args.push_to_hub)
     print(f"Saved to {folder}.")
     if args.push_to_hub:

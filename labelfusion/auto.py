@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from transformers import AutoTokenizer
 
 from .auto_checks import check_data, check_options
+from .auto_measuring import MeasuredClassifierMixin
 from .auto_saving import LLM, SavedClassifierMixin
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
@@ -21,7 +22,6 @@ from .pipelines.inference import Inference, infer, run
 from .pipelines.inputs import Row
 from .pipelines.policy import Policy
 from .scoring.embedded import resolve_model
-from .source_metrics import source_metrics
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts
 from .training.finetune import FinetuneOptions
@@ -32,7 +32,7 @@ from .training_scores import score_training_rows
 logger = logging.getLogger(__name__)
 
 
-class AutoFusionClassifier(SavedClassifierMixin, ClassifierMixin, BaseEstimator):
+class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, ClassifierMixin, BaseEstimator):
     """Text classifier that fuses a Transformer encoder with LLM scores.
 
     Args:
@@ -195,18 +195,30 @@ class AutoFusionClassifier(SavedClassifierMixin, ClassifierMixin, BaseEstimator)
         self.is_fitted_ = True
         return self
 
-    def predict(self, texts: Any, **options: Any) -> list[Any]:
+    def predict(self, texts: Any, max_risk: float | None = None, **options: Any) -> list[Any]:
         """Predict classes.
 
         Args:
             texts: List of n texts, or data with a text column (and `llm_scores`).
-            **options: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the texts), `max_cost_usd`,
-                `llm_scores` `(n, P, K)`.
+            max_risk: Hold back answers, which are then None, so that no more than this share of all texts gets a wrong
+                one; `predict_sets` gives the classes that may be true.
+            **options: Those of `predict_sources`: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the
+                texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`.
 
         Returns:
             n classes; multi-label: n lists of classes.
         """
-        probabilities = self.predict_proba(texts, **options)
+        self._check_fitted()
+        if max_risk is not None:
+            self._control(max_risk, options)  # what cannot be promised is said before anything is asked
+        result = self.predict_sources(texts, **options)
+        named = self._named(result.probabilities)
+        if max_risk is None:
+            return named
+        answered, _ = self._held_back(result, max_risk, options)
+        return [name if given else None for name, given in zip(named, answered, strict=True)]
+
+    def _named(self, probabilities: NDArray[np.float32]) -> list[Any]:
         classes = self.classes_.tolist()
         if not self.multi_label:
             return [classes[i] for i in probabilities.argmax(axis=1)]
@@ -218,63 +230,17 @@ class AutoFusionClassifier(SavedClassifierMixin, ClassifierMixin, BaseEstimator)
         """Calibrated probabilities, float32 `(n, K)`; the arguments are those of `predict`."""
         return self.predict_sources(texts, **options).probabilities
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
-        """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
-        data = self._prepare(
-            with_labels(X, y, self.text_column), self.classes_.tolist(), self.model_.config.num_providers
-        )
-        truth = _labels(data)
-        probabilities = self.predict_sources(data).probabilities
-        if self.multi_label:
-            config = self.model_.config
-            right = (decide(probabilities, config.thresholds, config.min_labels) == truth.astype(bool)).all(axis=1)
-        else:
-            right = probabilities.argmax(axis=1) == truth
-        return float(np.average(right, weights=sample_weight))
-
-    def evaluate(
-        self,
-        data: Any,
-        llm_policy: Policy = "always",
-        max_cost_usd: float | None = None,
-        llm_scores: Any = None,
-    ) -> dict[str, Any]:
-        """Compare the fusion with each of its sources on the same labelled rows.
-
-        Args:
-            data: Labelled data, as for `fit`.
-            llm_policy: Which texts the LLM is asked about.
-            max_cost_usd: US dollars that may be spent.
-            llm_scores: `(n, P, K)` scores, instead of the column.
-
-        Returns:
-            `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
-            rows that it answered, their share as `answered`); `rows`, `llm_share` (rows with an LLM answer),
-            `cost_usd`, `seconds`.
-        """
-        self._check_fitted()
-        config = self.model_.config
-        table = self._prepare(data, self.classes_.tolist(), config.num_providers)
-        truth = _labels(table)
-        started = time.perf_counter()
-        result = self.predict_sources(table, llm_policy=llm_policy, max_cost_usd=max_cost_usd, llm_scores=llm_scores)
-        seconds = time.perf_counter() - started
-        return {
-            "rows": len(table),
-            **source_metrics(result, truth, config),
-            "llm_share": float(result.answered.any(axis=1).mean()),
-            "cost_usd": float(result.cost_usd.sum()),
-            "seconds": round(seconds, 3),
-        }
-
     def predict_sources(
         self,
         texts: Any,
         llm_policy: Policy = "always",
         max_cost_usd: float | None = None,
         llm_scores: Any = None,
+        target_accuracy: float | None = None,
+        deadline_s: float | None = None,
+        hedge_s: float | str | None = None,
     ) -> Inference:
-        """What fusion, encoder and each LLM say about n texts; the arguments are those of `predict`.
+        """What fusion, encoder and each LLM say about n texts; for the arguments see `pipelines.inference.run`.
 
         Returns:
             [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
@@ -305,13 +271,16 @@ class AutoFusionClassifier(SavedClassifierMixin, ClassifierMixin, BaseEstimator)
             llm_scores=texts.llm_scores if llm_scores is None else llm_scores,
             llm_policy=llm_policy,
             max_cost_usd=max_cost_usd,
+            target_accuracy=target_accuracy,
+            deadline_s=deadline_s,
+            hedge_s=hedge_s,
             batch_size=self.batch_size,
             max_length=self.max_length,
             progress=self.progress,
         )
 
     def stream_sources(
-        self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: float | None = None
+        self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: float | None = None, **options: Any
     ) -> Iterator[Inference]:
         """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
         self._check_fitted()
@@ -324,19 +293,21 @@ class AutoFusionClassifier(SavedClassifierMixin, ClassifierMixin, BaseEstimator)
             max_cost_usd=max_cost_usd,
             batch_size=self.batch_size,
             max_length=self.max_length,
+            **options,
         )
 
-    def _scorers(self, pool: Any = None) -> list[Any]:
+    def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
         # A provider is asked as the config declares it, with the prior it has learnt, unless it was replaced.
         replaced: list[Any] = self._llms()
         for i, (llm, provider) in enumerate(zip(replaced, self.model_.config.providers, strict=False)):
             if not callable(llm) and _declaration(llm).model == provider.model:
                 replaced[i] = None
-        runtime = {"cache": self.cache, "progress": self.progress, "embed": self._embed}
+        runtime = {"cache": self.cache if cache is None else cache, "progress": self.progress, "embed": self._embed}
         return build_scorers(self.model_.config, replaced, pool=pool or getattr(self, "_pool", None), **runtime)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        return encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size).numpy()
+        embeddings = encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size)
+        return embeddings[:, : self.model_.config.hidden_size].numpy()
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
         return prepare(

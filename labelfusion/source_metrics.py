@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .configuration import LabelFusionConfig
-from .pipelines.answers import source_names
+from .pipelines.answers import hold_back, source_names
 from .pipelines.inference import Inference
+from .training.gate_fit import is_right
 from .training.metrics import classification_metrics
+from .training.risk import RiskControl
 
 
 def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionConfig) -> dict[str, Any]:
@@ -34,4 +37,28 @@ def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionCo
         "fusion": classification_metrics(result.probabilities, truth, *settings),
         "encoder": classification_metrics(result.encoder_probabilities, truth, *settings),
         "llm": llms,
+    }
+
+
+def risk_metrics(
+    result: Inference, truth: NDArray[Any], config: LabelFusionConfig, control: RiskControl, max_risk: float | None
+) -> dict[str, Any]:
+    """What a promised risk came to.
+
+    Returns:
+        `max_risk`; `answered`: share of the texts whose answer was given; `wrong_answers`: share of all texts that got
+        a wrong one; `accuracy_answered`: share of the given answers that are right; `missed`: share of the texts whose
+        truth is not in the label set (multi-label: mean share of a text's classes); `set_size`: its mean size.
+    """
+    answered, sets = hold_back(result, config, control)
+    right = is_right(result.probabilities, truth, config.multi_label, config.thresholds, config.min_labels)
+    classes = truth > 0 if truth.ndim == 2 else np.eye(config.num_labels, dtype=bool)[truth]
+    missed = (classes & ~sets).sum(axis=1) / classes.sum(axis=1).clip(1)
+    return {
+        "max_risk": max_risk,
+        "answered": float(answered.mean()),
+        "wrong_answers": float((answered & ~right).mean()),
+        "accuracy_answered": float(right[answered].mean()) if answered.any() else None,
+        "missed": float(missed.mean()),
+        "set_size": float(sets.sum(axis=1).mean()),
     }

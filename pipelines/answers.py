@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
+from ..training.risk import RiskControl
 from ..training.thresholds import decide
 from .inference import Inference
 
@@ -33,13 +34,34 @@ def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: 
 
 
 def format_answers(
-    inference: Inference, config: LabelFusionConfig, top_k: int | None = UNSET, return_sources: bool = False
+    inference: Inference,
+    config: LabelFusionConfig,
+    top_k: int | None = UNSET,
+    return_sources: bool = False,
+    control: RiskControl | None = None,
 ) -> Iterator[Any]:
-    """The answer for each text of `inference`; with `return_sources` a dict that also holds what each source said."""
+    """The answer for each text of `inference`.
+
+    Args:
+        inference: The answers.
+        config: The model's config.
+        top_k: See `format_labels`.
+        return_sources: A dict that also holds what each source said.
+        control: A dict that also says whether the answer is held back (`abstained`; `label` or `labels` is then None)
+            and which classes may be true (`label_set`, the likeliest first).
+    """
     probabilities, encoder = inference.probabilities, inference.encoder_probabilities
     names, providers = config.label_names, source_names(config)
+    if control is not None:
+        answered, sets = hold_back(inference, config, control)
     for i in range(len(inference)):
         labels = format_labels(probabilities[i], config, top_k)
+        if control is not None:
+            labels = dict(labels) if isinstance(labels, dict) else {"labels": labels}
+            if not answered[i]:
+                labels |= {"label": None} if "label" in labels else {"labels": None}
+            order = np.argsort(-probabilities[i], kind="stable")
+            labels |= {"abstained": not answered[i], "label_set": [names[k] for k in order if sets[i, k]]}
         if not return_sources:
             yield labels
             continue
@@ -54,6 +76,22 @@ def format_answers(
             "cost_usd": float(inference.cost_usd[i]),
             **({"llm_missing": inference.errors[i]} if i in inference.errors else {}),
         }
+
+
+def hold_back(
+    inference: Inference, config: LabelFusionConfig, control: RiskControl
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which answers are given, and the classes that may be true: bool `(n,)` and bool `(n, num_labels)`.
+
+    A text whose LLM answer is missing that the policy wanted is outside of the promise: it is held back, and any class
+    may be true.
+    """
+    probs = inference.probabilities.astype(np.float64)
+    answered = control.answered(probs)
+    sets = control.label_sets(probs, config.thresholds, config.min_labels)
+    for row in inference.errors:
+        answered[row], sets[row] = False, True
+    return answered, sets
 
 
 def source_names(config: LabelFusionConfig) -> list[str]:

@@ -19,7 +19,7 @@ from ..training.gate import gate_values
 from .asking import Asker, Scorers
 from .inputs import Row, given_scores, read_inputs
 from .patience import Patience
-from .policy import Policy, StreamSelector, check_policy, for_accuracy, is_cascade, select, to_probabilities
+from .policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -172,9 +172,8 @@ def infer(
     `max(4 * batch_size, 128)` rows are held. If `rows` raises, what was read before is answered first. The other
     arguments are those of `run`.
     """
-    config, policy = model.config, check_policy(llm_policy)
-    if target_accuracy is not None:
-        policy = for_accuracy(target_accuracy, policy, config)
+    config = model.config
+    policy = resolve_policy(llm_policy, target_accuracy, config)
     size = max(4 * batch_size, 128)
     patience = Patience(deadline_s, hedge_s)
     asker = Asker(config, scorers, max_cost_usd, chunk_size=size, progress=progress, patience=patience)

@@ -17,7 +17,7 @@ from .answers import UNSET, format_answers
 from .asking import Scorers, build_scorers
 from .inference import Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
-from .policy import Policy, check_policy
+from .policy import Policy, check_policy, controlled_risk, resolve_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,6 +101,8 @@ class LabelFusionPipeline(Pipeline):
             target_accuracy: Instead of a policy: ask as little as reached this accuracy on held-out rows.
             deadline_s: Seconds after which a text goes without the LLM's answer; its `llm_missing` is `"deadline"`.
             hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; the first answer counts.
+            max_risk: Hold back answers (`abstained`, with `label` None and a `label_set`) so that no more than this
+                share of all texts gets a wrong one, see [`RiskControl`].
             llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
                 NaN for missing; for a list or a single text. A text that brings scores is not asked about.
             max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
@@ -150,12 +152,23 @@ class LabelFusionPipeline(Pipeline):
         return (read_input(item, i) for i, item in enumerate(iterate(inputs)))
 
     def _answer(self, rows: list[Row] | Iterator[Row], forward: dict[str, Any], post: dict[str, Any]) -> Iterator[Any]:
+        post = self._with_control(post, forward.get("llm_policy", "always"), forward.get("target_accuracy"))
         parts = infer(self.model, self.tokenizer, rows, scorers=self.scorers, **forward)
         return (answer for part in parts for answer in format_answers(part, self.model.config, **post))
 
+    def _with_control(
+        self, post: dict[str, Any], llm_policy: Policy = "always", target_accuracy: float | None = None
+    ) -> dict[str, Any]:
+        """The options of `format_answers`, with the thresholds that keep `max_risk` under the policy."""
+        options = {name: value for name, value in post.items() if name != "max_risk"}
+        if post.get("max_risk") is None:
+            return options
+        policy = resolve_policy(llm_policy, target_accuracy, self.model.config)
+        return {**options, "control": controlled_risk(post["max_risk"], policy, self.model.config)}
+
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The encoder's embeddings, for prompts with the nearest examples."""
-        return encode_texts(self.model, self.tokenizer, texts).numpy()
+        return encode_texts(self.model, self.tokenizer, texts).numpy()[:, : self.model.config.hidden_size]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save the model and its tokenizer, as data.
@@ -175,6 +188,7 @@ class LabelFusionPipeline(Pipeline):
         target_accuracy: float | None = UNSET,
         deadline_s: float | None = UNSET,
         hedge_s: float | str | None = UNSET,
+        max_risk: float | None = UNSET,
         llm_scores: Any = UNSET,
         max_length: int | None = UNSET,
         truncation: bool = True,
@@ -199,7 +213,7 @@ class LabelFusionPipeline(Pipeline):
         groups = (
             {"max_length": max_length},
             {**forward, "max_length": max_length},
-            {"top_k": top_k, "return_sources": return_sources},
+            {"top_k": top_k, "return_sources": return_sources, "max_risk": max_risk},
         )
         preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)
         return preprocess, forward, post
@@ -221,7 +235,7 @@ class LabelFusionPipeline(Pipeline):
         arrays = {name: model_outputs[name].float().numpy() for name in ("logits", "encoder_logits", "llm_scores")}
         inference = Inference(**arrays, llm_called=np.zeros(1, bool), cost_usd=np.zeros(1))
         inference.multi_label = self.model.config.multi_label
-        return next(format_answers(inference, self.model.config, **post))
+        return next(format_answers(inference, self.model.config, **self._with_control(post)))
 
 
 class _Answers:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.gate import NEVER, expected_error, gate_values
+from ..training.gate import NEVER, SHARES, expected_error, gate_values
+from ..training.risk import RiskControl, risk_control
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ def is_cascade(policy: Policy, config: LabelFusionConfig) -> bool:
     return policy == "auto" and len(stages) == config.num_providers > 1
 
 
+def resolve_policy(llm_policy: Policy, target_accuracy: float | None, config: LabelFusionConfig) -> Policy:
+    """The policy that `llm_policy` and `target_accuracy` come to.
+
+    Raises:
+        ValueError: As `check_policy` and `for_accuracy`.
+    """
+    policy = check_policy(llm_policy)
+    return policy if target_accuracy is None else for_accuracy(target_accuracy, policy, config)
+
+
 def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusionConfig) -> Policy:
     """The policy that asks least among those that reached an accuracy on held-out rows, when the model was fitted.
 
@@ -81,6 +92,34 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
     if share in (0, 100):
         return Above(NEVER) if share == 0 else "always"
     return Above(float(curve["threshold"][share]))
+
+
+def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) -> RiskControl:
+    """Which answers may be given under a policy so that no more than `max_risk` of the texts get a wrong one.
+
+    Args:
+        max_risk: See `training.risk.RiskControl`.
+        policy: The policy that the texts are answered under; the promise is about this one.
+        config: The model's config.
+
+    Raises:
+        ValueError: If the risk cannot be promised.
+    """
+    calibration = config.calibration.get("risk") or {}
+    if is_cascade(policy, config):
+        raise ValueError(
+            "`max_risk` is not calibrated for a cascade of LLMs; give `llm_policy` 'always', 'never' or a share."
+        )
+    above: float | None
+    if isinstance(policy, Above):
+        above = policy.threshold
+    elif policy == "auto":
+        above = gate_values(np.full((1, config.num_labels), 0.5), config.calibration, config.multi_label)[1]
+    elif isinstance(policy, str):
+        above = -np.inf if policy == "always" and config.num_providers else np.inf
+    else:
+        above = float(np.interp(policy, SHARES, calibration["shares"])) if calibration else None
+    return risk_control(max_risk, calibration, config.multi_label, above)
 
 
 def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from .fusion_fit import FusionData, fit_fusion
 from .losses import clearly_better, log_loss
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .probe import Probe, fit_probe
+from .risk import calibrate_risk
 from .thresholds import tune_thresholds
 
 if TYPE_CHECKING:
@@ -155,6 +156,11 @@ def fit_model(
             llm_scores[rows.numpy()],
             labels[rows.numpy()],
             folds[rows.numpy()],
+        )
+    else:
+        alone = softmax_or_sigmoid(encoder_logits[covered].numpy(), multi_label)
+        config.calibration["risk"] = calibrate_risk(
+            alone, alone, np.zeros(len(alone)), labels[covered], multi_label, config.thresholds, config.min_labels
         )
     report["out_of_sample"] = {
         k: round(v, 5)

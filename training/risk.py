@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from .gate import SHARES, expected_error
 from .thresholds import decide
 
+MOST_ROWS = 2000  # held-out rows whose errors are stored
+
 
 @dataclass
 class RiskControl:
@@ -73,6 +75,9 @@ def calibrate_risk(
         confidence) of the rows that are wrong, and `missed`, a list of (value, probability, share of the row's true
         classes) of each true class that was not predicted.
     """
+    if len(labels) > MOST_ROWS:
+        some = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
+        encoder_probs, fused_probs, values, labels = (a[some] for a in (encoder_probs, fused_probs, values, labels))
     truth = labels > 0 if multi_label else np.eye(encoder_probs.shape[1], dtype=bool)[labels]
     found: dict[str, Any] = {"rows": len(labels), "shares": _rounded(np.quantile(values, 1.0 - SHARES))}
     for name, probs in (("encoder", encoder_probs), ("fused", fused_probs)):

@@ -1,0 +1,145 @@
+"""Measuring an `AutoFusionClassifier`: against its sources, against its promises, and what its questions buy."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .pipelines.answers import hold_back
+from .pipelines.inference import Inference
+from .pipelines.policy import Policy, controlled_risk, resolve_policy
+from .source_metrics import risk_metrics, source_metrics
+from .training.data import LabelledTexts, with_labels
+from .training.gate_fit import is_right
+
+
+class MeasuredClassifierMixin:
+    """`score`, `evaluate`, `predict_sets` and `tradeoff`."""
+
+    model_: LabelFusionForSequenceClassification
+    classes_: NDArray[Any]
+    text_column: str
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
+        """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
+        config = self.model_.config
+        data = self._prepare(with_labels(X, y, self.text_column), self.classes_.tolist(), config.num_providers)
+        assert data.labels is not None  # `prepare` has seen to it
+        probabilities = self.predict_sources(data).probabilities
+        right = is_right(probabilities, data.labels, config.multi_label, config.thresholds, config.min_labels)
+        return float(np.average(right, weights=sample_weight))
+
+    def evaluate(
+        self,
+        data: Any,
+        llm_policy: Policy = "always",
+        max_cost_usd: float | None = None,
+        llm_scores: Any = None,
+        max_risk: float | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Compare the fusion with each of its sources on the same labelled rows.
+
+        Args:
+            data: Labelled data, as for `fit`.
+            llm_policy: Which texts the LLM is asked about.
+            max_cost_usd: US dollars that may be spent.
+            llm_scores: `(n, P, K)` scores, instead of the column.
+            max_risk: See `predict`; adds `risk`, what was promised and what came of it.
+            **options: The others of `predict_sources`.
+
+        Returns:
+            `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
+            rows that it answered, their share as `answered`); `rows`, `llm_share` (rows with an LLM answer),
+            `cost_usd`, `seconds`.
+        """
+        self._check_fitted()
+        config = self.model_.config
+        table = self._prepare(data, self.classes_.tolist(), config.num_providers)
+        assert table.labels is not None
+        options |= {"llm_policy": llm_policy}
+        control = None if max_risk is None else self._control(max_risk, options)
+        started = time.perf_counter()
+        result = self.predict_sources(table, max_cost_usd=max_cost_usd, llm_scores=llm_scores, **options)
+        seconds = time.perf_counter() - started
+        return {
+            "rows": len(table),
+            **source_metrics(result, table.labels, config),
+            "llm_share": float(result.answered.any(axis=1).mean()),
+            "cost_usd": float(result.cost_usd.sum()),
+            "seconds": round(seconds, 3),
+            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control, max_risk)}),
+        }
+
+    def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:
+        """For each text the classes that may be true, the likeliest first.
+
+        The truth is missing from them for no more than `max_risk` of the texts (multi-label: no more than this share of
+        a text's classes on average), see `training.risk.RiskControl`.
+
+        Args:
+            texts: As for `predict`.
+            max_risk: The risk, in (0, 1).
+            **options: Those of `predict_sources`.
+        """
+        self._check_fitted()
+        self._control(max_risk, options)  # what cannot be promised is said before anything is asked
+        result = self.predict_sources(texts, **options)
+        _, sets = self._held_back(result, max_risk, options)
+        order = np.argsort(-result.probabilities, axis=1, kind="stable")
+        classes = self.classes_.tolist()
+        return [[classes[k] for k in row if chosen[k]] for row, chosen in zip(order, sets, strict=True)]
+
+    def tradeoff(
+        self,
+        data: Any,
+        llm_policy: Policy = "auto",
+        max_cost_usd: float | None = None,
+        latency_rows: int = 20,
+        folder: str | Path | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Measure what questions buy: accuracy against cost and latency, from asking nothing to asking everything.
+
+        Args:
+            data: Labelled data, as for `fit`. The LLMs are asked about every row that brings no scores.
+            llm_policy: The policy that is shown as a point of its own.
+            max_cost_usd: US dollars that may be spent.
+            latency_rows: Texts that are sent one by one to measure how long an answer takes, without the score store.
+                Recorded scores tell no latency.
+            folder: Where `tradeoff.csv`, `tradeoff.json` and, with matplotlib, `tradeoff.png` are written.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            See `training.tradeoff_curve.tradeoff_curve`; with `llm_policy`, `cost_usd` (spent now) and `metric`.
+        """
+        from .hub_scripts.tradeoff import measure_tradeoff, write_tradeoff
+
+        self._check_fitted()
+        found = measure_tradeoff(self, data, llm_policy, max_cost_usd, latency_rows, seed)  # type: ignore[arg-type]
+        if folder is not None:
+            write_tradeoff(found, Path(folder))
+        return found
+
+    def _control(self, max_risk: float, options: dict[str, Any]) -> Any:
+        config = self.model_.config
+        policy = resolve_policy(options.get("llm_policy", "always"), options.get("target_accuracy"), config)
+        return controlled_risk(max_risk, policy, config)
+
+    def _held_back(
+        self, result: Inference, max_risk: float, options: dict[str, Any]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        return hold_back(result, self.model_.config, self._control(max_risk, options))
+
+    def predict_sources(self, texts: Any, **options: Any) -> Inference:
+        """What fusion, encoder and each LLM say."""
+        raise NotImplementedError
+
+    def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
+        raise NotImplementedError
+
+    def _check_fitted(self) -> None:
+        raise NotImplementedError

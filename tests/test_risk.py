@@ -1,0 +1,146 @@
+"""Promises: answers are held back so that few of those given are wrong."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from labelfusion.configuration import LabelFusionConfig
+from labelfusion.pipelines.answers import format_answers
+from labelfusion.pipelines.inference import Inference
+from labelfusion.pipelines.policy import Above, controlled_risk
+from labelfusion.training.gate import SHARES
+from labelfusion.training.risk import calibrate_risk, risk_control
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from labelfusion import LabelFusionForSequenceClassification as Model
+from labelfusion import LabelFusionPipeline
+
+
+def rows(n: int, seed: int, noise: float, k: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Overconfident encoder and better, also overconfident fusion; a value of asking; the truth."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    logits = rng.normal(size=(n, k)) * noise
+    logits[np.arange(n), labels] += 1.5
+    better = logits + rng.normal(size=(n, k)) * 0.5
+    better[np.arange(n), labels] += 1.0
+    probs = [np.exp(3 * z) / np.exp(3 * z).sum(axis=1, keepdims=True) for z in (logits, better)]
+    return probs[0], probs[1], 1 - probs[0].max(axis=1), labels
+
+
+@pytest.mark.parametrize("max_risk", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_promise_holds_on_average_over_draws(max_risk: float, share: float) -> None:
+    """Over 200 draws of 200 calibration rows, the mean loss on new rows is within the risk, and near it."""
+    wrong, missed, given = [], [], []
+    for seed in range(200):
+        encoder, fused, values, labels = rows(200, seed, 1.0)
+        stored = calibrate_risk(encoder, fused, values, labels, False)
+        above = {0.0: np.inf, 1.0: -np.inf}.get(share, float(np.interp(share, SHARES, stored["shares"])))
+        control = risk_control(max_risk, stored, False, above)
+        encoder, fused, values, labels = rows(500, 10_000 + seed, 1.0)
+        probs = np.where((values > above)[:, None], fused, encoder)
+        answered, sets = control.answered(probs), control.label_sets(probs)
+        wrong.append((answered & (probs.argmax(axis=1) != labels)).mean())
+        missed.append(1 - sets[np.arange(500), labels].mean())
+        given.append(answered.mean())
+    error = 3 * max(np.std(wrong), np.std(missed)) / 200**0.5
+    assert np.mean(wrong) <= max_risk + error
+    assert np.mean(missed) <= max_risk + error
+    if np.mean(given) < 0.95:  # it had to hold back: no more than was needed
+        assert np.mean(wrong) >= max_risk - 0.02
+
+
+def test_the_promise_of_label_sets_for_multi_label() -> None:
+    rates, answers = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        probs = rng.beta(0.5, 0.5, (900, 5))
+        truth = (rng.random((900, 5)) < 0.8 * probs + 0.05).astype(float)
+        stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300], True)
+        control = risk_control(0.05, stored, True)
+        sets, answered = control.label_sets(probs[300:]), control.answered(probs[300:])
+        new = truth[300:] > 0
+        rates.append(((new & ~sets).sum(axis=1) / new.sum(axis=1).clip(1)).mean())
+        answers.append((answered & ((probs[300:] >= 0.5) != new).any(axis=1)).mean())
+    assert 0.03 < np.mean(rates) <= 0.055
+    assert np.mean(answers) <= 0.055
+
+
+def test_an_encoder_without_errors_holds_nothing_back() -> None:
+    probs = np.tile([0.9, 0.1], (100, 1))
+    stored = calibrate_risk(probs, probs, np.zeros(100), np.zeros(100, int), False)
+    assert stored["encoder"] == {"wrong": [], "missed": []}
+    control = risk_control(0.05, stored, False)
+    assert control.answered(np.array([[0.5, 0.5]])).all()
+    assert control.label_sets(np.array([[0.6, 0.4]])).tolist() == [[True, False]]
+
+
+def test_what_is_stored_is_small() -> None:
+    encoder, fused, values, labels = rows(10_000, 0, 1.0)
+    stored = calibrate_risk(encoder, fused, values, labels, False)
+    assert stored["rows"] == 2000
+    assert len(stored["encoder"]["wrong"]) < 1000
+
+
+@pytest.mark.parametrize("max_risk", [0, 1, -0.1, "0.1", True])
+def test_a_risk_out_of_range_is_refused(max_risk: Any) -> None:
+    with pytest.raises(ValueError, match="`max_risk` must be a number between 0 and 1"):
+        risk_control(max_risk, {"rows": 10}, False)
+
+
+def test_a_promise_that_cannot_be_kept_is_not_given() -> None:
+    encoder, fused, values, labels = rows(50, 0, 1.0)
+    stored = calibrate_risk(encoder, fused, values, labels, False)
+    with pytest.raises(ValueError, match=r"cannot be promised from 50 held-out rows: 0\.0196 is the least"):
+        risk_control(0.01, stored, False)
+    with pytest.raises(ValueError, match="needs the held-out rows"):
+        controlled_risk(0.1, "always", LabelFusionConfig(num_labels=3))
+    stage = {"recall": [0.9] * 3, "rate": [0.3] * 3, "threshold": 0.1}
+    config = LabelFusionConfig(num_labels=3, llm_providers=["openai/a", "openai/b"])
+    config.calibration |= {"risk": stored, "gate": {**stage, "stages": [stage] * 2}}
+    with pytest.raises(ValueError, match="not calibrated for a cascade"):
+        controlled_risk(0.1, "auto", config)
+    assert controlled_risk(0.1, Above(0.5), config).confidence <= 1.0
+
+
+def answers(make_model: Callable[..., Model], tokenizer: Tokenizer, multi_label: bool, **options: Any) -> list[Any]:
+    model = make_model(num_providers=1, multi_label=multi_label)
+    pipe = LabelFusionPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    texts = [f"w{i % 10} good movie w{i // 10}" for i in range(40)]
+    alone = pipe(texts, return_sources=True, top_k=None)
+    probs = np.array([[a["sources"]["encoder"][f"class{k}"] for k in range(3)] for a in alone])
+    wrong = np.arange(40) % 2 == 0
+    if multi_label:
+        labels = ((probs > 0.5) ^ wrong[:, None]).astype(float)
+    else:
+        labels = (probs.argmax(axis=1) + wrong) % 3
+    model.config.calibration["risk"] = calibrate_risk(probs, probs, np.zeros(40), labels, multi_label)
+    return list(pipe(iter(texts), max_risk=0.2, **options))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_pipeline_abstains(make_model: Callable[..., Model], tiny_tokenizer: Tokenizer, multi_label: bool) -> None:
+    found = answers(make_model, tiny_tokenizer, multi_label)
+    name = "labels" if multi_label else "label"
+    assert {a["abstained"] for a in found} == {True, False}
+    assert all((a[name] is None) == a["abstained"] for a in found)
+    for a in found:
+        assert set(a["label_set"]) <= {"class0", "class1", "class2"}
+        if not multi_label and not a["abstained"]:
+            assert a["label_set"][0] == a["label"]
+    with_all = answers(make_model, tiny_tokenizer, multi_label, return_sources=True, llm_policy="never")
+    assert [a["abstained"] for a in with_all] == [a["abstained"] for a in found]
+    assert all("sources" in a for a in with_all)
+
+
+def test_a_text_whose_llm_answer_is_missing_is_held_back() -> None:
+    config = LabelFusionConfig(num_labels=2, llm_providers=["openai/a"])
+    nothing = np.full((2, 1, 2), np.nan, dtype=np.float32)
+    logits = np.array([[9.0, 0.0], [9.0, 0.0]], dtype=np.float32)
+    result = Inference(logits, logits, nothing, np.ones(2, bool), np.zeros(2), False, {1: "deadline"})
+    stored = calibrate_risk(*(np.tile([0.9, 0.1], (100, 1)),) * 2, np.zeros(100), np.zeros(100, int), False)
+    first, second = format_answers(result, config, control=risk_control(0.1, stored, False))
+    assert (first["label"], first["abstained"], len(first["label_set"])) == ("LABEL_0", False, 1)
+    assert (second["label"], second["abstained"], len(second["label_set"])) == (None, True, 2)
