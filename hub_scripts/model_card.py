@@ -1,14 +1,15 @@
 """The model card: `README.md` with metadata, from a model's config and the report of its evaluation."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .card_cost import carbon_sentence, cost_section, dollars
+from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
 from .report import FUSION, METRIC_TITLES, comparisons_table, markdown_table, plain, seen_before, sources_table
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCard
+    from huggingface_hub import ModelCard
 
     from ..configuration import LabelFusionConfig
 
@@ -18,58 +19,60 @@ MARKER = (
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
-def update_card(folder: Path, repo_id: str | None = None) -> Path:
+def update_card(folder: Path, repo_id: str | None = None, **known: Any) -> Path:
     """Write the card into a model's folder, unless there is one that somebody has edited; returns its path.
 
     Args:
         folder: Folder of a saved model; figures come from `evaluation/report.json` in it, if there is one, and else
             from the out-of-sample figures of the training.
         repo_id: What users load the model by. Default: the folder's name.
+        **known: `license`, `language` and other metadata that only people know (`card_metadata.KEPT`). What an earlier
+            card has of them is kept.
     """
+    from huggingface_hub import metadata_save
+
     path = folder / "README.md"
+    given = {k: v for k, v in known.items() if v}
     if not path.exists() or MARKER in path.read_text(encoding="utf-8"):
-        path.write_text(str(build_card(folder, repo_id)), encoding="utf-8")
+        kept = {k: v for k, v in metadata_of(path).items() if k in KEPT and v}
+        path.write_text(str(build_card(folder, repo_id, **{**kept, **given})), encoding="utf-8")
+    elif given:
+        metadata_save(path, {**metadata_of(path), **given})
+    write_eval_results(folder, _read_report(folder), repo_id or folder.resolve().name)
     return path
 
 
-def build_card(folder: Path, repo_id: str | None = None) -> "ModelCard":
+def build_card(folder: Path, repo_id: str | None = None, **known: Any) -> "ModelCard":
     """The card of the model in `folder`; the arguments are those of `update_card`."""
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     from ..configuration import LabelFusionConfig
 
     config = LabelFusionConfig.from_pretrained(folder)
     name = repo_id or folder.resolve().name
     report = _read_report(folder)
-    encoder = str(config.encoder_config._name_or_path or "")
-    data = ModelCardData(
-        library_name="labelfusion",
-        pipeline_tag="text-classification",
-        tags=["labelfusion", "text-classification", "transformers", *(["llm"] if config.num_providers else [])],
-        base_model=encoder if _is_hub_id(encoder) else None,
-        metrics=["accuracy", "f1"],
-        model_name=name.split("/")[-1],
-        eval_results=_eval_results(config, report) or None,
-    )
+    data = card_data(config, report, name, known)
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         marker=MARKER,
         title=plain(name.split("/")[-1]),
-        encoder=_encoder_phrase(config, encoder),
+        encoder=_encoder_phrase(config, str(config.encoder_config._name_or_path or "")),
         llm_phrase=_llm_phrase(config),
         llm_table=_llm_table(config),
         llm_notes=_llm_notes(config),
+        asks=any(p.model != "recorded" for p in config.providers),
         num_labels=config.num_labels,
         num_providers=config.num_providers,
         multi_label=config.multi_label,
         labels=", ".join(f"{plain(n)}{_described(config, n)}" for n in config.label_names) + ".",
         model_id=json.dumps(name, ensure_ascii=False),
-        pipeline_answer="[{'label': ..., 'score': ...}]",
         results=_results(config, report),
         calibration=_calibration(folder, config, report),
+        cost=cost_section(folder, config, report),
         training=_training(config),
         limits=_limits(config, report),
+        licence=_licence(data.to_dict()),
     )
 
 
@@ -78,15 +81,9 @@ def _read_report(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _is_hub_id(name: str) -> bool:
-    """A public name, not a folder of this machine; `embedded/...` is a package's."""
-    shape = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name)
-    return bool(shape) and not name.startswith("embedded/") and not Path(name).exists()
-
-
 def _encoder_phrase(config: "LabelFusionConfig", name: str) -> str:
     kind = config.encoder_config.model_type
-    if _is_hub_id(name):
+    if is_hub_id(name):
         return f"the encoder [{plain(name)}](https://huggingface.co/{name})"
     if name.startswith("embedded/"):
         return f"the encoder {plain(name.removeprefix('embedded/'))}"
@@ -144,6 +141,7 @@ def _results(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
         parts = [intro, seen_before(report), sources_table(report)]
         if report["comparisons"]:
             parts.append(comparisons_table(report))
+        parts.append("[The whole report](evaluation/report.md): every class, every error, how it was measured.")
         return "\n\n".join(filter(None, parts))
     figures = (config.fusion_report or {}).get("out_of_sample")
     if not figures:
@@ -181,8 +179,17 @@ def _training(config: "LabelFusionConfig") -> str:
     chosen = report.get("fusion", {}).get("chosen")
     text += f" Combination chosen by cross-validated log loss: {plain(chosen)}." if chosen else ""
     if "seconds_in_all" in report:
-        text += f" It took {report['seconds_in_all']:.0f} s and ${report.get('cost_usd', 0.0):.4f} of LLM answers."
-    return text
+        cost = report.get("cost_usd", 0.0)
+        text += f" It took {report['seconds_in_all']:.0f} s" + (
+            f" and {dollars(cost)} of LLM answers." if cost else "."
+        )
+    return " ".join(filter(None, [text, carbon_sentence(report)]))
+
+
+def _licence(metadata: dict[str, Any]) -> str:
+    name = metadata.get("license_name") or metadata.get("license")
+    link = metadata.get("license_link")
+    return f"[{plain(name)}]({link})" if name and link else plain(name) if name else ""
 
 
 def _limits(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
@@ -192,7 +199,7 @@ def _limits(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
         else "It knows the classes above and no other.",
         "Figures hold for texts like those that it was measured on; other domains, languages and times do worse.",
     ]
-    if config.num_providers:
+    if any(p.model != "recorded" for p in config.providers):
         points.append("LLMs change behind their names; scores, cost and results change with them.")
         points.append("Texts that an LLM is asked about are sent to its provider, unless it runs locally.")
     if report:
@@ -202,30 +209,3 @@ def _limits(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
             points.append(f"Classes with an F1 below 50 %: {named}.")
     points.append("The terms of the encoder, of the training data and of the LLMs apply.")
     return "\n".join(f"- {point}" for point in points)
-
-
-def _eval_results(config: "LabelFusionConfig", report: dict[str, Any] | None) -> "list[EvalResult]":
-    from huggingface_hub import EvalResult
-
-    if report is not None:
-        fusion = report["sources"][FUSION]
-        values = {k: fusion[k]["value"] for k in ("accuracy", "macro_f1", "micro_f1", "log_loss", "brier")}
-        values["ece"], data = fusion["ece"], report["data"]
-    else:
-        trained = config.fusion_report or {}
-        values = trained.get("out_of_sample", {})
-        data = f"{trained.get('data', 'training data')} (out of sample, cross-fitted)"
-    metrics = {"accuracy": "accuracy", "macro_f1": "f1", "micro_f1": "f1"}
-    return [
-        EvalResult(
-            task_type="text-classification",
-            task_name="Text classification",
-            dataset_type=data.split(":")[0] if _is_hub_id(data.split(":")[0]) else "custom",
-            dataset_name=data,
-            metric_type=metrics.get(name, name),
-            metric_name=METRIC_TITLES[name] if name != "accuracy" or not config.multi_label else "Exact match",
-            metric_value=round(float(value), 4),
-        )
-        for name, value in values.items()
-        if value is not None and name in METRIC_TITLES
-    ]

@@ -42,6 +42,17 @@ def add_max_cost(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_card_metadata(parser: argparse.ArgumentParser) -> None:
+    """`--license` and `--language`, which no run can tell."""
+    parser.add_argument("--license", metavar="ID", help="licence for the model card, as the Hub names it (apache-2.0)")
+    parser.add_argument(
+        "--language",
+        type=lambda text: text.split(",") if "," in text else text,
+        metavar="CODE",
+        help="language of the texts for the model card, such as en or en,de",
+    )
+
+
 def llm_policy(text: str) -> str | float:
     """`always`, `never`, `auto` or a share."""
     if text in ("always", "never", "auto"):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .options import add_card_metadata
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -39,10 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="push the code with the model, for users who have not installed labelfusion-transformers",
     )
     parser.add_argument("--commit-message", metavar="TEXT", help="message of the commit")
+    add_card_metadata(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Push, and print the address."""
+    from .model_card import update_card
+
     token = os.environ.get(args.token_env)
     if token is None and args.token_env != "HF_TOKEN":
         raise ValueError(f"`--token-env`: there is no environment variable {args.token_env}.")
@@ -52,8 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if source.is_file() or is_data_folder(source):
         if args.self_contained:
             raise ValueError("`--self-contained` is for models; a data set has no code.")
+        if args.license or args.language:
+            raise ValueError("`--license` and `--language` are for models; write them into the data set's card.")
         url = push_data(source, args.repo, **options)
     else:
+        check_model_folder(source)
+        if args.license or args.language:
+            update_card(source, args.repo, license=args.license, language=args.language)
         url = push_folder(source, args.repo, self_contained=args.self_contained, **options)
     print(f"Pushed to {url}")
     return 0

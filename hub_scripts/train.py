@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_max_cost, names, provider
+from .options import add_card_metadata, add_max_cost, names, provider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("publishing").add_argument
     add("--push-to-hub", metavar="REPO", help="push the model there (user/name)")
     add("--private", action="store_true", default=None, help="make a new repository private")
+    add_card_metadata(parser)
+    add(
+        "--track-emissions",
+        metavar="COUNTRY",
+        help="measure energy and carbon of the training with CodeCarbon, for the card; three letters: the power grid",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     from labelfusion import AutoFusionClassifier
 
+    from .emissions import measured
     from .evaluate import evaluate, shown_name
     from .model_card import update_card
     from .push import push_folder
@@ -103,7 +110,10 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **{name: getattr(args, name) for name in _PASSED},
     )
-    clf.fit(train, eval_data=extra)
+    with measured(args.track_emissions) as emissions:
+        clf.fit(train, eval_data=extra)
+    if emissions:
+        clf.report_["emissions"] = emissions
     clf.report_["data"] = shown_name(args.data)  # for the card
     for name in FILES:  # of a model that was here before
         (folder / "evaluation" / name).unlink(missing_ok=True)
@@ -113,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n" + summary)
     if args.test:
         evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=args.max_cost_usd)
-    update_card(folder, args.push_to_hub)
+    update_card(folder, args.push_to_hub, license=args.license, language=args.language)
     print(f"Saved to {folder}.")
     if args.push_to_hub:
         print(f"Pushed to {push_folder(folder, args.push_to_hub, private=args.private)}")

@@ -1,6 +1,7 @@
 """`labelfusion train`, `evaluate` and `predict` from files to files, with a tiny random encoder."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: str) -> 
     write(rows(60, 0, 2), folder / "train.jsonl")
     write(rows(45, 1, 2), folder / "test.jsonl")
     arguments = ["--encoder", tiny_encoder_dir, "--encoder-training", "probe", "--output-dir", str(folder / "model")]
+    arguments += ["--license", "mit", "--language", "en"]
     assert main(["train", str(folder / "train.jsonl"), "--test", str(folder / "test.jsonl"), *arguments]) == 0
     return folder
 
@@ -73,9 +75,17 @@ def test_train_writes_model_report_and_card(trained: Path) -> None:
     results = {r.metric_name: r.metric_value for r in card.data.eval_results}
     report = json.loads((model / "evaluation" / "report.json").read_text())
     assert results["Accuracy"] == pytest.approx(report["sources"]["Fusion"]["accuracy"]["value"], abs=1e-4)
+    assert (card.data.license, card.data.language) == ("mit", "en")
     assert card.data.base_model is None  # a folder of this machine is nobody's base model
     everything = "".join(p.read_text() for p in [*model.rglob("*.md"), model / "evaluation" / "report.json"])
     assert str(trained) not in everything
+
+
+def test_emissions_need_codecarbon(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "codecarbon", None)
+    arguments = ["--output-dir", str(trained / "other"), "--track-emissions", "deu"]
+    assert main(["train", str(trained / "train.jsonl"), *arguments]) == 2
+    assert "pip install codecarbon" in capsys.readouterr().err
 
 
 def test_the_report_agrees_with_evaluate_of_the_classifier(trained: Path) -> None:

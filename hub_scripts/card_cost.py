@@ -1,0 +1,42 @@
+"""What a model card says of money and carbon: what was measured, and nothing else."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..configuration import LabelFusionConfig
+
+
+def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
+    """What asking the LLM cost in the evaluation, and what asking less would give; empty where nothing is known."""
+    parts = []
+    if report is not None and report["llm_asked"]:
+        asked, spent = report["llm_asked"], report["cost_usd"]
+        text = f"In the evaluation above {'an LLM was' if config.num_providers == 1 else 'LLMs were'} asked about "
+        text += f"{asked} of {report['rows']} texts"
+        if spent > 0:
+            text += f", for {dollars(spent)}: {dollars(1000 * spent / asked)} per 1,000 texts asked about."
+        else:
+            text += ", for nothing that was recorded: local models and stored answers are free."
+        parts.append(text)
+    if (folder / "evaluation" / "tradeoff.png").is_file():
+        parts.append("What asking about fewer texts would give ([figures](evaluation/tradeoff.csv)):")
+        parts.append("![Accuracy against the share of texts asked about](evaluation/tradeoff.png)")
+    return "\n\n".join(parts)
+
+
+def carbon_sentence(training: dict[str, Any]) -> str:
+    """The measured emissions of the training; empty where nobody measured."""
+    measured = training.get("emissions")
+    if not measured:
+        return ""
+    where = f" ({measured['country']})" if measured.get("country") else ""
+    return (
+        f"CodeCarbon measured {1000 * measured['kwh']:.2g} Wh and {1000 * measured['kg']:.2g} g of CO2 equivalent for "
+        f"this machine{where}; what LLM providers emitted is not known."
+    )
+
+
+def dollars(value: float) -> str:
+    """US dollars with two significant digits at least."""
+    return f"${value:,.2f}" if value >= 0.1 else f"${value:.2g}"
