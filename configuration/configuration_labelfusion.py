@@ -34,6 +34,8 @@ class LabelFusionConfig(PretrainedConfig):
         fusion_hidden_size: Width of the `FusionMLP`.
         fusion_dropout: Dropout probability in the `FusionMLP`.
         classifier_dropout: Dropout probability before the encoder's head.
+        lexical_size: Rows of the lexical head, which reads the words of a text beside the encoder; 0: there is none.
+        kernel_size: Landmarks of the kernel head, which compares a text with labelled ones; 0: there is none.
         score_floor: Smallest probability before a logarithm is taken of an LLM score.
         score_dropout: Probability with which training hides a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
@@ -67,6 +69,8 @@ class LabelFusionConfig(PretrainedConfig):
         fusion_hidden_size: int = 64,
         fusion_dropout: float = 0.1,
         classifier_dropout: float = 0.1,
+        lexical_size: int = 0,
+        kernel_size: int = 0,
         score_floor: float = 1e-3,
         score_dropout: float = 0.1,
         encoder_loss_weight: float = 0.5,
@@ -99,6 +103,8 @@ class LabelFusionConfig(PretrainedConfig):
         self.fusion_hidden_size = fusion_hidden_size
         self.fusion_dropout = fusion_dropout
         self.classifier_dropout = classifier_dropout
+        self.lexical_size = lexical_size
+        self.kernel_size = kernel_size
         self.score_floor = score_floor
         self.score_dropout = score_dropout
         self.encoder_loss_weight = encoder_loss_weight
@@ -155,6 +161,11 @@ class LabelFusionConfig(PretrainedConfig):
         """Width of the encoder's embedding."""
         return self.encoder_config.hidden_size
 
+    @property
+    def embedding_size(self) -> int:
+        """Width of what the model's `encode` returns: the encoder's embedding and the logits of the lexical head."""
+        return self.hidden_size + (self.num_labels if self.lexical_size else 0)
+
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
         """The encoder's config: Transformers keeps the size of the vocabulary there when embeddings are resized."""
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
@@ -170,9 +181,10 @@ class LabelFusionConfig(PretrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """As in Transformers; an error leaves the file as it is; a self-contained model keeps its code."""
         self.to_json_string()
-        if self.self_contained and self.write_code is not None:
+        write_code = type(self).write_code
+        if self.self_contained and write_code is not None:
             os.makedirs(save_directory, exist_ok=True)
-            type(self).write_code(save_directory)
+            write_code(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _validate(self) -> None:

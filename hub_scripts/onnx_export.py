@@ -58,7 +58,7 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
     if model.config.num_providers:
         free["llm_scores"] = {0: batch_size}
     _export(_whole(model), batch, free, ["logits", "encoder_logits", "sentence_embedding"], out / WHOLE)
-    batch = {"sentence_embedding": torch.randn(2, model.config.hidden_size)} | {
+    batch = {"sentence_embedding": torch.randn(2, model.config.embedding_size)} | {
         k: v for k, v in batch.items() if "llm" in k
     }
     _export(_fusion(model), batch, {k: {0: batch_size} for k in batch}, ["logits", "encoder_logits"], out / FUSION)

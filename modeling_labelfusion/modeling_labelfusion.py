@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
+from .heads import KernelHead, LexicalHead
 
 
 @dataclass
@@ -124,6 +125,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.encoder = _encoder_without_pooler(config.encoder_config)
         self.encoder_head = nn.Linear(config.hidden_size, self.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
+        self.lexical_head: LexicalHead | None = None
+        self.kernel_head: KernelHead | None = None
+        self.set_heads(config.lexical_size, config.kernel_size)
         self.score_pool = ScorePool(config.num_providers, self.num_labels)
         self.fusion_mlp = (
             FusionMLP(
@@ -192,6 +196,13 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         model.encoder.load_state_dict(encoder.state_dict())
         return model.to(dtype=encoder.dtype)
 
+    def set_heads(self, lexical_size: int = 0, kernel_size: int = 0) -> None:
+        """Put new heads of these sizes, all zeros, beside the linear one on the encoder's side; size 0: none."""
+        self.config.lexical_size, self.config.kernel_size = lexical_size, kernel_size
+        like, labels = self.encoder_head.weight, self.num_labels
+        self.lexical_head = LexicalHead(lexical_size, labels).to(like) if lexical_size else None
+        self.kernel_head = KernelHead(self.config.hidden_size, kernel_size, labels).to(like) if kernel_size else None
+
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""
         return self.encoder.get_input_embeddings()
@@ -212,7 +223,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 dropped.
 
         Returns:
-            `(embedding, outputs)`: float `(batch, hidden_size)` and the encoder's own output.
+            `(embedding, outputs)`: float `(batch, config.embedding_size)` and the encoder's own output. The embedding
+            is the encoder's, and after it the logits of the lexical head where there is one.
         """
         inputs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
         for name in ("output_attentions", "output_hidden_states"):  # every encoder takes them, most in its **kwargs
@@ -221,11 +233,17 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
         tokens = outputs.last_hidden_state
         if self.config.pooling == "cls":
-            return tokens[:, 0], outputs
-        if attention_mask is None:
-            return tokens.mean(dim=1), outputs
-        weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
-        return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0), outputs
+            embedding = tokens[:, 0]
+        elif attention_mask is None:
+            embedding = tokens.mean(dim=1)
+        else:
+            weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
+            embedding = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
+        if self.lexical_head is None:
+            return embedding, outputs
+        if input_ids is None:
+            raise ValueError("This model reads words too: give `input_ids`, not `inputs_embeds`.")
+        return torch.cat([embedding, self.lexical_head(input_ids, attention_mask).to(embedding)], dim=1), outputs
 
     def fuse(
         self, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
@@ -233,16 +251,28 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         """From the encoder's embedding and the LLM scores to logits; the cheap half of the forward pass.
 
         Args:
-            embedding: float `(batch, hidden_size)` from `encode`.
+            embedding: float `(batch, config.embedding_size)` from `encode`.
             llm_scores: float `(batch, num_providers, num_labels)`, NaN for missing; `None`: all missing.
 
         Returns:
             `(logits, encoder_logits)`, both float `(batch, num_labels)`.
 
         Raises:
-            ValueError: If `llm_scores` has another shape.
+            ValueError: If `embedding` or `llm_scores` has another shape.
         """
-        encoder_logits = self.encoder_head(self.dropout(embedding)) / self.config.calibration["encoder_temperature"]
+        if embedding.shape[1] != self.config.embedding_size:
+            raise ValueError(
+                f"`embedding` is {embedding.shape[1]} wide, expected {self.config.embedding_size}: take what `encode` "
+                "of this model returns."
+            )
+        lexical_logits = embedding[:, self.config.hidden_size :]
+        embedding = embedding[:, : self.config.hidden_size]
+        encoder_logits = self.encoder_head(self.dropout(embedding))
+        if self.lexical_head is not None:
+            encoder_logits = encoder_logits + lexical_logits
+        if self.kernel_head is not None:
+            encoder_logits = encoder_logits + self.kernel_head(embedding)
+        encoder_logits = encoder_logits / self.config.calibration["encoder_temperature"]
         if llm_scores is None:
             return encoder_logits, encoder_logits
         expected = (embedding.shape[0], self.config.num_providers, self.num_labels)

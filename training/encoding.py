@@ -75,7 +75,7 @@ def encode_texts(
         description: Its title.
 
     Returns:
-        float32 `(n, hidden_size)` on the CPU, in the order of `texts`, for `model.fuse`.
+        float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`.
 
     Raises:
         ValueError: If an item of `texts` is not a string, or `batch_size` is not a positive integer.
@@ -93,7 +93,7 @@ def encode_texts(
     limit = _max_length(model, tokenizer)
     limit = min(max_length or limit, limit)
     # Made outside of inference mode, so that training can use it.
-    embeddings = torch.empty(len(distinct), model.config.hidden_size, dtype=torch.float32)
+    embeddings = torch.empty(len(distinct), model.config.embedding_size, dtype=torch.float32)
     with (
         evaluating(model),
         torch.inference_mode(),
@@ -105,6 +105,49 @@ def encode_texts(
             embeddings[rows] = model.encode(**batch)[0].float().cpu()
             bar.update(len(rows))
     return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
+
+
+def add_lexical(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    embeddings: torch.Tensor,
+    max_length: int | None = None,
+) -> torch.Tensor:
+    """Complete embeddings that were computed before the model had a lexical head: what `encode_texts` would return.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        texts: n texts.
+        embeddings: float32 `(n, hidden_size)`.
+        max_length: As of `encode_texts`.
+
+    Returns:
+        float32 `(n, embedding_size)`.
+    """
+    if model.lexical_head is None:
+        return embeddings
+    with torch.no_grad():
+        logits = [
+            model.lexical_head(batch["input_ids"], batch["attention_mask"]).float().cpu()
+            for batch in token_batches(model, tokenizer, texts, max_length)
+        ]
+    return torch.cat([embeddings, torch.cat(logits)], dim=1)
+
+
+def token_batches(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    max_length: int | None = None,
+    batch_size: int = 256,
+) -> Iterator[Any]:
+    """Padded batches of the texts, in their order, on the model's device, truncated as `encode_texts` does."""
+    limit = _max_length(model, tokenizer)
+    limit = min(max_length or limit, limit)
+    for start in range(0, len(texts), batch_size):
+        yield tokenize(tokenizer, list(texts[start : start + batch_size]), limit).to(model.device)
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length: int) -> Any:

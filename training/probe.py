@@ -32,7 +32,12 @@ class Probe:
 
 
 def fit_probe(
-    embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], num_labels: int, multi_label: bool
+    embeddings: torch.Tensor,
+    labels: torch.Tensor,
+    folds: NDArray[np.int64],
+    num_labels: int,
+    multi_label: bool,
+    penalties: tuple[float, ...] = PENALTIES,
 ) -> Probe:
     """Fit a logistic regression on embeddings, its penalty chosen on out-of-fold loss.
 
@@ -42,6 +47,7 @@ def fit_probe(
         folds: int64 `(n,)` from `assign_folds`.
         num_labels: K.
         multi_label: Whether the classes are independent.
+        penalties: The candidates, from strong to weak.
     """
     mean = embeddings.mean(dim=0)
     # One scale for all dimensions: dead dimensions (variance 1e-32) would blow up under a scale of their own.
@@ -50,18 +56,18 @@ def fit_probe(
     paths = []
     for fold in np.unique(folds):
         train, held_out = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
-        path = _path(features[train], labels[train], num_labels, multi_label, PENALTIES)
+        path = _path(features[train], labels[train], num_labels, multi_label, penalties)
         paths.append((held_out, [features[held_out] @ w + b for w, b in path]))
     candidates = []
-    for i in range(len(PENALTIES)):
+    for i in range(len(penalties)):
         logits = torch.empty(len(features), num_labels)
         for held_out, outputs in paths:
             logits[held_out] = outputs[i]
         candidates.append((float(log_loss(logits, labels, multi_label).mean()), i, logits))
     loss, best, logits = min(candidates, key=lambda c: c[:2])
-    w, b = _path(features, labels, num_labels, multi_label, PENALTIES[: best + 1])[-1]
+    w, b = _path(features, labels, num_labels, multi_label, penalties[: best + 1])[-1]
     weight = (w / scale).T.contiguous()
-    return Probe(weight, b - weight @ mean, logits, PENALTIES[best], loss)
+    return Probe(weight, b - weight @ mean, logits, penalties[best], loss)
 
 
 def _path(

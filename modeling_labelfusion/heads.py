@@ -1,0 +1,82 @@
+"""What stands beside the linear head on the encoder's side: words, and nearness to labelled texts."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+PAIR_BUCKETS = 2**15  # rows that pairs of tokens are hashed into
+PAIR_PRIME = 1_000_003
+
+
+def lexical_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, lexical_size: int) -> torch.Tensor:
+    """The distinct tokens and pairs of neighbouring tokens of each text, as rows of the lexical head.
+
+    Args:
+        input_ids: int64 `(batch, sequence)`.
+        attention_mask: `(batch, sequence)`, 1 for tokens; `None`: all are.
+        lexical_size: Rows: one for each token of the vocabulary, then `PAIR_BUCKETS` for pairs.
+
+    Returns:
+        int64 `(batch, 2 * sequence - 1)`, sorted, `lexical_size` where there is nothing or a repetition.
+    """
+    valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    pairs = input_ids[:, :-1] * PAIR_PRIME + input_ids[:, 1:]
+    pairs = lexical_size - PAIR_BUCKETS + pairs % PAIR_BUCKETS
+    ids = torch.cat([input_ids, pairs], dim=1)
+    there = torch.cat([valid, valid[:, :-1] * valid[:, 1:]], dim=1) > 0
+    ids = torch.where(there, ids, lexical_size).sort(dim=1).values
+    repeated = F.pad(ids[:, 1:] == ids[:, :-1], (1, 0))
+    return torch.where(repeated, lexical_size, ids)
+
+
+class LexicalHead(nn.Module):
+    """A linear classifier on the words of a text: tokens and hashed token pairs, each counted once, weighted by idf.
+
+    `logits = sum_t idf_t w_t / sqrt(sum_t idf_t^2)`. Topics show in words that a compact embedding forgets; with some
+    hundred texts or more this is a source that errs elsewhere than the encoder (Wang and Manning 2012, "Baselines and
+    Bigrams"; feature hashing: Weinberger et al. 2009, arXiv:0902.2206).
+
+    Args:
+        lexical_size: Tokens of the vocabulary and `PAIR_BUCKETS`.
+        num_labels: K.
+    """
+
+    def __init__(self, lexical_size: int, num_labels: int) -> None:
+        super().__init__()
+        self.lexical_size = lexical_size
+        # `idf w` of each class and, in the last column, `idf^2`; the last row stands for nothing.
+        self.weight = nn.Parameter(torch.zeros(lexical_size + 1, num_labels + 1), requires_grad=False)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits, float `(batch, num_labels)`, of int64 `(batch, sequence)` token ids."""
+        ids = lexical_ids(input_ids, attention_mask, self.lexical_size)
+        total = F.embedding(ids, self.weight).sum(dim=1)
+        return total[:, :-1] / total[:, -1:].clamp_min(1e-6).sqrt()
+
+
+class KernelHead(nn.Module):
+    """A classifier on the nearness of an embedding to some labelled ones, its landmarks.
+
+    `logits = k(embedding, landmarks) weight` with a Gaussian kernel on directions from the centre: the labelled
+    neighbours vote, those nearby count most (Nystroem's approximation: Williams and Seeger 2001).
+
+    Args:
+        hidden_size: Width of the embedding.
+        num_landmarks: Embeddings of training texts that are kept.
+        num_labels: K.
+    """
+
+    def __init__(self, hidden_size: int, num_landmarks: int, num_labels: int) -> None:
+        super().__init__()
+        self.center = nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
+        self.landmarks = nn.Parameter(torch.zeros(num_landmarks, hidden_size), requires_grad=False)
+        self.weight = nn.Parameter(torch.zeros(num_landmarks, num_labels), requires_grad=False)
+
+    def similarity(self, embedding: torch.Tensor) -> torch.Tensor:
+        """The kernel, float `(batch, num_landmarks)` in (0, 1], of float `(batch, hidden_size)` embeddings."""
+        directions = F.normalize(embedding - self.center, dim=-1)
+        return torch.exp(2 * (directions @ self.landmarks.T - 1))
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Logits, float `(batch, num_labels)`."""
+        return self.similarity(embedding) @ self.weight

@@ -1,0 +1,123 @@
+"""Words and labelled neighbours beside the encoder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
+from labelfusion.training.encoder_sources import Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
+from labelfusion.training.encoding import add_lexical, encode_texts
+from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.training.folds import assign_folds
+from transformers import PreTrainedTokenizerFast
+
+NOUNS = ["ball", "bank", "chip", "vote"]
+
+
+def news(n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
+    """Texts whose class is one word among fillers."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n)
+    fillers = [f"w{i}" for i in range(30)]
+    return [" ".join([*rng.choice(fillers, 6), NOUNS[y], *rng.choice(fillers, 6)]) for y in labels], labels
+
+
+def test_distinct_tokens_and_pairs() -> None:
+    size = 100 + PAIR_BUCKETS
+    ids = torch.tensor([[5, 6, 5, 6, 0], [7, 0, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])
+    first, second = lexical_ids(ids, mask, size)
+    assert {i for i in first.tolist() if i < 100} == {5, 6}
+    assert sum(100 <= i < size for i in first.tolist()) == 2  # (5, 6) twice, (6, 5) once
+    assert sorted(second.tolist())[0] == 7
+    assert (second < size).sum() == 1
+    longer = lexical_ids(torch.cat([ids, ids * 0], dim=1), torch.cat([mask, mask * 0], dim=1), size)
+    assert [i for i in longer[0].tolist() if i < size] == [i for i in first.tolist() if i < size]
+
+
+@pytest.fixture
+def model(tiny_encoder_dir: str) -> LabelFusionForSequenceClassification:
+    torch.manual_seed(0)
+    return LabelFusionForSequenceClassification.from_encoder_pretrained(tiny_encoder_dir, labels=NOUNS)
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    return tiny_tokenizer
+
+
+def test_words_find_what_the_encoder_does_not(
+    model: LabelFusionForSequenceClassification, tokenizer: Any, tmp_path: Path
+) -> None:
+    texts, labels = news(300)
+    report = fit_model(model, tokenizer, texts, labels, None, FitOptions(encoder_training="probe"))
+    assert report["encoder_weights"]["words"] > 0
+    assert report["encoder_log_loss"]["together"] < report["encoder_log_loss"]["probe"]
+    unseen, truth = news(200, seed=1)
+    embeddings = encode_texts(model, tokenizer, unseen)
+    assert embeddings.shape == (200, model.config.embedding_size)
+    with torch.no_grad():
+        logits, alone = model.fuse(embeddings)
+    torch.testing.assert_close(logits, alone)
+    assert (logits.argmax(dim=1).numpy() == truth).mean() > 0.9
+    model.save_pretrained(tmp_path)
+    again = LabelFusionForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = tokenizer(unseen[:5], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch).logits, logits[:5], atol=1e-5, rtol=1e-5)
+
+
+def test_embeddings_made_before_are_completed(model: LabelFusionForSequenceClassification, tokenizer: Any) -> None:
+    texts, labels = news(120)
+    before = encode_texts(model, tokenizer, texts)
+    fit_model(model, tokenizer, texts, labels, None, FitOptions(encoder_training="probe"), embeddings=before)
+    after = add_lexical(model, tokenizer, texts, before)
+    torch.testing.assert_close(after, encode_texts(model, tokenizer, texts), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="`embedding` is"):
+        model.fuse(before)
+
+
+def test_few_rows_have_the_probe_alone(model: LabelFusionForSequenceClassification, tokenizer: Any) -> None:
+    texts, labels = news(40)
+    report = fit_model(model, tokenizer, texts, labels, None, FitOptions(encoder_training="probe"))
+    assert "encoder_weights" not in report
+    assert model.config.embedding_size == model.config.hidden_size
+
+
+def test_neighbours_learn_what_no_line_separates() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(600, 2))
+    labels = torch.from_numpy(((points[:, 0] > 0) ^ (points[:, 1] > 0)).astype(np.int64))
+    x = torch.from_numpy(points).float()
+    found = fit_neighbours(x, labels, assign_folds(labels.numpy(), 5), 2, False)
+    assert (found.out_of_fold_logits.argmax(dim=1) == labels).float().mean() > 0.9
+    with torch.no_grad():
+        again = found.head(x) + found.bias
+    assert (again.argmax(dim=1) == labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_source_of_noise_gets_no_weight(
+    model: LabelFusionForSequenceClassification, tokenizer: Any, multi_label: bool
+) -> None:
+    texts, labels = news(200)
+    rng = np.random.default_rng(3)
+    y: Any = np.eye(4, dtype=np.float32)[labels] if multi_label else labels
+    targets = torch.from_numpy(y)
+    # Calibrated log odds, so that the classes' frequencies, which noise still tells, add nothing.
+    seen = 6 * torch.from_numpy(np.eye(4, dtype=np.float32)[labels]) - 3 + 2 * torch.randn(200, 4)
+    good = 1.5 * seen - 1.1
+    shuffled = list(rng.permutation(np.array(texts, dtype=object)))
+    folds = assign_folds(y, 5)
+    bags, size = bags_of_words(model, tokenizer, shuffled)
+    words = fit_words(bags, targets, folds, size, 4, multi_label)
+    neighbours = fit_neighbours(torch.randn(200, 32), targets, folds, 4, multi_label)
+    others: list[Words | Neighbours] = [neighbours, words]
+    model.config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    _, weights = combine(model, good, others, targets, torch.ones(200, dtype=torch.bool))
+    assert weights["encoder"] > 0.5
+    assert weights["words"] < 0.15
+    assert weights["neighbours"] < 0.15

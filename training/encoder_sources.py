@@ -1,0 +1,239 @@
+"""The encoder's side without touching the encoder: probe, words and labelled neighbours, weighted out of sample."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
+from .encoding import token_batches
+from .losses import log_loss, minimize
+from .probe import fit_probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+# Strength of the penalty on the weights of words, from strong to weak: a path that is warm-started.
+LEXICAL_PENALTIES = (0.3, 0.03, 0.01)
+KERNEL_PENALTIES = (300.0, 30.0, 3.0)
+LANDMARKS = 1000
+FEWEST_ROWS = 100  # below, words and neighbours were never better than the probe alone
+LEAST_WEIGHT = 0.02
+
+
+@dataclass
+class Source:
+    """A classifier that was fitted on all rows, and its logits `(n, K)` of rows that it had not seen."""
+
+    out_of_fold_logits: torch.Tensor
+    loss: float
+
+
+@dataclass
+class Words(Source):
+    """The lexical head: float32 `(lexical_size + 1, K + 1)` as `LexicalHead` holds it, and a bias `(K,)`."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass
+class Neighbours(Source):
+    """The kernel head, and a bias float32 `(K,)`."""
+
+    head: KernelHead
+    bias: torch.Tensor
+
+
+def fit_neighbours(
+    embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], num_labels: int, multi_label: bool
+) -> Neighbours:
+    """Fit the kernel head: a probe on the kernel's features, which `LANDMARKS` random rows span.
+
+    Args:
+        embeddings: float32 `(n, hidden)`.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        folds: int64 `(n,)` from `assign_folds`.
+        num_labels: K.
+        multi_label: Whether the classes are independent.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(embeddings), generator=generator)[:LANDMARKS]
+    head = KernelHead(embeddings.shape[1], len(rows), num_labels)
+    with torch.no_grad():
+        head.center.copy_(embeddings.mean(dim=0))
+        head.landmarks.copy_(torch.nn.functional.normalize(embeddings[rows] - head.center, dim=-1))
+        values, vectors = torch.linalg.eigh(head.similarity(embeddings[rows]))
+        keep = values > 1e-4 * values.max()
+        whiten = vectors[:, keep] / values[keep].sqrt()
+        probe = fit_probe(
+            head.similarity(embeddings) @ whiten, labels, folds, num_labels, multi_label, KERNEL_PENALTIES
+        )
+        head.weight.copy_(whiten @ probe.weight.T)
+    return Neighbours(probe.out_of_fold_logits, probe.loss, head, probe.bias)
+
+
+def fit_words(
+    bags: list[NDArray[np.int64]],
+    labels: torch.Tensor,
+    folds: NDArray[np.int64],
+    lexical_size: int,
+    num_labels: int,
+    multi_label: bool,
+) -> Words:
+    """Fit the lexical head: a logistic regression on tf-idf of the words that at least two texts have.
+
+    Args:
+        bags: Each text's rows of the lexical head, from `bags_of_words`.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        folds: int64 `(n,)` from `assign_folds`.
+        lexical_size: Rows of the lexical head.
+        num_labels: K.
+        multi_label: Whether the classes are independent.
+    """
+    outputs = torch.empty(len(LEXICAL_PENALTIES), len(bags), num_labels)
+    for fold in np.unique(folds):
+        train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        known, idf = _vocabulary([bags[i] for i in train], lexical_size)
+        features = _tf_idf([bags[i] for i in train], known, idf)
+        unseen = _tf_idf([bags[i] for i in held_out], known, idf)
+        path = _path(features, labels[train], num_labels, multi_label, LEXICAL_PENALTIES)
+        for out, (w, b) in zip(outputs, path, strict=True):
+            out[held_out] = torch.sparse.mm(unseen, w) + b
+    losses = [float(log_loss(out, labels, multi_label).mean()) for out in outputs]
+    best = int(np.argmin(losses))
+    known, idf = _vocabulary(bags, lexical_size)
+    features = _tf_idf(bags, known, idf)
+    w, b = _path(features, labels, num_labels, multi_label, LEXICAL_PENALTIES[: best + 1])[-1]
+    weight = torch.zeros(lexical_size + 1, num_labels + 1)
+    columns = torch.from_numpy(np.flatnonzero(known >= 0))
+    weight[columns] = torch.cat([w * idf[:, None], idf[:, None].square()], dim=1)
+    return Words(outputs[best], losses[best], weight, b)
+
+
+def bags_of_words(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+    max_length: int | None = None,
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Each text's rows of a lexical head, and the size of that head."""
+    size = len(model.get_input_embeddings().weight) + PAIR_BUCKETS  # type: ignore[arg-type]
+    bags = []
+    for batch in token_batches(model, tokenizer, texts, max_length):
+        for ids in lexical_ids(batch["input_ids"], batch["attention_mask"], size).numpy():
+            bags.append(ids[ids < size])
+    return bags, size
+
+
+def stack(sources: list[torch.Tensor], labels: torch.Tensor, multi_label: bool) -> list[float]:
+    """Weights, none negative, of sources that are added (Wolpert 1992, "Stacked generalization").
+
+    Args:
+        sources: Logits float32 `(n, K)`, out of sample.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        multi_label: Whether the classes are independent.
+    """
+    logits = torch.stack(sources)
+    roots = torch.full((len(sources), 1, 1), len(sources) ** -0.5, requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        prior = (roots.square() - 1 / len(sources)).square().sum()
+        return log_loss((roots.square() * logits).sum(dim=0), labels, multi_label).mean() + 0.5 * prior / len(labels)
+
+    minimize(objective, [roots])
+    weights = roots.detach().square().flatten().tolist()
+    return [w if w >= LEAST_WEIGHT else 0.0 for w in weights]
+
+
+def combine(
+    model: "LabelFusionForSequenceClassification",
+    own_logits: torch.Tensor,
+    others: list[Words | Neighbours],
+    labels: torch.Tensor,
+    rows: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Put the weighted sum of the model's linear head and other sources into the model.
+
+    Args:
+        model: Changed in place.
+        own_logits: Out-of-sample logits float32 `(n, K)` of its linear head.
+        others: What stands beside it.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        rows: bool `(n,)`: where `own_logits` are known, and the weights therefore fitted.
+
+    Returns:
+        Out-of-sample logits float32 `(n, K)` of the sum, and the weight of each source.
+    """
+    logits = [own_logits, *(source.out_of_fold_logits for source in others)]
+    own, *weights = stack([x[rows] for x in logits], labels[rows], model.config.multi_label)
+    chosen = {type(source): (w, source) for w, source in zip(weights, others, strict=True) if w}
+    words, neighbours = chosen.get(Words), chosen.get(Neighbours)
+    model.set_heads(
+        lexical_size=len(words[1].weight) - 1 if words else 0,
+        kernel_size=len(neighbours[1].head.landmarks) if neighbours else 0,
+    )
+    with torch.no_grad():
+        bias = own * model.encoder_head.bias
+        model.encoder_head.weight.mul_(own)
+        if words and model.lexical_head is not None:
+            model.lexical_head.weight.copy_(words[1].weight)
+            model.lexical_head.weight[:, :-1].mul_(words[0])
+        if neighbours and model.kernel_head is not None:
+            model.kernel_head.load_state_dict(neighbours[1].head.state_dict())
+            model.kernel_head.weight.mul_(neighbours[0])
+        model.encoder_head.bias.copy_(bias + sum(w * source.bias.to(bias) for w, source in chosen.values()))
+    total = torch.stack([w * x for w, x in zip([own, *weights], logits, strict=True)]).sum(dim=0)
+    names = ["encoder", *(type(source).__name__.lower() for source in others)]
+    return total, {name: round(w, 3) for name, w in zip(names, [own, *weights], strict=True)}
+
+
+def _vocabulary(bags: list[NDArray[np.int64]], lexical_size: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """`(lexical_size,)`: the column of each word, -1 for those that fewer than two texts have; and the columns' idf."""
+    texts_with = np.bincount(np.concatenate(bags), minlength=lexical_size)
+    known = np.where(texts_with >= 2, np.cumsum(texts_with >= 2) - 1, -1)
+    idf = np.log((1 + len(bags)) / (1 + texts_with[known >= 0])) + 1
+    return known, torch.from_numpy(idf).float()
+
+
+def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.Tensor) -> torch.Tensor:
+    """Sparse float32 `(n, words)`, rows of length 1."""
+    columns = [known[bag][known[bag] >= 0] for bag in bags]
+    rows = torch.from_numpy(np.repeat(np.arange(len(bags)), [len(c) for c in columns]))
+    place = torch.from_numpy(np.concatenate(columns))
+    length = torch.zeros(len(bags)).index_add_(0, rows, idf[place].square()).clamp_min(1e-6).sqrt()
+    values = idf[place] / length[rows]
+    return torch.sparse_coo_tensor(
+        torch.stack([rows, place]), values, (len(bags), len(idf)), check_invariants=False
+    ).coalesce()
+
+
+def _path(
+    x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    w = torch.zeros(x.shape[1], num_labels, requires_grad=True)
+    b = torch.zeros(num_labels, requires_grad=True)
+    transposed, fits = x.t().coalesce(), []
+
+    class Product(torch.autograd.Function):  # torch's own transposes `x` in every backward
+        @staticmethod
+        def forward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
+            return torch.sparse.mm(x, w)
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return torch.sparse.mm(transposed, grad)
+
+    for penalty in penalties:
+
+        def objective(penalty: float = penalty) -> torch.Tensor:
+            loss = log_loss(Product.apply(w) + b, y, multi_label).mean()
+            return loss + 0.5 * penalty * w.square().sum() / x.shape[0]
+
+        minimize(objective, [w, b], max_iter=40)
+        fits.append((w.detach().clone(), b.detach().clone()))
+    return fits
