@@ -19,6 +19,7 @@ from ..modeling_labelfusion import LabelFusionForSequenceClassification
 from .baseline_fit import fit_baseline, out_of_fold
 from .calibration import fit_temperature
 from .dial import calibrate_dial
+from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .encoding import encode_texts
 from .finetune import FinetuneOptions, finetune, seconds_per_row
 from .folds import assign_folds
@@ -47,6 +48,8 @@ class FitOptions:
         encoder_training: `"probe"` keeps the encoder frozen; `"full"` fine-tunes it; `"auto"` fine-tunes if the
             estimated time stays below `max_train_minutes`, and keeps what is better on held-out rows.
         max_train_minutes: Bound of the fine-tuning with `"auto"`: fewer epochs and folds, or none.
+        extra_sources: Let words and labelled neighbours (`LexicalHead`, `KernelHead`) stand beside the encoder, each
+            with the weight that is best out of sample. The kernel head keeps embeddings of training texts.
         threshold_metric: Multi-label: what the thresholds are tuned for, `"accuracy"` (exact match), `"micro_f1"` or
             `"macro_f1"`.
         finetune: Options of the fine-tuning.
@@ -57,6 +60,7 @@ class FitOptions:
 
     encoder_training: str = "auto"
     max_train_minutes: float = 5.0
+    extra_sources: bool = True
     threshold_metric: str = "accuracy"
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
@@ -101,6 +105,7 @@ def fit_model(
             max_length=options.finetune.max_length,
             progress=options.progress,
         )
+    model.set_heads()
     probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
     _set_head(model, probe)
     encoder_logits = probe.out_of_fold_logits
@@ -111,6 +116,17 @@ def fit_model(
         tuned = _finetune(model, tokenizer, texts, labels, scored, probe, options, report)
         if tuned is not None:
             encoder_logits, covered = tuned
+    if options.extra_sources and len(texts) >= FEWEST_ROWS:
+        others: list[Words | Neighbours] = []
+        if report["encoder_training"] == "probe":
+            others.append(fit_neighbours(embeddings, targets, folds, num_labels, multi_label))
+        bags, lexical_size = bags_of_words(model, tokenizer, texts, options.finetune.max_length)
+        others.append(fit_words(bags, targets, folds, lexical_size, num_labels, multi_label))
+        report["encoder_log_loss"] |= {type(x).__name__.lower(): round(x.loss, 5) for x in others}
+        encoder_logits, weights = combine(model, encoder_logits, others, targets, torch.from_numpy(covered))
+        together = log_loss(encoder_logits[covered], targets[covered], multi_label).mean()
+        report["encoder_log_loss"]["together"] = round(float(together), 5)
+        report["encoder_weights"] = weights
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_temperature = fit_temperature(encoder_logits[covered], targets[covered], multi_label)
     encoder_logits = encoder_logits / encoder_temperature
