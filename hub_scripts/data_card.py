@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .data_repository import describe
 from .journal import Journal
 from .score_setup import Task
 
@@ -78,6 +79,8 @@ def write_card(
         table="\n".join(lines),
         guidelines="".join(f"Guidelines of `{p.name}`:\n\n{p.guidelines}\n\n" for p in task.providers if p.guidelines),
     )
+    if data_file.suffix.lower() == ".parquet":
+        card = describe(card, data_file, str(data_file.relative_to(folder)) if folder else data_file.name)
     path.write_text(card, encoding="utf-8")
     return path
 

@@ -15,7 +15,10 @@ from .options import add_card_metadata
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-IGNORED = (".git/*", ".env*", "*/.env*", "checkpoint-*", "*__pycache__*", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp")
+IGNORED = (
+    *(".git/*", ".env*", "*/.env*", "checkpoint-*", "*__pycache__*"),
+    *("*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp", "*.journal"),
+)
 DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".json")
 # Files of other libraries whose keys ("mask_token", vocabulary entries) look like the names of secrets.
 _FREE_JSON = frozenset({"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"})
@@ -132,9 +135,12 @@ def push_data(
 ) -> str:
     """Push a data file, or a folder as `labelfusion score` writes it, as a data set; as `push_folder` otherwise.
 
-    The card of a file is the `<file>.md` beside it; without that a plain one, unless the repository has a card.
+    A scored CSV or JSONL file is pushed as Parquet, so that `load_dataset` gives its scores back as numbers. The card
+    of a file is the `<file>.md` beside it; without that a plain one, unless the repository has a card.
     """
     from huggingface_hub import CommitOperationAdd
+
+    from .data_repository import describe, is_scored_text, to_parquet
 
     source = Path(source)
     if source.is_file() and source.suffix.lower() not in DATA_SUFFIXES:
@@ -142,14 +148,18 @@ def push_data(
     root, card = (source.parent, source.with_name(source.name + ".md")) if source.is_file() else (source, None)
     paths = [source] if source.is_file() else [source / name for name in _files(source)]
     refuse_secret_files([*paths, *([card] if card and card.is_file() else [])], root)
-    with hub_errors(repo_id):
+    text = card.read_text(encoding="utf-8") if card and card.is_file() else None
+    with tempfile.TemporaryDirectory() as folder, hub_errors(repo_id):
         api = _api(token)
+        if is_scored_text(source):
+            paths, root = [to_parquet(source, Path(folder))], Path(folder)
+            text = describe(text or _plain_data_card(paths[0]), paths[0], paths[0].name)
         repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         added = [CommitOperationAdd(path.relative_to(root).as_posix(), path) for path in paths]
-        if card is not None and card.is_file():
-            added.append(CommitOperationAdd("README.md", card))
-        elif card is not None and not api.file_exists(repo.repo_id, "README.md", repo_type="dataset"):
-            added.append(CommitOperationAdd("README.md", _plain_data_card(source).encode()))
+        if text is None and card is not None and not api.file_exists(repo.repo_id, "README.md", repo_type="dataset"):
+            text = _plain_data_card(source)
+        if text is not None:
+            added.append(CommitOperationAdd("README.md", text.encode()))
         message = commit_message or f"Upload {source.name}"
         api.create_commit(repo.repo_id, added, commit_message=message, repo_type="dataset")
     return str(repo)

@@ -225,12 +225,7 @@ def _write(table: Table, task: Task, journal: Journal, path: Path, args: argpars
     """Write the rows of the table with their scores."""
     from ..training.data import CLASSES_SUFFIX
 
-    kinds: dict[str, type | None] = {}
-    if table.suffix == ".csv" and path.suffix.lower() != ".csv":
-        for row in table:
-            number_columns(kinds, row)
-        kinds[args.text_column] = None
-    numbers = {column: kind for column, kind in kinds.items() if kind is not None}
+    numbers = {} if path.suffix.lower() == ".csv" else number_columns(table, args.text_column)
     metadata = {"labelfusion": json.dumps({"labels": task.labels, "providers": [s.name for s in task.scorers]})}
     if path.suffix.lower() != ".parquet":
         path.with_name(path.name + CLASSES_SUFFIX).write_text(metadata["labelfusion"] + "\n", encoding="utf-8")

@@ -206,15 +206,18 @@ def _with_scores(features: bytes) -> bytes:
     return json.dumps(data).encode()
 
 
-def number_columns(kinds: dict[str, type | None], row: Row) -> None:
-    """Narrow `kinds` (column to `int`, `float` or None) to what the text cells of `row` allow; call for all rows.
+def number_columns(table: Table, text_column: str) -> dict[str, type]:
+    """The columns of a CSV file whose cells are all numbers, `{column: int or float}`; of other files none.
 
     "007" and numbers too long for 64 bits stay texts: they are names of something.
     """
-    for column, cell in row.items():
-        kind = kinds.setdefault(column, int)
-        if cell and kind is int and not _INTEGER.fullmatch(cell):
-            kind = float
-        if cell and kind is float and not _NUMBER.fullmatch(cell):
-            kind = None
-        kinds[column] = kind
+    kinds: dict[str, type | None] = {}
+    for row in table if table.suffix == ".csv" else ():
+        for column, cell in row.items():
+            kind = kinds.setdefault(column, int)
+            if cell and kind is int and not _INTEGER.fullmatch(cell):
+                kind = float
+            if cell and kind is float and not _NUMBER.fullmatch(cell):
+                kind = None
+            kinds[column] = kind
+    return {column: kind for column, kind in kinds.items() if kind is not None and column != text_column}

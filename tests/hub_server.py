@@ -6,6 +6,20 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import pytest
+import transformers.utils.hub
+from huggingface_hub import constants
+
+
+def point_client_at(url: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the Hub's client of this process go to `url`: what it reads from the environment at import is set instead."""
+    patch.setattr(constants, "ENDPOINT", url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # Transformers keeps one that knows its URL
 
 
 class HubServer:
@@ -148,6 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
             commit = hashlib.sha1(body).hexdigest()
             url = f"{self.server_hub.url}/{repo_id}/commit/{commit}"
             return self._answer(200, {"commitUrl": url, "commitOid": commit, "success": True})
+        if action.startswith(("/tree/", "/paths-info/")):
+            wanted = set(parse_qs(body.decode()).get("paths", [])) if action.startswith("/paths-info/") else None
+            below = unquote(action).split("/", 3)[3] + "/" if action.count("/") > 2 else ""
+            return self._answer(200, _entries(repo["files"], below, wanted))
         if action.startswith("/revision/") or not action:
             return self._answer(200, {"id": repo_id, "sha": "0" * 40, "siblings": [], "tags": []})
         return self._answer(404, {"error": f"no such action: {kind} {action}"})
@@ -174,3 +192,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _entries(files: dict[str, bytes], below: str, wanted: set[str] | None) -> list[dict[str, Any]]:
+    """Every file and folder below a folder, or those that are wanted, as the Hub describes them."""
+    folders = {name.rsplit("/", depth)[0] for name in files for depth in range(1, name.count("/") + 1)}
+    found: list[dict[str, Any]] = [{"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders]
+    found += [
+        {"type": "file", "path": name, "oid": hashlib.sha1(content).hexdigest(), "size": len(content)}
+        for name, content in files.items()
+    ]
+    return [e for e in found if (e["path"].startswith(below) if wanted is None else e["path"] in wanted)]

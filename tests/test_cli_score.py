@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.tables import number_columns
+from labelfusion.hub_scripts.tables import Table, number_columns
 from labelfusion.training.data import prepare
 from llm_server import LABELS, LLMServer, truth
 
@@ -353,14 +353,12 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "line 2 is not JSON" in capsys.readouterr().err
 
 
-def test_number_columns() -> None:
-    kinds: dict[str, type | None] = {}
-    for row in (
-        {"a": "1", "b": "1.5", "c": "007", "d": "", "e": "1"},
-        {"a": "-3", "b": "2", "c": "8", "d": "4", "e": "x"},
-    ):
-        number_columns(kinds, row)
-    assert kinds == {"a": int, "b": float, "c": None, "d": int, "e": None}
+def test_number_columns(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("a,b,c,d,e,text\n1,1.5,007,,1,5\n-3,2,8,4,x,6\n")
+    assert number_columns(Table(str(path)), "text") == {"a": int, "b": float, "d": int}
+    write(tmp_path / "in.jsonl")
+    assert number_columns(Table(str(tmp_path / "in.jsonl")), "text") == {}
 
 
 def test_the_cache_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hub_server import HubServer
-from huggingface_hub import ModelCard, constants, parse_eval_result_entries
+from hub_server import HubServer, point_client_at
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.hub_scripts.card_metadata import EVAL_RESULTS, is_hub_id
@@ -117,8 +117,7 @@ def test_a_licence_for_a_card_that_somebody_has_edited(evaluated: Callable[..., 
 
 def test_results_are_pushed(evaluated: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with HubServer() as hub:
-        for name, value in (("ENDPOINT", hub.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
-            monkeypatch.setattr(constants, name, value)
+        point_client_at(hub.url, monkeypatch)
         push_folder(evaluated({"data": "user/news:test"}), "me/model", token=hub.token)
         files = hub.repos["model:me/model"]["files"]
     assert ("POST", "/api/validate-yaml") in hub.requests  # the client had the metadata checked
