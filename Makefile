@@ -4,12 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
 ROOMS := configuration scoring modeling_labelfusion training pipelines hub_scripts
 TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
 TYPED := .cache/typed
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,configuration modeling modeling_encoders trainer_gradients asking inference \
+	pipeline matrix export hostile_repo hub_round_trip push)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser lint types format wheel clean
+.PHONY: help install demo test test-browser test-oldest lint types format wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,6 +27,15 @@ test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/test_modelin
 
 test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m browser $(ARGS)
+
+# torch is taken as constraints.txt has it: of the oldest there is no build for the CPU alone on the package index.
+test-oldest: pyproject.toml ## Run the tests of the model, the pipeline and the Hub on the oldest supported versions
+	test -x $(OLDEST)/bin/uv || { $(PYTHON) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install -q uv; }
+	$(OLDEST)/bin/python -m pip install -q -c constraints.txt torch
+	$(OLDEST)/bin/python -m pip freeze | grep '^torch==' > $(OLDEST)/torch.txt
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -c $(OLDEST)/torch.txt \
+		-e ".[test,openai]"
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest $(or $(ARGS),$(OLDEST_TESTS))
 
 lint: $(STAMP) types ## Check style, formatting and types
 	$(BIN)/ruff check .

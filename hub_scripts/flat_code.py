@@ -186,7 +186,7 @@ class _Linker:
         if any(for_types for for_types, _ in named):
             named.setdefault((False, "typing"), set()).add("TYPE_CHECKING")
         lines = sorted(plain)
-        only_types = []
+        only_types: list[str] = []
         for (for_types, target), names in sorted(named.items(), key=lambda item: item[0][1]):
             left = sorted(n for n in names if not (for_types and target + n in real))
             if left:

