@@ -1,5 +1,6 @@
 """What a model card says of money and carbon: what was measured, and nothing else."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,13 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
         else:
             text += ", for nothing that was recorded: local models and stored answers are free."
         parts.append(text)
-    if (folder / "evaluation" / "tradeoff.png").is_file():
+    points = folder / "evaluation" / "tradeoff.json"
+    if points.is_file():
+        from .tradeoff import tradeoff_table
+
         parts.append("What asking about fewer texts would give ([figures](evaluation/tradeoff.csv)):")
+        parts.append(tradeoff_table(json.loads(points.read_text(encoding="utf-8"))))
+    if (folder / "evaluation" / "tradeoff.png").is_file():
         parts.append("![Accuracy against the share of texts asked about](evaluation/tradeoff.png)")
     return "\n\n".join(parts)
 

@@ -15,6 +15,7 @@ from ..pipelines.policy import controlled_risk, resolve_policy
 from ..training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
 from ..training.data import prepare
 from ..training.statistics import NUM_RESAMPLES
+from .tradeoff import TRADEOFF_FILES
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -30,7 +31,7 @@ METRIC_TITLES = {
     "brier": "Brier score",
     "ece": "Expected calibration error",
 }
-FILES = ("report.md", "report.json", "confusion_matrix.png", "reliability.png", "per_class.png")
+FILES = ("report.md", "report.json", "confusion_matrix.png", "reliability.png", "per_class.png", *TRADEOFF_FILES)
 
 
 def measure(

@@ -116,15 +116,15 @@ def _ask_everything(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None, NDArray[np.float64] | None]:
     """Scores `(n, P, K)`, dollars `(n, P)` and seconds `(m, P)`; None where nothing was asked, so nothing is known."""
     config = clf.model_.config
-    n, providers = len(table), range(config.num_providers)
+    n = len(table)
     scores = np.full((n, config.num_providers, config.num_labels), np.nan, dtype=np.float32)
     if table.llm_scores is not None:
         scores = table.llm_scores.copy()
     open_ = np.flatnonzero(np.isnan(scores).any(axis=2).all(axis=1) & [bool(text.strip()) for text in table.texts])
-    asked = [p for p in providers if "recorded" not in (config.providers[p].model, config.providers[p].method)]
-    if not len(open_) or not asked:
-        return scores, None, None
     fresh = Asker(config, clf._scorers(cache=False), max_cost_usd)
+    asked = fresh.providers if len(open_) else []
+    if not asked:
+        return scores, None, None
     sample = open_[_sample(len(open_), latency_rows, seed)] if latency_rows else open_[:0]
     costs, seconds = np.zeros((n, config.num_providers)), np.zeros((len(sample), config.num_providers))
     for i, row in enumerate(sample):

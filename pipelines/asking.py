@@ -181,6 +181,11 @@ class Asker:
         self._stopped: str | None = None  # why nothing more is asked
         self._turn = asyncio.Lock()  # with a limit, one question at a time: the next must know what the last one cost
 
+    @property
+    def providers(self) -> list[int]:
+        """Indices of the LLMs that can be asked; those of recorded scores cannot."""
+        return list(self._resolve())
+
     def submit(self, texts: list[str], only: int | None = None) -> Asking:
         """Ask all LLMs, or that of the index `only`, about `texts` in the background.
 
