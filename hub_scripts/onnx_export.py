@@ -34,7 +34,8 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
 
     Raises:
         ImportError: Without onnx, onnxscript or ONNX Runtime.
-        ValueError: If the export differs by more than `TOLERANCE`, or `folder` holds no model.
+        ValueError: If the export differs by more than `TOLERANCE`, `folder` holds no model, or the encoder needs token
+            types.
     """
     try:
         import onnxruntime  # noqa: F401
@@ -51,6 +52,7 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
     if folder.resolve() == out.resolve():
         raise ValueError(f"The export goes into a folder of its own, not into the model's, {str(out)!r}.")
     model = LabelFusionForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    _check_tokenizer(folder, model)
     out.mkdir(parents=True, exist_ok=True)
     batch = example(model, 2, 8)
     batch_size, length = torch.export.Dim("batch"), torch.export.Dim("sequence")
@@ -70,6 +72,18 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
     if not difference <= TOLERANCE:
         raise ValueError(f"The exported model differs from {str(folder)!r} by {difference:.2g} in a logit.")
     return difference
+
+
+def _check_tokenizer(folder: Path, model: "LabelFusionForSequenceClassification") -> None:
+    """Refuse an encoder whose tokenizer gives a single text other token types than zeros (XLNet)."""
+    from transformers import AutoTokenizer
+
+    if "token_type_ids" not in model._encoder_arguments or not (folder / "tokenizer_config.json").is_file():
+        return
+    if any(AutoTokenizer.from_pretrained(folder)("a text").get("token_type_ids", [])):
+        raise ValueError(
+            "The tokenizer gives token types to a single text, and the exported graph has no input for them."
+        )
 
 
 def compare(model: "LabelFusionForSequenceClassification", exported: Any) -> float:

@@ -1,5 +1,6 @@
 """The export to ONNX: equal logits whatever is missing, and the pipeline on ONNX Runtime."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.onnx_export import compare, example, export_onnx
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS
 from transformers import RobertaConfig, pipeline
 
 from labelfusion import LabelFusionOnnxModel
@@ -77,7 +79,7 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_providers": 0},
+        {"num_providers": 0, "lexical_size": 90 + PAIR_BUCKETS, "kernel_size": 5},
         {"num_providers": 2, "multi_label": True, "pooling": "cls", "fusion": "routing"},
     ],
 )
@@ -92,6 +94,13 @@ def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options:
         type_vocab_size=1,
     )
     folder = saved_model(encoder_config=roberta, **options)
+    if "lexical_size" in options:  # new heads are all zeros
+        zeros = LabelFusionForSequenceClassification.from_pretrained(folder)
+        heads: list[Any] = [zeros.lexical_head, zeros.kernel_head]
+        with torch.no_grad():
+            for parameter in (p for head in heads for p in head.parameters()):
+                parameter.uniform_(0.1, 1.0)
+        zeros.save_pretrained(folder)
     assert export_onnx(folder, tmp_path / "onnx") < 1e-4
     model = LabelFusionForSequenceClassification.from_pretrained(folder).eval()
     exported = LabelFusionOnnxModel.from_pretrained(tmp_path / "onnx")
@@ -109,3 +118,15 @@ def test_what_is_wrong_is_said(saved_model: Callable[..., Path], tmp_path: Path)
         export_onnx(folder, folder)
     with pytest.raises(ValueError, match="not the folder of a LabelFusion model"):
         export_onnx(tmp_path / "nothing", tmp_path / "onnx")
+
+
+def test_token_types_are_refused(saved_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = saved_model()
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    rules["post_processor"]["single"][0]["SpecialToken"]["type_id"] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **names}))
+    with pytest.raises(ValueError, match="token types"):
+        export_onnx(folder, tmp_path / "onnx")
