@@ -54,6 +54,7 @@ def test_a_self_contained_model_comes_back_from_the_hub(
     files = hub.repos["model:me/fusion"]["files"]
     assert set(files) >= {*before, *CODE, "README.md"}
     assert "me/fusion" in files["README.md"].decode()
+    assert "pass `trust_remote_code=True`" in files["README.md"].decode()
     (tmp_path / "home").mkdir()
     done = run_python(
         PROGRAM, tmp_path / "home", plain_site(tmp_path / "site"),
