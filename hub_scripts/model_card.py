@@ -115,6 +115,8 @@ def _llm_table(config: "LabelFusionConfig") -> str:
 
 
 def _llm_notes(config: "LabelFusionConfig") -> str:
+    from ..scoring.providers import resolve
+
     notes = []
     if any(p.model == "recorded" for p in config.providers):
         notes.append(
@@ -122,8 +124,10 @@ def _llm_notes(config: "LabelFusionConfig") -> str:
         )
     if any(p.model.startswith("callable") for p in config.providers):
         notes.append("A Python function is not saved with the model: pass it as `llm=`.")
-    variables = sorted({p.api_key_env for p in config.providers if p.api_key_env})
-    if any(not p.is_local and p.model != "recorded" and not p.model.startswith("callable") for p in config.providers):
+    local = ("recorded", "callable")
+    places = [resolve(p) for p in config.providers if not p.is_local and not p.model.startswith(local)]
+    if any(place.key_required or place.uses_litellm for place in places):
+        variables = sorted({place.key_env for place in places if place.key_required and place.key_env})
         notes.append(
             "Asking an LLM needs its key in the environment" + (f" ({', '.join(variables)})." if variables else ".")
         )

@@ -78,6 +78,7 @@ def test_what_people_read(evaluated: Callable[..., Path]) -> None:
     text = update_card(folder, license="cc-by-4.0").read_text()
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert sections == ["How to use it", "Results", "Calibration", "Cost", "Training", "Limits", "Licence"]
+    assert "needs its key in the environment (OPENAI_API_KEY)" in text
     assert "asked about 60 of 120 texts, for $0.012: $0.20 per 1,000 texts" in text
     assert "![Accuracy against the share of texts asked about](evaluation/tradeoff.png)" in text
     assert "$0.034 of LLM answers" in text
