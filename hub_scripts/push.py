@@ -261,6 +261,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         said = (error.server_message or "").strip() or f"status {status}"
+        if status == 401 and "authorization" not in error.response.request.headers:
+            raise PermissionError(no_token) from None
         if status == 401:
             raise PermissionError(f"{address} did not accept the token: make a new one and log in again.") from None
         if status in (403, 404):

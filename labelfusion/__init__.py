@@ -69,12 +69,16 @@ def _let_it_write_code(configuration: Any) -> None:
 
 @when_imported("labelfusion.training.trainer")
 def _let_it_push(trainer: Any) -> None:
-    """Likewise for the card of a model that the Trainer pushes."""
+    """Likewise for the card of a model that the Trainer pushes, and for what may go wrong with the Hub."""
 
     def prepare_repository(*args: Any, **kwargs: Any) -> None:
         import_module("labelfusion.hub_scripts.trainer_repository").prepare_repository(*args, **kwargs)
 
+    def hub_errors(repo_id: str) -> Any:
+        return import_module("labelfusion.hub_scripts.push").hub_errors(repo_id)
+
     trainer.LabelFusionTrainer.prepare_repository = staticmethod(prepare_repository)
+    trainer.LabelFusionTrainer.hub_errors = staticmethod(hub_errors)
 
 
 for _module, _room in _REGISTRATION.items():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from hub_server import HubServer, point_client_at
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from labelfusion.hub_scripts.flat_code import FILES
 from labelfusion.hub_scripts.push import push_folder
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
@@ -111,6 +111,36 @@ def test_the_trainer_pushes_a_model_that_loads(
     assert "run.log" not in repo["files"]
     clf = AutoFusionClassifier.from_pretrained("me/trained")
     assert clf.predict(["a good movie"], llm_policy="never")[0] in model.config.label_names
+
+
+@pytest.mark.parametrize(
+    ("problem", "error", "message"),
+    [
+        ("no token", PermissionError, "hf auth login"),
+        ("reader", PermissionError, "may not write to 'me/trained'"),
+        ("no network", ConnectionError, "cannot be reached"),
+    ],
+)
+def test_what_the_trainer_says_when_it_cannot_push(
+    hub: HubServer,
+    make_model: Callable[..., LabelFusionForSequenceClassification],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    hub.readers = ("token-that-may-read",)
+    monkeypatch.setenv("HF_TOKEN", {"no token": "", "reader": "token-that-may-read"}.get(problem, hub.token))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    if problem == "no network":
+        point_client_at("http://127.0.0.1:9", monkeypatch)
+    args = TrainingArguments(
+        str(tmp_path / "run"), report_to=[], push_to_hub=True, hub_model_id="me/trained", use_cpu=True
+    )
+    with pytest.raises(error, match=message):
+        LabelFusionTrainer(model=make_model(), args=args, processing_class=tiny_tokenizer)
 
 
 def test_a_push_that_broke_off_goes_on(hub: HubServer, saved_model: Callable[..., Path]) -> None:

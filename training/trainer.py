@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +39,9 @@ class LabelFusionTrainer(Trainer):
         ValueError: When an expression matches no parameter that is trained.
     """
 
-    prepare_repository: ClassVar[Callable[..., None] | None] = None  # before a push; set by the front door
+    # Set by the front door: what is done before a push, and how the errors of the Hub are put.
+    prepare_repository: ClassVar[Callable[..., None] | None] = None
+    hub_errors: ClassVar[Callable[[str], AbstractContextManager[Any]]] = nullcontext
 
     def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         model = args[0] if args else kwargs.get("model")
@@ -72,6 +76,24 @@ class LabelFusionTrainer(Trainer):
         prepare = type(self).prepare_repository
         if prepare is not None and self.is_world_process_zero():
             prepare(self, **dict(zip(("language", "license", "tags"), args, strict=False)), **kwargs)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Make the repository on the Hub.
+
+        Raises:
+            PermissionError: Without a token, or one that may not write there.
+            ConnectionError: If the Hub cannot be reached.
+        """
+        with type(self).hub_errors(self._repository()):
+            super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers; raises what `init_hf_repo` and `create_model_card` raise."""
+        with type(self).hub_errors(self._repository()):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _repository(self) -> str:
+        return self.args.hub_model_id or Path(str(self.args.output_dir)).name
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
