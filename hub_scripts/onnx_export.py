@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .push import check_model_folder
+from .push import check_model_folder, is_model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,9 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
     folder, out = Path(folder), Path(out_dir)
     check_model_folder(folder)
     if folder.resolve() == out.resolve():
-        raise ValueError(f"The export goes into a folder of its own, not into the model's, {str(out)!r}.")
+        raise ValueError(f"The export goes into a folder of its own, such as {str(folder / 'onnx')!r}.")
+    if is_model_folder(out) and not (out / WHOLE).is_file():
+        raise ValueError(f"{str(out)!r} is the folder of a model: give another one for the export.")
     model = LabelFusionForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     _check_tokenizer(folder, model)
     out.mkdir(parents=True, exist_ok=True)

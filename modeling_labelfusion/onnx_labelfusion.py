@@ -65,7 +65,7 @@ class LabelFusionOnnxModel(LabelFusionPreTrainedModel):
             folder_or_repo: Folder or Hub id.
             execution_providers: As of the class.
             session_options: As of the class.
-            **hub_options: `revision`, `token`, `cache_dir`, ...
+            **hub_options: `subfolder`, `revision`, `token`, `cache_dir`, ...
 
         Raises:
             OSError: If there is no exported model.

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_server import HubServer, point_client_at
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.onnx_export import compare, example, export_onnx
+from labelfusion.hub_scripts.push import push_folder
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS
 from transformers import RobertaConfig, pipeline
@@ -28,13 +30,22 @@ def no_trace(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="torch.__trace")  # thousands of lines
 
 
-def test_equal_logits_and_answers(saved_model: Callable[..., Path], tmp_path: Path) -> None:
-    folder, out = saved_model(num_providers=2), tmp_path / "onnx"
+def test_equal_logits_and_answers(
+    saved_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved_model(num_providers=2)
+    out = folder / "onnx"  # in the model's own repository
     assert main(["export", str(folder), str(out), "--onnx"]) == 0
     model = LabelFusionForSequenceClassification.from_pretrained(folder).eval()
     check_graph(model, onnxruntime.InferenceSession(str(out / "model.onnx")))
-    LabelFusionOnnxModel.from_pretrained(out).save_pretrained(tmp_path / "again")
+    LabelFusionOnnxModel.from_pretrained(folder, subfolder="onnx").save_pretrained(tmp_path / "again")
     check_pipeline(model, LabelFusionOnnxModel.from_pretrained(tmp_path / "again"), str(out))
+    with HubServer() as hub:
+        point_client_at(hub.url, monkeypatch)
+        push_folder(folder, "me/fusion", token=hub.token)
+        options = {"subfolder": "onnx", "token": hub.token, "cache_dir": tmp_path / "cache"}
+        pushed = LabelFusionOnnxModel.from_pretrained("me/fusion", **options)
+    assert compare(model, pushed) < 1e-4
 
 
 def check_graph(model: LabelFusionForSequenceClassification, session: Any) -> None:
@@ -116,6 +127,8 @@ def test_what_is_wrong_is_said(saved_model: Callable[..., Path], tmp_path: Path)
         LabelFusionOnnxModel.from_pretrained(folder)
     with pytest.raises(ValueError, match="folder of its own"):
         export_onnx(folder, folder)
+    with pytest.raises(ValueError, match="give another one"):
+        export_onnx(folder, saved_model())
     with pytest.raises(ValueError, match="not the folder of a LabelFusion model"):
         export_onnx(tmp_path / "nothing", tmp_path / "onnx")
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import SpaceCard
+from hub_server import HubServer, point_client_at
+from huggingface_hub import SpaceCard, constants
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.push import refuse_secret_files
+from labelfusion.hub_scripts.push import push_folder, refuse_secret_files
 from labelfusion.hub_scripts.space import write_space
 from labelfusion.hub_scripts.space_app import Demonstration, why_not
 from labelfusion.hub_scripts.space_view import dollars
@@ -75,6 +76,25 @@ def test_a_space_with_the_model_in_it(
     called.clear()
     runpy.run_path(str(space / "app.py"))
     assert called == {}  # importing it starts nothing
+
+
+def test_a_space_of_a_model_on_the_hub(
+    tmp_path: Path, saved_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with HubServer() as hub:
+        point_client_at(hub.url, monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        push_folder(saved_model(num_providers=0), "me/news")
+        space = write_space("me/news", "space")
+    assert {p.name for p in space.iterdir()} == {"README.md", "app.py", "requirements.txt", ".gitattributes"}
+    data = SpaceCard.load(space / "README.md").data
+    assert (data.models, data.title) == (["me/news"], "news")
+    app = (space / "app.py").read_text()
+    assert '"me/news",' in app
+    assert "Path" not in app
+    compile(app, "app.py", "exec")
 
 
 def test_the_command(tmp_path: Path, saved_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
