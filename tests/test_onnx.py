@@ -24,6 +24,17 @@ pytest.importorskip("onnxscript", reason="pip install 'labelfusion-transformers[
 
 TEXTS = ["the team is great", "the bank . the price of the stock is not good , the market is awful", "rain", "a film"]
 
+VOCABULARY = 200
+ROBERTA = RobertaConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=66,
+    type_vocab_size=1,
+)
+
 
 @pytest.fixture(autouse=True)
 def no_trace(caplog: pytest.LogCaptureFixture) -> None:
@@ -33,7 +44,7 @@ def no_trace(caplog: pytest.LogCaptureFixture) -> None:
 def test_equal_logits_and_answers(
     saved_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = saved_model(num_providers=2)
+    folder = saved_model(num_providers=2, encoder_config=ROBERTA)
     out = folder / "onnx"  # in the model's own repository
     assert main(["export", str(folder), str(out), "--onnx"]) == 0
     model = LabelFusionForSequenceClassification.from_pretrained(folder).eval()
@@ -43,7 +54,7 @@ def test_equal_logits_and_answers(
     with HubServer() as hub:
         point_client_at(hub.url, monkeypatch)
         push_folder(folder, "me/fusion", token=hub.token)
-        options = {"subfolder": "onnx", "token": hub.token, "cache_dir": tmp_path / "cache"}
+        options: dict[str, Any] = {"subfolder": "onnx", "token": hub.token, "cache_dir": tmp_path / "cache"}
         pushed = LabelFusionOnnxModel.from_pretrained("me/fusion", **options)
     assert compare(model, pushed) < 1e-4
 
@@ -90,21 +101,12 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_providers": 0, "lexical_size": 90 + PAIR_BUCKETS, "kernel_size": 5},
+        {"num_providers": 0, "lexical_size": VOCABULARY + PAIR_BUCKETS, "kernel_size": 5},
         {"num_providers": 2, "multi_label": True, "pooling": "cls", "fusion": "routing"},
     ],
 )
 def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options: dict[str, Any]) -> None:
-    roberta = RobertaConfig(
-        vocab_size=90,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=66,
-        type_vocab_size=1,
-    )
-    folder = saved_model(encoder_config=roberta, **options)
+    folder = saved_model(encoder_config=ROBERTA, **options)
     if "lexical_size" in options:  # new heads are all zeros
         zeros = LabelFusionForSequenceClassification.from_pretrained(folder)
         heads: list[Any] = [zeros.lexical_head, zeros.kernel_head]
