@@ -3,13 +3,10 @@
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .flat_code import FILES
+from .llm_needs import clients
 from .options import add_max_cost
-
-if TYPE_CHECKING:
-    from ..configuration import LabelFusionConfig
 
 # What a repository needs none of: caches, checkpoints, anything that unpickles.
 IGNORED = (".*", "checkpoint-*", "__pycache__", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp")
@@ -94,16 +91,7 @@ def export_model(source: str | Path, folder: str | Path, repo_id: str | None = N
     config.self_contained = True
     config.save_pretrained(folder)  # with the code
     shutil.copy(Path(__file__).with_name("handler.py"), folder / "handler.py")
-    clients = _clients(config)
-    if clients:
-        (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in clients), encoding="utf-8")
+    if needed := clients(config):
+        (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in needed), encoding="utf-8")
     update_card(folder, repo_id)
     return folder
-
-
-def _clients(config: "LabelFusionConfig") -> list[str]:
-    """The packages that asking the model's LLMs needs."""
-    from ..scoring.providers import resolve
-
-    distant = [p for p in config.providers if not p.is_local and not p.model.startswith(("recorded", "callable"))]
-    return sorted({"litellm>=1.104.2" if resolve(p).uses_litellm else "openai>=2.20" for p in distant})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .card_cost import carbon_sentence, cost_section, dollars
 from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
+from .llm_needs import keys
 from .report import FUSION, METRIC_TITLES, comparisons_table, markdown_table, plain, seen_before, sources_table
 
 if TYPE_CHECKING:
@@ -115,8 +116,6 @@ def _llm_table(config: "LabelFusionConfig") -> str:
 
 
 def _llm_notes(config: "LabelFusionConfig") -> str:
-    from ..scoring.providers import resolve
-
     notes = []
     if any(p.model == "recorded" for p in config.providers):
         notes.append(
@@ -124,13 +123,8 @@ def _llm_notes(config: "LabelFusionConfig") -> str:
         )
     if any(p.model.startswith("callable") for p in config.providers):
         notes.append("A Python function is not saved with the model: pass it as `llm=`.")
-    local = ("recorded", "callable")
-    places = [resolve(p) for p in config.providers if not p.is_local and not p.model.startswith(local)]
-    if any(place.key_required or place.uses_litellm for place in places):
-        variables = sorted({place.key_env for place in places if place.key_required and place.key_env})
-        notes.append(
-            "Asking an LLM needs its key in the environment" + (f" ({', '.join(variables)})." if variables else ".")
-        )
+    if needed := keys(config):
+        notes.append(f"Asking an LLM needs its key in the environment ({', '.join(needed)}).")
     return " ".join(notes)
 
 

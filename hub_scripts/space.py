@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .llm_needs import api_providers, clients, keys
 from .push import _files, check_model_folder, is_model_folder, refuse_secret_files
 
 if TYPE_CHECKING:
@@ -135,31 +136,27 @@ def _copy_model(folder: Path, target: Path) -> None:
 
 
 def _keys(config: "LabelFusionConfig", max_cost_usd: float) -> str:
-    from ..scoring.providers import resolve
-
-    asked = [p for p in config.providers if p.model != "recorded" and not p.model.startswith("callable")]
-    distant = [p for p in asked if not p.is_local]
-    if not asked:
-        return "It has no LLM that could be asked here: the encoder answers alone. It needs no secret."
-    if not distant:
-        return "Its LLM runs in the Space itself: it needs no secret."
-    names = sorted({resolve(p).key_env or "the key of " + p.model.split("/")[0] for p in distant})
+    if not api_providers(config):
+        here = any(p.is_local for p in config.providers)
+        return (
+            "Its LLM runs in the Space itself" if here else "The encoder answers alone here"
+        ) + ": it needs no secret."
+    budget = f"All visitors together can spend ${max_cost_usd:g} until the Space is started again; the variable "
+    budget += "`MAX_COST_USD` sets another limit."
+    if not (needed := keys(config)):
+        return budget
     return (
-        f"Set as secrets of the Space (Settings, Variables and secrets): {', '.join(names)}. Without, the encoder "
-        f"answers alone, and the page says so. All visitors together can spend ${max_cost_usd:g} until the Space is "
-        "started again; the variable `MAX_COST_USD` sets another limit."
+        f"Set as secrets of the Space (Settings, Variables and secrets): {', '.join(needed)}. Without, the encoder "
+        f"answers alone, and the page says so. {budget}"
     )
 
 
 def _requirements(config: "LabelFusionConfig") -> str:
     from labelfusion import __version__
 
-    from ..scoring.providers import resolve
-
-    api = [p for p in config.providers if not p.is_local and not p.model.startswith(("recorded", "callable"))]
-    extras = {"space"} | {"litellm" if resolve(p).uses_litellm else "openai" for p in api}
+    extras = ["space", *clients(config)]
     if any(p.model.startswith("embedded/") for p in config.providers):
-        extras.add("embedded")
+        extras.append("embedded")
     return f"labelfusion-transformers[{','.join(sorted(extras))}]>={__version__}\n"
 
 

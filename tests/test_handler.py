@@ -64,6 +64,14 @@ def test_the_llm_is_asked_as_the_request_says(endpoint: Callable[..., Any], monk
             without({"inputs": ["another text"], "parameters": {"llm_policy": "always"}})
 
 
+def test_an_endpoint_installs_the_clients_of_the_llms(saved_model: Callable[..., Path], tmp_path: Path) -> None:
+    models = ["deepseek/deepseek-chat", "mistral/small", "local/some-llm", "recorded", "callable/mine"]
+    folder = export_model(saved_model(llm_providers=models), tmp_path / "asked")
+    assert (folder / "requirements.txt").read_text().split() == ["litellm", "openai"]
+    silent = export_model(saved_model(llm_providers=models[2:]), tmp_path / "silent")
+    assert not (silent / "requirements.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [

@@ -58,7 +58,7 @@ def test_a_space_with_the_model_in_it(
     assert (data.sdk, data.app_file, data.title) == ("gradio", "app.py", "My {news}")
     assert tuple(map(int, str(data.python_version).split("."))) >= (3, 11)
     text = (space / "README.md").read_text()
-    assert "OPENAI_API_KEY" in text
+    assert "OPENAI_API_KEY, the key of mistral." in text
     assert "$0.25" in text
     requirement = Requirement((space / "requirements.txt").read_text().strip())
     assert requirement.name == "labelfusion-transformers"
@@ -111,7 +111,7 @@ def test_the_command(tmp_path: Path, saved_model: Callable[..., Path], capsys: p
 def test_a_space_is_written_again_but_over_nothing_else(tmp_path: Path, saved_model: Callable[..., Path]) -> None:
     model = saved_model(num_providers=0)
     write_space(model, tmp_path / "space")
-    assert "encoder answers alone" in (write_space(model, tmp_path / "space") / "README.md").read_text()
+    assert "The encoder answers alone here" in (write_space(model, tmp_path / "space") / "README.md").read_text()
     (tmp_path / "space" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"thesis\.txt"):
         write_space(model, tmp_path / "space")

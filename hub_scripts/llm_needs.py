@@ -1,0 +1,33 @@
+"""What asking a model's LLMs needs in another place: client packages, and keys in the environment."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..configuration import LabelFusionConfig, LLMProvider
+
+
+def api_providers(config: "LabelFusionConfig") -> "list[LLMProvider]":
+    """The providers that are asked over a network."""
+    given = ("recorded", "callable")
+    return [p for p in config.providers if not (p.is_local or p.method in given or p.model.split("/")[0] in given)]
+
+
+def clients(config: "LabelFusionConfig") -> list[str]:
+    """The packages, which are also the names of the extras: `openai`, `litellm`."""
+    from ..scoring.providers import resolve
+
+    return sorted({"litellm" if resolve(p).uses_litellm else "openai" for p in api_providers(config)})
+
+
+def keys(config: "LabelFusionConfig") -> list[str]:
+    """The environment variables with the keys; where only litellm knows its name, "the key of ..." in its place."""
+    from ..scoring.providers import resolve
+
+    found = set()
+    for provider in api_providers(config):
+        endpoint = resolve(provider)
+        if endpoint.key_required and endpoint.key_env:
+            found.add(endpoint.key_env)
+        elif endpoint.uses_litellm:
+            found.add(f"the key of {provider.model.split('/')[0]}")
+    return sorted(found)
