@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model string, a provider's fields as JSON, `recorded` or `none`; repeatable (default: the scores that "
         "the data bring; nothing is asked)",
     )
+    add(
+        "--review",
+        metavar="FILE",
+        help="list suspected wrong training labels (encoder and LLM agree against them) in a CSV or JSONL file",
+    )
     add("--overwrite", action="store_true", help="write into DIR even if it holds other things than a model")
     add = parser.add_argument_group("data").add_argument
     add("--labels", type=names, metavar="A,B,C", help="class names in order (default: those of the data)")
@@ -91,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from .report import FILES
 
     folder = Path(args.output_dir)
+    if args.review and Path(args.review).suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"`--review` is {args.review!r}; expected a name that ends in .csv or .jsonl.")
     _check_folder(folder, args.overwrite)
     transformers_logging.disable_progress_bar()
     train, labels = _read(args.data, args)
@@ -121,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
     summary = training_summary(clf)
     (folder / "training_report.md").write_text(summary, encoding="utf-8")
     print("\n" + summary)
+    if args.review:
+        print(f"{write_review(clf, Path(args.review), len(train))} suspected labels: {args.review}.")
     if args.test:
         evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=args.max_cost_usd)
     update_card(folder, args.push_to_hub, license=args.license, language=args.language)
@@ -145,6 +154,29 @@ _PASSED = (
     "device",
     "seed",
 )
+
+
+def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int) -> int:
+    """Write the suspected labels, without texts; returns their number.
+
+    `row` counts the rows of the file from 0, a header aside; `data` is `train` or `eval`.
+    """
+    import pandas as pd
+
+    columns = ["data", "row", "given", "suggested", "encoder_given", "encoder_suggested", "llm_given", "llm_suggested"]
+    found = [
+        {"data": "train", **e} if e["row"] < num_train else {"data": "eval", **e, "row": e["row"] - num_train}
+        for e in clf.suspected_labels()
+    ]
+    frame = pd.DataFrame(found, columns=columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".csv":
+        for name in ("given", "suggested"):
+            frame[name] = [json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in frame[name]]
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+    return len(found)
 
 
 def training_summary(clf: "AutoFusionClassifier") -> str:

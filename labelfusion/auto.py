@@ -26,6 +26,7 @@ from .training.data import LabelledTexts, concatenate, is_table, prepare, with_l
 from .training.encoding import encode_texts
 from .training.finetune import FinetuneOptions
 from .training.fit import FitOptions, fit_model
+from .training.scored_rows import first_guess
 from .training.thresholds import decide
 from .training_scores import score_training_rows
 
@@ -57,7 +58,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             `evaluate`.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
-        max_cost_usd: US dollars that `fit` may spend on the LLM.
+        max_cost_usd: US dollars that `fit` may spend on the LLM. Where not all rows can be scored, those that tell the
+            fusion most are, see `training.scored_rows.scoring_order`.
         write_guidelines: Let an LLM behind an API write guidelines for its own prompts, once, in `fit`; they are saved
             with the model.
         cache: Whether paid answers are kept in, and taken from, the score store.
@@ -177,12 +179,19 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         ).to(self._device())
         self.model_.config.encoder_config._name_or_path = str(self.encoder)
         self.classes_ = np.array(data.classes, dtype=object if isinstance(data.classes[0], str) else None)
+        embedded: list[torch.Tensor] = []
+
+        def first() -> NDArray[np.float64]:
+            embedded.append(self._encode(data.texts, self.progress))
+            return first_guess(embedded[0], _labels(data), len(data.classes), data.texts, self.seed)
+
         scores, cost = score_training_rows(
             data,
             self.model_.config,
             lambda: self._scorers(pool=(data.texts, data.names())),
             max_rows=self.max_scored_rows,
             max_cost_usd=self.max_cost_usd,
+            encoder_probs=first,
             write_guidelines=self.write_guidelines,
             seed=self.seed,
             progress=self.progress,
@@ -190,7 +199,10 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         # Nearest-neighbour prompts draw on the training texts; they are kept in memory, not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
         self._pool = (data.texts, data.names()) if nearest else None
-        self.report_ = fit_model(self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
+        unseen: dict[str, Any] = {}
+        fitting = (self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
+        self.report_ = fit_model(*fitting, embeddings=embedded[0] if embedded else None, out_of_sample=unseen)
+        self._review = (unseen["encoder_probs"], scores, _labels(data))
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self
@@ -306,8 +318,12 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         return build_scorers(self.model_.config, replaced, pool=pool or getattr(self, "_pool", None), **runtime)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        embeddings = encode_texts(self.model_, self.tokenizer_, texts, batch_size=self.batch_size)
-        return embeddings[:, : self.model_.config.hidden_size].numpy()
+        return self._encode(texts).numpy()
+
+    def _encode(self, texts: list[str], progress: bool = False) -> torch.Tensor:
+        """float32 `(n, hidden_size)`: the encoder's embeddings, without what other heads have put beside them."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "max_length": self.max_length, "progress": progress}
+        return encode_texts(self.model_, self.tokenizer_, texts, **options)[:, : self.model_.config.hidden_size]
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
         return prepare(

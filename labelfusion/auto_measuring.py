@@ -14,14 +14,16 @@ from .pipelines.policy import Policy, controlled_risk, resolve_policy
 from .source_metrics import risk_metrics, source_metrics
 from .training.data import LabelledTexts, with_labels
 from .training.gate_fit import is_right
+from .training.review import suspected_labels
 
 
 class MeasuredClassifierMixin:
-    """`score`, `evaluate`, `predict_sets` and `tradeoff`."""
+    """`score`, `evaluate`, `predict_sets`, `suspected_labels` and `tradeoff`."""
 
     model_: LabelFusionForSequenceClassification
     classes_: NDArray[Any]
     text_column: str
+    _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any]]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
@@ -92,6 +94,30 @@ class MeasuredClassifierMixin:
         order = np.argsort(-result.probabilities, axis=1, kind="stable")
         classes = self.classes_.tolist()
         return [[classes[k] for k in row if chosen[k]] for row, chosen in zip(order, sets, strict=True)]
+
+    def suspected_labels(self) -> list[dict[str, Any]]:
+        """Training labels that are probably wrong: the encoder, out of sample, and the LLM agree against them.
+
+        Known after `fit`, and not saved with the model.
+
+        Returns:
+            The most suspect first: `row` (of the training data, after which those of `eval_data` are counted on),
+            `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of either by
+            `encoder` and `llm`, see `training.review.suspected_labels`.
+        """
+        self._check_fitted()
+        if not hasattr(self, "_review"):
+            raise ValueError("Suspected labels are known after `fit` only: a loaded classifier has no training data.")
+        probs, scores, labels = self._review
+        if scores is None or probs is None:
+            return []
+        classes, multi_label = self.classes_.tolist(), self.model_.config.multi_label
+        found = suspected_labels(probs, scores, labels, multi_label)
+        for entry in found:
+            for name in ("given", "suggested"):
+                named = [classes[k] for k in entry[name]]
+                entry[name] = named if multi_label else named[0]
+        return found
 
     def tradeoff(
         self,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .configuration import LabelFusionConfig
 from .pipelines.asking import Asker
 from .training.data import LabelledTexts
+from .training.scored_rows import scoring_order
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ def score_training_rows(
     *,
     max_rows: int,
     max_cost_usd: float | None = None,
+    encoder_probs: Callable[[], NDArray[np.floating]] | None = None,
     write_guidelines: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -31,8 +33,10 @@ def score_training_rows(
         data: n training rows; those that have scores keep them.
         config: The model's config. The prior that a local model learns from the texts is put into its provider.
         make_scorers: Makes one scorer a provider; called only if there is something to ask.
-        max_rows: Most rows with scores, drawn at random.
+        max_rows: Most rows with scores.
         max_cost_usd: US dollars that may be spent.
+        encoder_probs: Gives float `(n, K)`, what the encoder says out of sample; called where not all rows may be
+            scored, to choose them by `scoring_order`. `None`: they are drawn evenly.
         write_guidelines: See `complete_providers`.
         seed: Seed of the draw.
         progress: Show a progress bar.
@@ -57,7 +61,10 @@ def score_training_rows(
         return scores, 0.0
     without = np.flatnonzero(np.all(np.isnan(scores).any(axis=2), axis=1))
     room = max(0, max_rows - (len(data) - len(without)))
-    rows = np.sort(np.random.default_rng(seed).permutation(without)[:room])
+    rows = without[:room]
+    if len(rows) and (len(rows) < len(without) or max_cost_usd is not None):
+        probs = None if encoder_probs is None else encoder_probs()[without]
+        rows = without[scoring_order(probs, len(without), config.multi_label, seed)[:room]]
     if len(rows) == 0:
         return scores, 0.0
     if len(rows) < len(without):

@@ -9,7 +9,7 @@ import torch
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.pipelines.policy import Above, StreamSelector, for_accuracy, select
 from labelfusion.training.dial import calibrate_dial
-from labelfusion.training.gate import NEVER, TIE, Gate, expected_error, gate_values, uncertainty
+from labelfusion.training.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
 from labelfusion.training.gate_fit import (
     calibrate_cascade,
     calibrate_gate,
@@ -39,9 +39,9 @@ def test_the_value_is_the_expected_gain_in_accuracy() -> None:
     """By hand: two classes, p = (0.6, 0.4), an LLM that is right in 90 % of either class and names both as often."""
     gate = Gate(np.array([0.9, 0.9]), np.array([0.5, 0.5]), False)
     (value,) = gate(np.array([[0.6, 0.4]]))
-    assert value == pytest.approx(0.9 * 0.6 + 0.9 * 0.4 - 0.6 + TIE * 0.4)
+    assert value == pytest.approx(0.9 * 0.6 + 0.9 * 0.4 - 0.6 + HEDGE * 0.4)
     sure = np.array([[0.97, 0.03]])  # more than the LLM can overturn
-    assert gate(sure)[0] == pytest.approx(TIE * 0.03)
+    assert gate(sure)[0] == pytest.approx(HEDGE * 0.03)
 
 
 def test_the_value_of_multi_label_is_about_exact_match() -> None:
@@ -49,7 +49,7 @@ def test_the_value_of_multi_label_is_about_exact_match() -> None:
     (value,) = gate(np.array([[0.5, 0.2]]))
     first = 0.5 * 0.9 + 0.5 * 0.95
     second = max(0.2 * 0.8, 0.8 * 0.1) + max(0.2 * 0.2, 0.8 * 0.9)
-    assert value == pytest.approx(first * second - 0.5 * 0.8 + TIE * 0.6)
+    assert value == pytest.approx(first * second - 0.5 * 0.8 + HEDGE * 0.6)
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 40])
@@ -70,13 +70,14 @@ def test_a_fitted_gate_predicts_the_gain_and_beats_the_simple_ones() -> None:
     test_probs, _, fused, truth = world(20_000, seed=1)
     gain = (fused.argmax(axis=1) == truth).astype(float) - (test_probs.argmax(axis=1) == truth)
     values = gate(test_probs)
+    value = values - HEDGE * expected_error(test_probs, False)
     area = gate_area(values, gain)
     simple = {name: gate_area(v, gain) for name, v in simple_gates(test_probs, False).items()}
     assert area > max(simple.values()) + 0.003
     assert min(simple.values()) > 0.01  # and they better than asking at random
     for low, high in ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6)):  # predicted against real gain, by quantile of the value
-        rows = (values >= np.quantile(values, 1 - high)) & (values <= np.quantile(values, 1 - low))
-        assert gain[rows].mean() == pytest.approx(values[rows].mean(), abs=0.03)
+        rows = (value >= np.quantile(value, 1 - high)) & (value <= np.quantile(value, 1 - low))
+        assert gain[rows].mean() == pytest.approx(value[rows].mean(), abs=0.03)
 
 
 def test_rows_without_answers_are_left_out_of_the_fit() -> None:

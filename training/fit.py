@@ -76,6 +76,7 @@ def fit_model(
     llm_scores: NDArray[np.float32] | None,
     options: FitOptions,
     embeddings: torch.Tensor | None = None,
+    out_of_sample: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fit `model` in place and return the report, which is also stored in its config.
 
@@ -87,6 +88,8 @@ def fit_model(
         llm_scores: float32 `(n, P, K)`, NaN for missing; `None`: no scores at all.
         options: How.
         embeddings: float32 `(n, hidden_size)` of `encode_texts`, if they are there already.
+        out_of_sample: Receives `encoder_probs`, float64 `(n, K)`: the encoder's own calibrated answer to each row that
+            it has not seen; NaN for the others.
     """
     config = model.config
     num_labels, multi_label = config.num_labels, config.multi_label
@@ -130,6 +133,9 @@ def fit_model(
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_temperature = fit_temperature(encoder_logits[covered], targets[covered], multi_label)
     encoder_logits = encoder_logits / encoder_temperature
+    if out_of_sample is not None:
+        unseen = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
+        out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
     rows = torch.from_numpy(scored & covered)
     logits = encoder_logits.clone()

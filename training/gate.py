@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEVER = 1e9  # a threshold that no value reaches; JSON has no infinity
-TIE = 1e-3  # weight of the expected error among texts of the same value
+HEDGE = 0.35  # weight of the expected error beside the value, for what two numbers a class do not know of an LLM
 SHARES = np.linspace(0.0, 1.0, 101)
 
 
@@ -68,8 +68,8 @@ class Gate:
             probs: float `(n, K)`: calibrated probabilities without the LLM.
 
         Returns:
-            float64 `(n,)`, in accuracy (multi-label: exact match), with a small share of the expected error, which
-            orders the texts of equal value.
+            float64 `(n,)`: the value, in accuracy (multi-label: exact match), plus `HEDGE` times the expected error.
+            The latter keeps the order right where the reliabilities are off, and orders the texts of equal value.
         """
         p = np.asarray(probs, dtype=np.float64)
         error = expected_error(p, self.multi_label)
@@ -85,7 +85,7 @@ class Gate:
             rows = np.arange(len(p))
             rival[rows, top] = np.partition(mistaken, -2, axis=1)[:, -2]
             after = np.maximum(p * self.recall, self.rate * rival).sum(axis=1)
-        return np.maximum(after - (1.0 - error), 0.0) + TIE * error
+        return np.maximum(after - (1.0 - error), 0.0) + HEDGE * error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model's config."""
