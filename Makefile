@@ -30,8 +30,8 @@ test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromi
 
 # torch is taken as constraints.txt has it: of the oldest there is no build for the CPU alone on the package index.
 test-oldest: pyproject.toml ## Run the tests of the model, the pipeline and the Hub on the oldest supported versions
-	test -x $(OLDEST)/bin/uv || { $(PYTHON) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install -q uv; }
-	$(OLDEST)/bin/python -m pip install -q -c constraints.txt torch
+	test -x $(OLDEST)/bin/uv || { $(PYTHON) -m venv $(OLDEST) && \
+		$(OLDEST)/bin/python -m pip install -q -c constraints.txt torch && $(OLDEST)/bin/python -m pip install -q uv; }
 	$(OLDEST)/bin/python -m pip freeze | grep '^torch==' > $(OLDEST)/torch.txt
 	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -c $(OLDEST)/torch.txt \
 		-e ".[test,openai]"
