@@ -118,6 +118,8 @@ def one(
     assert scored.labels is not None
     assert scored.llm_scores is not None
     embeddings = embed(scored.texts, f"{name}/{part.scored}", part.max_length)
+    if args.control == "shuffled LLM scores":
+        scored.llm_scores = scored.llm_scores[np.random.default_rng(seed).permutation(len(scored))]
     held_out = assign_folds(scored.labels, FOLDS, scored.texts, seed=100 + seed) == fold
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(~held_out)
@@ -133,11 +135,15 @@ def one(
         texts = [more.texts[i] for i in extra] + texts
         labels = np.concatenate([more.labels[extra], labels])
         scores = np.concatenate([np.full((len(extra), *scores.shape[1:]), np.nan, dtype=np.float32), scores])
+    noise = args.control == "noise for embeddings"
+    if noise:
+        features, embeddings = (torch.randn(x.shape, generator=torch.manual_seed(seed)) for x in (features, embeddings))
     multi_label = labels.ndim == 2
     model = embed.model([str(c) for c in scored.classes], scores.shape[1], multi_label)
     options = FitOptions(
         encoder_training=args.encoder_training,
         max_train_minutes=args.max_train_minutes,
+        extra_sources=not noise,  # words are no noise
         finetune=FinetuneOptions(max_length=part.max_length, seed=seed),
         seed=seed,
     )
@@ -163,6 +169,7 @@ def one(
         "part": name,
         "encoder": Path(args.encoder).name,
         "training": args.encoder_training,
+        "control": args.control,
         "size": size,
         "seed": seed,
         "fold": fold,
@@ -194,13 +201,23 @@ def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
         "four fifths of the scored rows come; else the number of scored rows.",
     ]
     table = pd.json_normalize(results)
-    for (name, encoder, training), group in table.groupby(["part", "encoder", "training"], sort=False):
+    table["useless"] = table["control"] != ""
+    table = table.sort_values("useless", kind="stable")
+    for (name, encoder, training, control), group in table.groupby(
+        ["part", "encoder", "training", "control"], sort=False
+    ):
         meta = json.loads((data / str(name) / "metadata.json").read_text(encoding="utf-8"))
         llms = [c for c in group.columns.astype(str) if c.startswith("accuracy.llm") and group[c].notna().all()]
         paper = PAPER.get(str(name), {})
         heads = ["rows", "encoder", *meta["providers"], "fusion", "difference", "ECE", "fit s"]
         heads += ["paper"] if paper else []
-        lines += ["", f"## {name}", "", f"Encoder `{encoder}`, training `{training}`. {origin(meta['source'])}.", ""]
+        lines += [
+            "",
+            f"## {name}" + (f", with {control}" if control else ""),
+            "",
+            f"Encoder `{encoder}`, training `{training}`. {origin(meta['source'])}.",
+            "",
+        ]
         lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for size, rows in group.groupby("size"):
             weights = rows["rows"]
@@ -225,6 +242,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
     parser.add_argument("--encoder-training", default="probe", choices=["probe", "auto", "full"])
     parser.add_argument("--max-train-minutes", type=float, default=15.0)
+    parser.add_argument("--control", default="", choices=["", "shuffled LLM scores", "noise for embeddings"])
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -237,7 +255,8 @@ def main() -> None:
     args.cache.mkdir(parents=True, exist_ok=True)
     log = args.cache / "accuracy.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    keys = ("part", "encoder", "training", "size", "seed", "fold")
+    done = [{"control": "", **r} for r in done]
+    keys = ("part", "encoder", "training", "control", "size", "seed", "fold")
     seen = {tuple(r[k] for k in keys) for r in done}
     embed = Embedder(args.encoder, args.cache, args.device, args.bf16)
     for name in args.part:
@@ -245,7 +264,8 @@ def main() -> None:
         for size in args.sizes or part.sizes:
             for seed in range(args.seeds):
                 for fold in range(FOLDS):
-                    if (name, Path(args.encoder).name, args.encoder_training, size, seed, fold) in seen:
+                    run = (name, Path(args.encoder).name, args.encoder_training, args.control, size, seed, fold)
+                    if run in seen:
                         continue
                     result = one(part, name, size, seed, fold, embed, args)
                     done.append(result)
