@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-train-minutes", type=float, default=5.0, help="bound of the fine-tuning (default: %(default)s)")
     add("--num-train-epochs", type=int, default=5, help="most epochs of fine-tuning (default: %(default)s)")
+    add(
+        "--no-extra-sources",
+        dest="extra_sources",
+        action="store_false",
+        help="encoder alone, without words and labelled neighbours beside it",
+    )
     add("--learning-rate", type=float, help="peak learning rate of the encoder (default: by its size)")
     add("--batch-size", type=int, default=32, help="texts in one forward pass (default: %(default)s)")
     add("--train-batch-size", type=int, default=16, help="rows in one training step (default: %(default)s)")
@@ -142,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
 _PASSED = (
     "encoder_training",
     "max_train_minutes",
+    "extra_sources",
     "num_train_epochs",
     "learning_rate",
     "batch_size",

@@ -48,6 +48,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"full"`: fine-tuning; `"auto"`:
             fine-tuning if it fits into `max_train_minutes`, kept if it is better on rows that it has not seen.
         max_train_minutes: Bound of the fine-tuning with `"auto"`.
+        extra_sources: Let words and labelled neighbours stand beside the encoder where that is better out of sample; the
+            model then holds embeddings of up to 1,000 training texts.
         num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this.
         learning_rate: Peak learning rate of the encoder. Default: by its size.
         batch_size: Texts in one forward pass.
@@ -94,6 +96,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         class_descriptions: dict[str, str] | None = None,
         encoder_training: str = "auto",
         max_train_minutes: float = 5.0,
+        extra_sources: bool = True,
         num_train_epochs: int = 5,
         learning_rate: float | None = None,
         batch_size: int = 32,
@@ -126,6 +129,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         self.class_descriptions = class_descriptions
         self.encoder_training = encoder_training
         self.max_train_minutes = max_train_minutes
+        self.extra_sources = extra_sources
         self.num_train_epochs = num_train_epochs
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -352,6 +356,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         return FitOptions(
             encoder_training=self.encoder_training,
             max_train_minutes=self.max_train_minutes,
+            extra_sources=self.extra_sources,
             threshold_metric=self.threshold_metric,
             finetune=finetune,
             batch_size=self.batch_size,
