@@ -29,7 +29,7 @@ def test_the_snippets_run(tiny_encoder_dir: str, tmp_path: Path, monkeypatch: py
     write_data(tmp_path / "train.csv", 36)
     write_data(tmp_path / "test.csv", 12)
     found = snippets()
-    assert len(found) == 4
+    assert len(found) == 5
     with LLMServer(labels=sorted(SECTIONS)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         space: dict[str, Any] = {}

@@ -1,6 +1,5 @@
 """Which training rows are scored where not all of them can be, and training labels that are probably wrong."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def test_fit_asks_more_about_what_the_encoder_does_not_know(tiny_encoder_dir: st
 
 def test_a_provider_string_is_still_accepted(tiny_encoder_dir: str) -> None:
     data = frame(60)
-    data["llm_scores"] = [[[0.9, 0.1]]] * 60
+    data["llm_scores"] = pd.Series([[[0.9, 0.1]]] * 60)
     clf = AutoFusionClassifier(encoder=tiny_encoder_dir, llm=LLMProvider("recorded"), encoder_training="probe")
     assert clf.fit(data).report_["scored_rows"] == 60
 
@@ -93,15 +92,14 @@ def test_suspected_labels_of_multi_label() -> None:
     assert (entry["llm_given"], entry["llm_suggested"]) == (0.2, 0.8)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_train_lists_planted_errors(tmp_path: Path, tiny_encoder_dir: str, capsys: Any, suffix: str) -> None:
+def test_train_lists_planted_errors(tmp_path: Path, tiny_encoder_dir: str, capsys: Any) -> None:
     data = frame(99)
     truth = data["label"].tolist()
-    data["llm_scores"] = [[[0.9, 0.1] if name == "sport" else [0.1, 0.9]] for name in truth]
+    data["llm_scores"] = pd.Series([[[0.9, 0.1] if name == "sport" else [0.1, 0.9]] for name in truth])
     planted = [row for row in range(1, 95, 9) if row % 3]
     data.loc[planted, "label"] = ["money" if truth[row] == "sport" else "sport" for row in planted]
     data.to_json(tmp_path / "data.jsonl", orient="records", lines=True)
-    out = tmp_path / f"review{suffix}"
+    out = tmp_path / "review.csv"
     arguments = ["train", str(tmp_path / "data.jsonl"), "--output-dir", str(tmp_path / "m"), "--labels", "sport,money"]
     arguments += [
         "--encoder",
@@ -115,7 +113,7 @@ def test_train_lists_planted_errors(tmp_path: Path, tiny_encoder_dir: str, capsy
     ]
     assert main(arguments) == 0
     assert "suspected labels" in capsys.readouterr().out
-    found = pd.read_csv(out) if suffix == ".csv" else pd.read_json(out, lines=True)
+    found = pd.read_csv(out)
     listed = found["row"].tolist()
     assert len(set(listed) & set(planted)) >= 0.6 * len(planted)
     clear = [row for row in listed if row % 3]  # of the texts without a word of their class, the encoder only guesses
@@ -127,6 +125,4 @@ def test_train_lists_planted_errors(tmp_path: Path, tiny_encoder_dir: str, capsy
     clf = AutoFusionClassifier.from_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match="known after `fit` only"):
         clf.suspected_labels()
-    if suffix == ".csv":
-        assert main([*arguments[:-1], str(tmp_path / "review.xlsx")]) == 2
-        assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "labelfusion"
+    assert main([*arguments[:-1], str(tmp_path / "review.xlsx")]) == 2

@@ -1,0 +1,180 @@
+"""The report of `benchmarks/tradeoff.py`: tables and a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tradeoff import BUDGET, FOREIGN, GATES, RISKS, SIZES, curves
+
+INTRO = """# What questions buy
+
+Written by `python benchmarks/tradeoff.py`. Rows with recorded LLM answers, five-fold cross-validated: each is judged
+by a model that has not seen it, and ranked within its fold. A linear probe on a frozen encoder, fusion `pool`. Exact
+match for Reuters. The *area* is the mean accuracy over all shares of texts asked, from 0 to 100 %, less that of asking
+at random; in brackets, 95 % bootstrap intervals over the rows. *Kept* is the part of the gain of always asking that is
+left when 30 % of the texts are asked. `learnt` is the gate of the model ([`training/gate.py`](../training/gate.py));
+the others are what it replaces. A label set's size ties often: among equal ones, the maximum probability decides.
+"""
+
+
+def write(done: dict[tuple[Any, ...], dict[str, Any]], path: Path) -> None:
+    """Write the report of all results that there are, one part for each encoder."""
+    lines = [INTRO]
+    for encoder in dict.fromkeys(key[1] for key in done):
+        found = {}
+        for name in SIZES:
+            results = [r for key, r in done.items() if key[:3] == ("gates", encoder, name)]
+            if results:
+                found[name] = curves(results)
+        lines += [f"## Encoder {encoder}", "", *_summary(found), *_gates(found), *_policies(found), *_risks(found)]
+        picture = path.with_name(f"tradeoff-{encoder}.png")
+        _draw(found, picture)
+        lines += [f"![Accuracy against the share of texts asked]({picture.name})", ""]
+        budgets = {n: [r for k, r in done.items() if k[:3] == ("budgets", encoder, n)] for n in SIZES}
+        lines += _budgets({name: results for name, results in budgets.items() if results})
+    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _summary(found: dict[str, Any]) -> list[str]:
+    """Which goals were met, and where not."""
+    kept = {name: c["learnt"]["kept"][30] for name, c in found.items()}
+    lost = [f"{name} ({k:.0%})" for name, k in kept.items() if k < 0.95]
+    worse = [n for n, c in found.items() if c["learnt"]["area"] <= 0]
+    areas = [float(np.mean([c[gate]["area"] for c in found.values()])) for gate in GATES[:2]]
+    less = [name for name, c in found.items() if c["drift"] <= c["auto"][0]]
+    broken = [
+        f"{name} at {risk:.0%} ({max(c['risks'][f'{p} {risk:g}'][1] for p in ('never', 'always')):.1%})"
+        for name, c in found.items()
+        for risk in RISKS
+        if max(c["risks"][f"{p} {risk:g}"][1] for p in ("never", "always")) > risk
+    ]
+    return [
+        f"* With 30 % asked, 95 % of the gain is kept on {len(kept) - len(lost)} of {len(kept)} data sets"
+        + (f"; not on {', '.join(lost)}." if lost else "."),
+        f"* Better than asking at random on {len(kept) - len(worse)} of {len(kept)}; mean area {_points(areas[0])} "
+        f"points, of the maximum probability {_points(areas[1])}.",
+        f"* Under drift the gate asks more on {len(kept) - len(less)} of {len(kept)}"
+        + (
+            f"; less on {', '.join(less)}, where the encoder is sure of texts that it knows nothing of."
+            if less
+            else "."
+        ),
+        "* A promised risk was passed, within the noise of the rows or not, by "
+        + (f"{', '.join(broken)}." if broken else "none."),
+        "* The weight of the expected error in the gate (`HEDGE`) was chosen on these data sets.",
+        "",
+    ]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [*("| " + " | ".join(line) + " |" for line in lines), ""]
+
+
+def _points(x: float) -> str:
+    return f"{100 * x:+.2f}"
+
+
+def _gates(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, c in found.items():
+        row = [f"{name} ({c['rows']})", f"{c['before']:.1%}", f"{c['after']:.1%}"]
+        for gate in GATES:
+            low, high = (100 * x for x in c[gate]["interval"])
+            row.append(f"{_points(c[gate]['area'])}" + (f" [{low:+.2f}, {high:+.2f}]" if gate == "learnt" else ""))
+        rows.append(row)
+    means = [f"**{_points(float(np.mean([c[gate]['area'] for c in found.values()])))}**" for gate in GATES]
+    rows.append(["mean", "", "", *means])
+    lines = ["Area above asking at random, in points:", ""]
+    lines += _table(["data set (rows)", "encoder", "always", *GATES], rows)
+    kept = []
+    for name, c in found.items():
+        low, high = c["kept30"]
+        shares = [f"{c['learnt']['kept'][s]:.0%}" for s in (10, 20)]
+        middle = f"**{c['learnt']['kept'][30]:.0%}** [{low:.0%}, {high:.0%}]"
+        mean, *interval = c["maximum probability"]["behind"]
+        behind = f"{_points(mean)} [{_points(interval[0])}, {_points(interval[1])}]"
+        lost = (c["after"] - c["before"]) * (1 - c["learnt"]["kept"][30])
+        kept.append([name, *shares, middle, f"{c['learnt']['kept'][50]:.0%}", f"{100 * lost:.1f}", behind])
+    header = ["data set", "kept at 10 %", "at 20 %", "at 30 %", "at 50 %", "lost at 30 %, points"]
+    lines += [
+        "Gain of always asking that the learnt gate keeps, and its area above that of the maximum probability:",
+        "",
+    ]
+    return lines + _table([*header, "area above maximum probability"], kept)
+
+
+def _policies(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, c in found.items():
+        share, accuracy = c["auto"]
+        cascade = c.get("cascade")
+        staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers a text"
+        rows.append([name, f"{share:.0%}", f"{accuracy:.1%}", f"{c['after']:.1%}", staged, f"{c['drift']:.0%}"])
+    lines = [
+        "The policy `auto` with its threshold from the fit; with several LLMs also as a cascade, one after the other.",
+        f"Drift: the share that the same threshold asks about in texts of another data set ({_foreign(found)}).",
+        "",
+    ]
+    return lines + _table(["data set", "asked", "accuracy", "always", "cascade", "asked under drift"], rows)
+
+
+def _foreign(found: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {FOREIGN[name]}" for name in found)
+
+
+def _risks(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, c in found.items():
+        for risk in RISKS:
+            cells = [name, f"{risk:.0%}"]
+            for policy in ("never", "always"):
+                given, wrong, missed = c["risks"][f"{policy} {risk:g}"]
+                cells += [f"{given:.0%}", f"{wrong:.1%}", f"{missed:.1%}"]
+            rows.append(cells)
+    header = ["data set", "`max_risk`", "encoder: answered", "wrong answers", "missed by the set"]
+    lines = [
+        "Promises on the held-out rows (shares of all texts; multi-label: mean share of a text's classes missed):",
+        "",
+    ]
+    return lines + _table([*header, "always asked: answered", "wrong answers", "missed by the set"], rows)
+
+
+def _budgets(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    if not found:
+        return []
+    rows, both = [], []
+    for name, results in found.items():
+        weights = [r["random"]["rows"] for r in results]
+        values = [
+            float(np.average([r[way][kind] for r in results], weights=weights))
+            for kind in ("always", "share 0.3")
+            for way in ("random", "chosen")
+        ]
+        both.append(values)
+        rows.append([name, *(f"{v:.1%}" for v in values)])
+    rows.append(["mean", *(f"**{v:.1%}**" for v in np.mean(both, axis=0))])
+    header = ["data set", "always: random", "always: chosen", "30 %: random", "30 %: chosen"]
+    lines = [f"{BUDGET} training rows scored, drawn at random or as `fit` chooses them (fusion `pool`); accuracy:", ""]
+    return lines + _table(header, rows)
+
+
+def _draw(found: dict[str, Any], path: Path) -> None:
+    figure = Figure(figsize=(3.4 * len(found), 3.4), layout="constrained")
+    shares = np.linspace(0, 100, 101)
+    for i, (name, c) in enumerate(found.items()):
+        axes = figure.add_subplot(1, len(found), i + 1)
+        axes.plot(shares, [100 * a for a in c["learnt"]["curve"]], color="#0072B2", linewidth=2, label="learnt")
+        simple = [100 * a for a in c["maximum probability"]["curve"]]
+        axes.plot(shares, simple, color="#E69F00", linewidth=1, label="maximum probability")
+        axes.plot([0, 100], [100 * c["before"], 100 * c["after"]], "--", color="#888888", linewidth=1, label="random")
+        share, accuracy = c["auto"]
+        axes.plot([100 * share], [100 * accuracy], "^", color="#CC79A7", markersize=7, label="auto")
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("texts asked (%)")
+        axes.grid(alpha=0.25)
+        if i == 0:
+            axes.set_ylabel("accuracy (%)")
+            axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
