@@ -220,6 +220,7 @@ def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
         ]
         lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for size, rows in group.groupby("size"):
+            assert isinstance(size, int)
             weights = rows["rows"]
             mean = {c: np.average(rows[c], weights=weights) for c in ("accuracy.encoder", *llms, "accuracy.fusion")}
             fused = mean["accuracy.fusion"]

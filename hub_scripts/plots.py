@@ -175,7 +175,8 @@ def save_tradeoff(found: dict[str, Any], path: Path) -> Path:
             axes.plot(*zip(*line, strict=True), color="#888888", linestyle="--", linewidth=1, label="random gate")
         for j, (label, point) in enumerate(found["points"].items(), start=1):
             if point[name] is not None:
-                style = {"color": COLORS[j % len(COLORS)], "marker": MARKERS[j % len(MARKERS)], "linestyle": "none"}
+                style: dict[str, Any] = {"color": COLORS[j % len(COLORS)], "marker": MARKERS[j % len(MARKERS)]}
+                style["linestyle"] = "none"
                 axes.plot([unit * point[name]], [point["accuracy"]], markersize=8, label=_literal(label), **style)
         axes.set_xlabel(title)
         axes.set_ylabel(found["metric"])

@@ -59,7 +59,7 @@ def measure_tradeoff(
     scores, costs, seconds = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
     sample = _sample(len(table), latency_rows, seed)
     encoder_s = _timed(clf, [table.texts[i] for i in sample])
-    known = {"batch_size": clf.batch_size, "max_length": clf.max_length, "llm_scores": scores}
+    known: dict[str, Any] = {"batch_size": clf.batch_size, "max_length": clf.max_length, "llm_scores": scores}
     with _recorded(config):
         full = run(clf.model_, clf.tokenizer_, table.texts, llm_policy="always", **known)
         chosen = run(clf.model_, clf.tokenizer_, table.texts, llm_policy=policy, **known)
@@ -120,7 +120,8 @@ def _ask_everything(
     scores = np.full((n, config.num_providers, config.num_labels), np.nan, dtype=np.float32)
     if table.llm_scores is not None:
         scores = table.llm_scores.copy()
-    open_ = np.flatnonzero(np.isnan(scores).any(axis=2).all(axis=1) & [bool(text.strip()) for text in table.texts])
+    unscored: NDArray[np.bool_] = ~(~np.isnan(scores).any(axis=2)).any(axis=1)  # type: ignore
+    open_ = np.flatnonzero(unscored & np.array([bool(text.strip()) for text in table.texts]))
     fresh = Asker(config, clf._scorers(cache=False), max_cost_usd)
     asked = fresh.providers if len(open_) else []
     if not asked:

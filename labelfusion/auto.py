@@ -48,8 +48,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"full"`: fine-tuning; `"auto"`:
             fine-tuning if it fits into `max_train_minutes`, kept if it is better on rows that it has not seen.
         max_train_minutes: Bound of the fine-tuning with `"auto"`.
-        extra_sources: Let words and labelled neighbours stand beside the encoder where that is better out of sample; the
-            model then holds embeddings of up to 1,000 training texts.
+        extra_sources: Let words and labelled neighbours stand beside the encoder where that is better out of
+            sample; the model then holds embeddings of up to 1,000 training texts.
         num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this.
         learning_rate: Peak learning rate of the encoder. Default: by its size.
         batch_size: Texts in one forward pass.

@@ -1,6 +1,7 @@
 """Measuring an `AutoFusionClassifier`: against its sources, against its promises, and what its questions buy."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class MeasuredClassifierMixin:
     model_: LabelFusionForSequenceClassification
     classes_: NDArray[Any]
     text_column: str
+    predict_sources: Callable[..., Inference]  # of the class that this is mixed into
     _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any]]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
@@ -159,10 +161,6 @@ class MeasuredClassifierMixin:
         self, result: Inference, max_risk: float, options: dict[str, Any]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         return hold_back(result, self.model_.config, self._control(max_risk, options))
-
-    def predict_sources(self, texts: Any, **options: Any) -> Inference:
-        """What fusion, encoder and each LLM say."""
-        raise NotImplementedError
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
         raise NotImplementedError

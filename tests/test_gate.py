@@ -121,6 +121,7 @@ def test_what_is_stored_is_plain_and_drives_the_policies() -> None:
     probs = world(10_000, seed=2)[0]
     logits = np.log(probs)
     values, threshold = gate_values(probs, config.calibration, False)
+    assert threshold is not None
     assert threshold == entry["threshold"]
     np.testing.assert_array_equal(select(logits, "auto", config), values > threshold)
     asked = select(logits, 0.3, config)
@@ -195,8 +196,8 @@ def test_a_fit_stores_gates_and_risks(make_model: Callable[..., Model], multi_la
     model = make_model(num_providers=2, multi_label=multi_label)
     generator = torch.Generator().manual_seed(0)
     logits, fused = torch.randn(60, 3, generator=generator), torch.randn(60, 3, generator=generator)
-    scores = torch.rand(60, 2, 3, generator=generator)
-    scores = (scores if multi_label else scores / scores.sum(-1, keepdim=True)).numpy()
+    drawn = torch.rand(60, 2, 3, generator=generator)
+    scores = (drawn if multi_label else drawn / drawn.sum(-1, keepdim=True)).numpy()
     labels = (np.random.default_rng(0).random((60, 3)) > 0.5).astype(np.float32)
     labels = labels if multi_label else labels.argmax(axis=1)
     found = calibrate_dial(model, logits, fused, scores, labels, np.arange(60) % 5)

@@ -68,7 +68,8 @@ def test_one_text_online_starts_llm_and_encoder_together(
         return encode(**inputs)
 
     monkeypatch.setattr(model, "encode", encoder)
-    for options in ({}, {"deadline_s": 30.0}):
+    choices: list[dict[str, Any]] = [{}, {"deadline_s": 30.0}]
+    for options in choices:
         asked.clear()
         encoding.clear()
         result = run(model, tiny_tokenizer, ["good film"], scorers=[FakeScorer(before=llm)], **options)

@@ -112,10 +112,7 @@ def answers(make_model: Callable[..., Model], tokenizer: Tokenizer, multi_label:
     alone = pipe(texts, return_sources=True, top_k=None)
     probs = np.array([[a["sources"]["encoder"][f"class{k}"] for k in range(3)] for a in alone])
     wrong = np.arange(40) % 2 == 0
-    if multi_label:
-        labels = ((probs > 0.5) ^ wrong[:, None]).astype(float)
-    else:
-        labels = (probs.argmax(axis=1) + wrong) % 3
+    labels = ((probs > 0.5) ^ wrong[:, None]).astype(float) if multi_label else (probs.argmax(axis=1) + wrong) % 3
     model.config.calibration["risk"] = calibrate_risk(probs, probs, np.zeros(40), labels, multi_label)
     return list(pipe(iter(texts), max_risk=0.2, **options))
 

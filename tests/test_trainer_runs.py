@@ -12,7 +12,7 @@ import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.training import LabelFusionTrainer
 from test_trainer_gradients import arguments, make_dataset
-from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerFast, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerFast, TrainerCallback
 
 MakeModel = Callable[..., LabelFusionForSequenceClassification]
 
@@ -27,7 +27,7 @@ train(*sys.argv[1:], processes=2)
 
 def train(source: str, target: str, processes: int) -> None:
     """Train on four rows a step, whatever the number of processes, and without chance."""
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
     model = LabelFusionForSequenceClassification.from_pretrained(source)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

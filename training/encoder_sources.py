@@ -171,22 +171,24 @@ def combine(
     """
     logits = [own_logits, *(source.out_of_fold_logits for source in others)]
     own, *weights = stack([x[rows] for x in logits], labels[rows], model.config.multi_label)
-    chosen = {type(source): (w, source) for w, source in zip(weights, others, strict=True) if w}
-    words, neighbours = chosen.get(Words), chosen.get(Neighbours)
+    chosen = [(w, source) for w, source in zip(weights, others, strict=True) if w]
     model.set_heads(
-        lexical_size=len(words[1].weight) - 1 if words else 0,
-        kernel_size=len(neighbours[1].head.landmarks) if neighbours else 0,
+        lexical_size=sum(len(s.weight) - 1 for _, s in chosen if isinstance(s, Words)),
+        kernel_size=sum(len(s.head.landmarks) for _, s in chosen if isinstance(s, Neighbours)),
     )
     with torch.no_grad():
-        bias = own * model.encoder_head.bias
         model.encoder_head.weight.mul_(own)
-        if words and model.lexical_head is not None:
-            model.lexical_head.weight.copy_(words[1].weight)
-            model.lexical_head.weight[:, :-1].mul_(words[0])
-        if neighbours and model.kernel_head is not None:
-            model.kernel_head.load_state_dict(neighbours[1].head.state_dict())
-            model.kernel_head.weight.mul_(neighbours[0])
-        model.encoder_head.bias.copy_(bias + sum(w * source.bias.to(bias) for w, source in chosen.values()))
+        model.encoder_head.bias.mul_(own)
+        for w, source in chosen:
+            model.encoder_head.bias.add_(w * source.bias.to(model.device))
+            if isinstance(source, Words):
+                assert model.lexical_head is not None
+                model.lexical_head.weight.copy_(source.weight)
+                model.lexical_head.weight[:, :-1].mul_(w)
+            else:
+                assert model.kernel_head is not None
+                model.kernel_head.load_state_dict(source.head.state_dict())
+                model.kernel_head.weight.mul_(w)
     total = torch.stack([w * x for w, x in zip([own, *weights], logits, strict=True)]).sum(dim=0)
     names = ["encoder", *(type(source).__name__.lower() for source in others)]
     return total, {name: round(w, 3) for name, w in zip(names, [own, *weights], strict=True)}

@@ -30,7 +30,7 @@ def max_length(
     Tokenizers that know no limit say 1e30, and RoBERTa's 514 positions hold only 512 tokens. Without any limit:
     `DEFAULT_MAX_LENGTH`.
     """
-    config: LabelFusionConfig = getattr(model, "config", model)  # type: ignore[assignment]
+    config: Any = getattr(model, "config", model)
     encoder = config.encoder_config
     limits = [tokenizer.model_max_length]
     positions = getattr(encoder, "max_position_embeddings", None)
