@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tradeoff import BUDGET, FOREIGN, GATES, RISKS, SIZES, curves
+from tradeoff import BUDGET, FOLDS, FOREIGN, GATES, RISKS, SIZES, curves
 
 INTRO = """# What questions buy
 
@@ -32,7 +32,7 @@ def write(done: dict[tuple[Any, ...], dict[str, Any]], path: Path) -> None:
         _draw(found, picture)
         lines += [f"![Accuracy against the share of texts asked]({picture.name})", ""]
         budgets = {n: [r for k, r in done.items() if k[:3] == ("budgets", encoder, n)] for n in SIZES}
-        lines += _budgets({name: results for name, results in budgets.items() if results})
+        lines += _budgets({name: results for name, results in budgets.items() if len(results) >= FOLDS})
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
