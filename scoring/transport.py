@@ -9,7 +9,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from .base import ScoringError
-from .http_client import make_http_client
 from .limits import Slots
 from .providers import Endpoint
 
@@ -69,7 +68,7 @@ class OpenAITransport:
                 base_url=endpoint.base,
                 timeout=timeout_s,
                 max_retries=0,
-                http_client=make_http_client(openai, timeout_s, slots),
+                http_client=_http_client(openai, timeout_s, slots),
             )
             for _ in range(pools)
         ]
@@ -84,6 +83,22 @@ class OpenAITransport:
         except json.JSONDecodeError:
             raise RequestError("malformed reply", retryable=True) from None
         return checked_reply(reply)
+
+
+def _http_client(openai: Any, timeout_s: float, slots: Slots) -> Any:
+    """The `openai` client's own HTTP client, holding a slot for each request while it is on the wire."""
+    import httpx
+
+    class HTTPClient(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, valid-type]
+        async def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+            try:
+                # httpx's own timeout starts anew with every byte.
+                async with slots, asyncio.timeout(timeout_s):
+                    return await super().send(request, **kwargs)
+            except TimeoutError:
+                raise httpx.ReadTimeout("no complete reply in time", request=request) from None
+
+    return HTTPClient(timeout=timeout_s)
 
 
 class LitellmTransport:
