@@ -21,7 +21,7 @@ def test_every_text_is_answered_or_reported_missing_and_none_is_wrong_or_paid_tw
     faults = {kind: 0.2 / len(KINDS) for kind in KINDS}
     offers = {"json_schema", "temperature", "logprobs", "decisions"}
     with LLMServer(faults=faults, latency=0.02, offers=offers) as server:
-        provider = {"model": "m", "api_base": server.url, "method": method, "timeout_s": 1.0, "price": (1, 1)}
+        provider = {"model": "m", "api_base": server.url, "method": method, "timeout_s": 3.0, "price": (1, 1)}
         scorer = build_scorer(provider, LABELS, False, store=tmp_path / "s.sqlite")
         scores, (batch,) = score_texts([scorer], texts)
         stats = server.stats()
