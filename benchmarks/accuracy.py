@@ -152,9 +152,10 @@ def one(
     seconds = time.perf_counter() - started
     truth, test_scores = scored.labels[held_out], scored.llm_scores[held_out]
     chosen = [t for t, yes in zip(scored.texts, held_out, strict=True) if yes]
-    test = add_lexical(model, embed.tokenizer, chosen, embeddings[held_out], part.max_length)
     if report["encoder_training"] == "full":
         test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
+    else:
+        test = add_lexical(model, embed.tokenizer, chosen, embeddings[held_out], part.max_length)
     with torch.no_grad():
         fused, alone = model.fuse(test.to(args.device), torch.from_numpy(test_scores).to(args.device))
     settings = (multi_label, model.config.thresholds, model.config.min_labels)

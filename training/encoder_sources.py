@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
 from .encoding import token_batches
 from .losses import log_loss, minimize
-from .probe import fit_probe
+from .probe import fit_probe, penalty_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -217,9 +217,7 @@ def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.
 def _path(
     x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    w = torch.zeros(x.shape[1], num_labels, requires_grad=True)
-    b = torch.zeros(num_labels, requires_grad=True)
-    transposed, fits = x.t().coalesce(), []
+    transposed = x.t().coalesce()
 
     class Product(torch.autograd.Function):  # torch's own transposes `x` in every backward
         @staticmethod
@@ -230,12 +228,4 @@ def _path(
         def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             return torch.sparse.mm(transposed, grad)
 
-    for penalty in penalties:
-
-        def objective(penalty: float = penalty) -> torch.Tensor:
-            loss = log_loss(Product.apply(w) + b, y, multi_label).mean()
-            return loss + 0.5 * penalty * w.square().sum() / x.shape[0]
-
-        minimize(objective, [w, b], max_iter=40)
-        fits.append((w.detach().clone(), b.detach().clone()))
-    return fits
+    return penalty_path(Product.apply, x.shape[1], y, num_labels, multi_label, penalties, max_iter=40)

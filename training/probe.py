@@ -1,5 +1,6 @@
 """A linear head on frozen embeddings: the encoder's side in seconds, and the warm start of fine-tuning."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,17 +71,33 @@ def fit_probe(
     return Probe(weight, b - weight @ mean, logits, penalties[best], loss)
 
 
-def _path(
-    x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+def penalty_path(
+    product: Callable[[torch.Tensor], torch.Tensor],
+    num_features: int,
+    y: torch.Tensor,
+    num_labels: int,
+    multi_label: bool,
+    penalties: tuple[float, ...],
+    max_iter: int = 60,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    w = torch.zeros(x.shape[1], num_labels, requires_grad=True)
+    """Weights `(num_features, K)` and biases `(K,)` of logistic regressions, each started from the one before.
+
+    `product` multiplies the features `(n, num_features)`, dense or sparse, with weights.
+    """
+    w = torch.zeros(num_features, num_labels, requires_grad=True)
     b = torch.zeros(num_labels, requires_grad=True)
     fits = []
     for penalty in penalties:
 
         def objective(penalty: float = penalty) -> torch.Tensor:
-            return log_loss(x @ w + b, y, multi_label).mean() + 0.5 * penalty * w.square().sum() / len(x)
+            return log_loss(product(w) + b, y, multi_label).mean() + 0.5 * penalty * w.square().sum() / len(y)
 
-        minimize(objective, [w, b], max_iter=60)
+        minimize(objective, [w, b], max_iter=max_iter)
         fits.append((w.detach().clone(), b.detach().clone()))
     return fits
+
+
+def _path(
+    x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return penalty_path(lambda w: x @ w, x.shape[1], y, num_labels, multi_label, penalties)
