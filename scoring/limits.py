@@ -24,11 +24,13 @@ class Slots:
     """At most `number` requests on the wire at once, and none while the server has asked for silence.
 
     Held only from the first byte sent to the last byte received, so that preparing a request and reading a reply,
-    which share one thread, do not keep the next request from leaving.
+    which share one thread, do not keep the next request from leaving. Replies go on one at a time, with a look at the
+    sockets between two of them: a burst of replies would otherwise be read whole before the next byte is sent.
     """
 
     def __init__(self, number: int) -> None:
         self._free = asyncio.Semaphore(number)
+        self._turn = asyncio.Lock()
         self._not_before = 0.0
 
     def pause(self, seconds: float) -> None:
@@ -48,3 +50,5 @@ class Slots:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._free.release()
+        async with self._turn:
+            await asyncio.sleep(0)
