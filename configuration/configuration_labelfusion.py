@@ -14,7 +14,7 @@ from .llm_provider import LLMProvider
 from .sanity import FORMAT, check_format, check_keys, check_sizes
 from .secrets import refuse_secrets
 
-FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing")
+FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing", "encoder", "llm")
 POOLING = ("mean", "cls")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
@@ -30,7 +30,8 @@ class LabelFusionConfig(PretrainedConfig):
         class_descriptions: `{class name: description}` for the prompts.
         pooling: The encoder's embedding: `"mean"` over the tokens or `"cls"`, the first token.
         fusion: `"mlp"` (pool of the sources plus `FusionMLP`), `"pool"` (no MLP), or one of the baselines to compare
-            with: `"weighted"` (average of probabilities), `"vote"` (majority), `"routing"` (best source by class).
+            with: `"weighted"` (average of probabilities), `"vote"` (majority), `"routing"` (best source by class),
+            `"encoder"` (alone), `"llm"` (the best LLM alone, calibrated).
         fusion_hidden_size: Width of the `FusionMLP`.
         fusion_dropout: Dropout probability in the `FusionMLP`.
         classifier_dropout: Dropout probability before the encoder's head.

@@ -62,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train-batch-size", type=int, default=16, help="rows in one training step (default: %(default)s)")
     add("--max-length", type=int, help="tokens kept of a text (default: as many as the encoder allows)")
     add(
-        "--fusion", default="mlp", choices=["mlp", "pool", "weighted", "vote", "routing"], help="(default: %(default)s)"
+        "--fusion",
+        default="mlp",
+        choices=["mlp", "pool", "weighted", "vote", "routing", "encoder", "llm"],
+        help="how the sources are combined; encoder, llm: one alone (default: %(default)s)",
     )
     add(
         "--threshold-metric",

@@ -56,8 +56,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         train_batch_size: Rows in one training step.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
-        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`. For a source alone see
-            `evaluate`.
+        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
+            `"encoder"`, `"llm"` (the best one).
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
         max_cost_usd: US dollars that `fit` may spend on the LLM. Where not all rows can be scored, those that tell the

@@ -85,8 +85,13 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         if isinstance(module, ScorePool):
             init.zeros_(module.encoder_shift)
             init.zeros_(module.bias)
-            share = 0.5 / max(module.num_providers, 1)
-            init.copy_(module.weight, torch.eye(module.num_labels).expand_as(module.weight) * share)
+            shares = torch.full((module.num_providers, 1, 1), 0.5 / max(module.num_providers, 1))
+            if self.config.fusion in ("encoder", "llm"):  # one source alone; until the best LLM is known, the first
+                shares.zero_()
+            if self.config.fusion == "llm":
+                shares[:1] = 1.0
+                init.constant_(module.encoder_shift[:1], -1.0)
+            init.copy_(module.weight, torch.eye(module.num_labels) * shares)
         elif isinstance(module, BaselineFusion):
             init.ones_(module.weight)
         elif isinstance(module, nn.Linear):

@@ -10,7 +10,7 @@ from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassificatio
 from labelfusion.modeling_labelfusion.baselines import BASELINES, BaselineFusion
 from labelfusion.training.baseline_fit import fit_baseline, out_of_fold
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.fusion_fit import FusionData
+from labelfusion.training.fusion_fit import FusionData, fit_fusion
 from test_fusion_fit import accuracy, make
 
 NAN = float("nan")
@@ -48,6 +48,30 @@ def test_a_fitted_baseline_follows_the_better_source(method: str) -> None:
     data = make(500, 0.55, 0.9)
     logits = out_of_fold(method, data, assign_folds(data.labels.numpy(), 5))
     assert accuracy(logits, data) > 0.87
+
+
+def test_a_source_alone() -> None:
+    data = make(500, 0.55, 0.9)
+    folds = assign_folds(data.labels.numpy(), 5)
+    encoder, llm = (fit_fusion(data, folds, fusion=name) for name in ("encoder", "llm"))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.pool(data.encoder_logits, data.evidence, data.mask), data.encoder_logits)
+        answers = llm.pool(torch.randn(500, 4), data.evidence, data.mask)
+        torch.testing.assert_close(llm.pool(torch.randn(500, 4), data.evidence, data.mask), answers)
+    assert accuracy(answers, data) > 0.87
+    assert (encoder.report["chosen"], llm.report["chosen"]) == ("encoder", "llm")
+
+
+@pytest.mark.parametrize("method", ["encoder", "llm"])
+def test_a_source_alone_before_it_is_fitted(
+    method: str, make_model: Callable[..., LabelFusionForSequenceClassification]
+) -> None:
+    model = make_model(fusion=method)
+    model._init_weights(model.score_pool)
+    scores = torch.tensor([[[0.2, 0.5, 0.3]]])
+    output = model(input_ids=torch.tensor([[2, 5, 6, 3]]), llm_scores=scores)
+    alone = output.encoder_logits if method == "encoder" else scores[:, 0].log()
+    torch.testing.assert_close(output.logits.softmax(-1), alone.softmax(-1))
 
 
 def test_weights_are_shares() -> None:

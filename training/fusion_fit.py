@@ -88,7 +88,7 @@ def fit_fusion(
     Args:
         data: The rows that have scores, with out-of-sample encoder logits.
         folds: int64 `(n,)` from `assign_folds`.
-        fusion: `"mlp"` lets the MLP compete, `"pool"` does not.
+        fusion: `"mlp"` lets the MLP compete, `"pool"` does not; `"encoder"` and `"llm"` leave that source alone.
         mlp_kwargs: For `FusionMLP`: `fusion_hidden_size`, `dropout`.
     """
     num_providers = data.llm_scores.shape[1]
@@ -98,15 +98,19 @@ def fit_fusion(
     for penalty, pooled in zip(POOL_PENALTIES, _out_of_fold(data, folds, POOL_PENALTIES), strict=True):
         candidates[f"pool {penalty:g}"] = pooled
     losses = {name: log_loss(logits, data.labels, data.multi_label) for name, logits in candidates.items()}
-    weights = stacking_weights(torch.stack(list(losses.values())))
-    shares = {name: float(w) for name, w in zip(candidates, weights, strict=True) if w > 0}
+    if fusion in ("encoder", "llm"):
+        alone = [name for name in candidates if name.startswith(fusion)]
+        shares = {min(alone, key=lambda name: float(losses[name].mean())): 1.0}
+    else:
+        weights = stacking_weights(torch.stack(list(losses.values())))
+        shares = {name: float(w) for name, w in zip(candidates, weights, strict=True) if w > 0}
     pool = _average(data, shares)
     base = torch.stack([share * candidates[name] for name, share in shares.items()]).sum(dim=0)
     base_loss = log_loss(base, data.labels, data.multi_label)
     mlp, logits = None, base
     report: dict[str, Any] = {
         "rows": len(data.labels),
-        "chosen": "pool",
+        "chosen": fusion if fusion in ("encoder", "llm") else "pool",
         "weights": {name: round(share, 3) for name, share in shares.items()},
         "log_loss": {name: round(float(loss.mean()), 5) for name, loss in losses.items()},
     }
