@@ -1,12 +1,10 @@
 """The whole recipe: from labelled texts and scores to a fitted, calibrated model.
 
-1. The encoder's side: a linear probe on frozen embeddings, cross-validated; then, where time allows, fine-tuning from
-   that warm start, kept only if it is better on rows that it has not seen.
+1. The encoder's side, see `encoder_fit`.
 2. The fusion, fitted on out-of-sample encoder outputs of the rows that have scores.
 3. Temperatures, thresholds, gates and risks, from the same out-of-sample outputs.
 """
 
-import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,25 +17,20 @@ from ..modeling_labelfusion import LabelFusionForSequenceClassification
 from .baseline_fit import fit_baseline, out_of_fold
 from .calibration import fit_temperature
 from .dial import calibrate_dial
-from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
+from .encoder_fit import fit_encoder
 from .encoding import encode_texts
-from .finetune import FinetuneOptions, finetune, seconds_per_row
+from .finetune import FinetuneOptions
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
-from .losses import clearly_better, log_loss
 from .metrics import classification_metrics, softmax_or_sigmoid
-from .probe import Probe, fit_probe
 from .risk import calibrate_risk
 from .thresholds import tune_thresholds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
-
 ENCODER_TRAINING = ("auto", "probe", "full")
 NUM_FOLDS = 5
-SMALL = 3000  # rows up to which the encoder is cross-fitted; above, one held-out part is enough
 
 
 @dataclass
@@ -108,28 +101,8 @@ def fit_model(
             max_length=options.finetune.max_length,
             progress=options.progress,
         )
-    model.set_heads()
-    probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
-    _set_head(model, probe)
-    encoder_logits = probe.out_of_fold_logits
-    report: dict[str, Any] = {"rows": len(texts), "scored_rows": int(scored.sum()), "encoder_training": "probe"}
-    report["encoder_log_loss"] = {"probe": round(probe.loss, 5)}
-    covered = np.ones(len(texts), dtype=bool)
-    if options.encoder_training != "probe":
-        tuned = _finetune(model, tokenizer, texts, labels, scored, probe, options, report)
-        if tuned is not None:
-            encoder_logits, covered = tuned
-    if options.extra_sources and len(texts) >= FEWEST_ROWS:
-        others: list[Words | Neighbours] = []
-        if report["encoder_training"] == "probe":
-            others.append(fit_neighbours(embeddings, targets, folds, num_labels, multi_label))
-        bags, lexical_size = bags_of_words(model, tokenizer, texts, options.finetune.max_length)
-        others.append(fit_words(bags, targets, folds, lexical_size, num_labels, multi_label))
-        report["encoder_log_loss"] |= {type(x).__name__.lower(): round(x.loss, 5) for x in others}
-        encoder_logits, weights = combine(model, encoder_logits, others, targets, torch.from_numpy(covered))
-        together = log_loss(encoder_logits[covered], targets[covered], multi_label).mean()
-        report["encoder_log_loss"]["together"] = round(float(together), 5)
-        report["encoder_weights"] = weights
+    report: dict[str, Any] = {"rows": len(texts), "scored_rows": int(scored.sum())}
+    encoder_logits, covered = fit_encoder(model, tokenizer, texts, labels, scored, folds, embeddings, options, report)
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_temperature = fit_temperature(encoder_logits[covered], targets[covered], multi_label)
     encoder_logits = encoder_logits / encoder_temperature
@@ -194,101 +167,6 @@ def fit_model(
     config.fusion_report = report
     model.eval()
     return report
-
-
-def _finetune(
-    model: LabelFusionForSequenceClassification,
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: list[str],
-    labels: NDArray[Any],
-    scored: NDArray[np.bool_],
-    probe: Probe,
-    options: FitOptions,
-    report: dict[str, Any],
-) -> tuple[torch.Tensor, NDArray[np.bool_]] | None:
-    """Fine-tune if it is worth its time; returns out-of-sample logits `(n, K)` and which rows have them."""
-    parts = _held_out_parts(labels, scored, texts, options.seed)
-    epochs = options.finetune.num_train_epochs
-    if options.encoder_training == "auto":
-        per_row = seconds_per_row(model, tokenizer, texts, options.finetune)
-        budget = options.max_train_minutes * 60
-        trained = [len(texts) - int(part.sum()) for part in parts]
-        while epochs > 2 and per_row * epochs * (sum(trained) + len(texts)) > budget:
-            epochs -= 1
-        while len(parts) > 1 and per_row * epochs * (sum(trained[: len(parts)]) + len(texts)) > budget:
-            parts.pop()
-        estimate = per_row * epochs * (sum(trained[: len(parts)]) + len(texts))
-        report["finetune_estimate_minutes"] = round(estimate / 60, 1)
-        if estimate > budget:
-            logger.warning(
-                "The encoder stays frozen: fine-tuning would take about %.0f minutes, more than "
-                "`max_train_minutes`=%g. Raise it, or use a GPU or a smaller encoder.",
-                estimate / 60,
-                options.max_train_minutes,
-            )
-            return None
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    num_labels = model.config.num_labels
-    per_epoch = torch.zeros(epochs, len(texts), num_labels)
-    covered = np.zeros(len(texts), dtype=bool)
-    for part in parts:
-        train = ~part
-        finished = finetune(
-            model,
-            tokenizer,
-            [t for t, use in zip(texts, train, strict=True) if use],
-            labels[train],
-            options.finetune,
-            num_epochs=epochs,
-            held_out=([t for t, use in zip(texts, part, strict=True) if use], labels[part]),
-        )
-        assert finished is not None
-        per_epoch[:, torch.from_numpy(part)] = finished.logits
-        covered |= part
-        model.load_state_dict(start)
-    targets, rows = torch.from_numpy(labels), torch.from_numpy(covered)
-
-    def calibrated_losses(logits: torch.Tensor) -> torch.Tensor:
-        temperature = fit_temperature(logits[rows], targets[rows], model.config.multi_label)
-        return log_loss(logits[rows] / temperature, targets[rows], model.config.multi_label)
-
-    losses = [calibrated_losses(x) for x in per_epoch]
-    best = int(np.argmin([float(x.mean()) for x in losses]))
-    reference = calibrated_losses(probe.out_of_fold_logits)
-    report["encoder_log_loss"] |= {
-        "full": round(float(losses[best].mean()), 5),
-        "probe_on_same_rows": round(float(reference.mean()), 5),
-    }
-    if options.encoder_training == "auto" and not clearly_better(losses[best], reference):
-        return None
-    # The schedule that was measured, stopped after the epoch that was best.
-    finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
-    report |= {"encoder_training": "full", "num_train_epochs": best + 1}
-    return per_epoch[best], covered
-
-
-def _held_out_parts(
-    labels: NDArray[Any], scored: NDArray[np.bool_], texts: list[str], seed: int
-) -> list[NDArray[np.bool_]]:
-    """The parts of the rows that are held out in turn, from the scored ones if there are any."""
-    eligible = scored if scored.any() else np.ones(len(labels), dtype=bool)
-    share = eligible.mean()
-    if len(labels) <= SMALL and share > 0.35:
-        count = 3
-    elif share > 0.35:
-        count = 4  # of which the first alone is used
-    else:
-        return [eligible]
-    folds = assign_folds(labels, count, texts, seed + 1)
-    parts = [eligible & (folds == f) for f in range(count)]
-    parts = [p for p in parts if p.any()]
-    return parts if len(labels) <= SMALL else parts[:1]
-
-
-def _set_head(model: LabelFusionForSequenceClassification, probe: Probe) -> None:
-    with torch.no_grad():
-        model.encoder_head.weight.copy_(probe.weight)
-        model.encoder_head.bias.copy_(probe.bias)
 
 
 def _set_fusion(model: LabelFusionForSequenceClassification, pool: Any, mlp: Any) -> None:

@@ -1,0 +1,177 @@
+"""The encoder's side of the recipe: what it answers to rows that it has not seen, and the model set up to answer so.
+
+A linear probe on frozen embeddings, cross-validated; then, where time allows, fine-tuning from that warm start, kept
+only if it is better on rows that it has not seen; words and labelled neighbours beside it.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .calibration import fit_temperature
+from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
+from .finetune import finetune, seconds_per_row
+from .folds import assign_folds
+from .losses import clearly_better, log_loss
+from .probe import Probe, fit_probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from .fit import FitOptions
+
+logger = logging.getLogger(__name__)
+
+SMALL = 3000  # rows up to which the encoder is cross-fitted; above, one held-out part is enough
+
+
+def fit_encoder(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+    labels: NDArray[Any],
+    scored: NDArray[np.bool_],
+    folds: NDArray[np.int64],
+    embeddings: torch.Tensor,
+    options: "FitOptions",
+    report: dict[str, Any],
+) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """Fit encoder and heads of `model`, in place.
+
+    Args:
+        model: A model with a pretrained encoder.
+        tokenizer: Its tokenizer.
+        texts: n labelled texts.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        scored: bool `(n,)`: rows with LLM scores, whose out-of-sample outputs the fusion needs.
+        folds: int64 `(n,)` from `assign_folds`.
+        embeddings: float32 `(n, hidden_size)` of `encode_texts`.
+        options: How.
+        report: Receives `encoder_training`, `encoder_log_loss` and what else was measured.
+
+    Returns:
+        Out-of-sample logits float32 `(n, K)`, and bool `(n,)`: which rows have them.
+    """
+    num_labels, multi_label = model.config.num_labels, model.config.multi_label
+    targets = torch.from_numpy(labels)
+    model.set_heads()
+    probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
+    _set_head(model, probe)
+    encoder_logits = probe.out_of_fold_logits
+    report |= {"encoder_training": "probe", "encoder_log_loss": {"probe": round(probe.loss, 5)}}
+    covered = np.ones(len(texts), dtype=bool)
+    if options.encoder_training != "probe":
+        tuned = _finetune(model, tokenizer, texts, labels, scored, probe, options, report)
+        if tuned is not None:
+            encoder_logits, covered = tuned
+    if options.extra_sources and len(texts) >= FEWEST_ROWS:
+        others: list[Words | Neighbours] = []
+        if report["encoder_training"] == "probe":
+            others.append(fit_neighbours(embeddings, targets, folds, num_labels, multi_label))
+        bags, lexical_size = bags_of_words(model, tokenizer, texts, options.finetune.max_length)
+        others.append(fit_words(bags, targets, folds, lexical_size, num_labels, multi_label))
+        report["encoder_log_loss"] |= {type(x).__name__.lower(): round(x.loss, 5) for x in others}
+        encoder_logits, weights = combine(model, encoder_logits, others, targets, torch.from_numpy(covered))
+        together = log_loss(encoder_logits[covered], targets[covered], multi_label).mean()
+        report["encoder_log_loss"]["together"] = round(float(together), 5)
+        report["encoder_weights"] = weights
+    return encoder_logits, covered
+
+
+def _finetune(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+    labels: NDArray[Any],
+    scored: NDArray[np.bool_],
+    probe: Probe,
+    options: "FitOptions",
+    report: dict[str, Any],
+) -> tuple[torch.Tensor, NDArray[np.bool_]] | None:
+    """Fine-tune if it is worth its time; returns out-of-sample logits `(n, K)` and which rows have them."""
+    parts = _held_out_parts(labels, scored, texts, options.seed)
+    epochs = options.finetune.num_train_epochs
+    if options.encoder_training == "auto":
+        per_row = seconds_per_row(model, tokenizer, texts, options.finetune)
+        budget = options.max_train_minutes * 60
+        trained = [len(texts) - int(part.sum()) for part in parts]
+        while epochs > 2 and per_row * epochs * (sum(trained) + len(texts)) > budget:
+            epochs -= 1
+        while len(parts) > 1 and per_row * epochs * (sum(trained[: len(parts)]) + len(texts)) > budget:
+            parts.pop()
+        estimate = per_row * epochs * (sum(trained[: len(parts)]) + len(texts))
+        report["finetune_estimate_minutes"] = round(estimate / 60, 1)
+        if estimate > budget:
+            logger.warning(
+                "The encoder stays frozen: fine-tuning would take about %.0f minutes, more than "
+                "`max_train_minutes`=%g. Raise it, or use a GPU or a smaller encoder.",
+                estimate / 60,
+                options.max_train_minutes,
+            )
+            return None
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    num_labels = model.config.num_labels
+    per_epoch = torch.zeros(epochs, len(texts), num_labels)
+    covered = np.zeros(len(texts), dtype=bool)
+    for part in parts:
+        train = ~part
+        finished = finetune(
+            model,
+            tokenizer,
+            [t for t, use in zip(texts, train, strict=True) if use],
+            labels[train],
+            options.finetune,
+            num_epochs=epochs,
+            held_out=([t for t, use in zip(texts, part, strict=True) if use], labels[part]),
+        )
+        assert finished is not None
+        per_epoch[:, torch.from_numpy(part)] = finished.logits
+        covered |= part
+        model.load_state_dict(start)
+    targets, rows = torch.from_numpy(labels), torch.from_numpy(covered)
+
+    def calibrated_losses(logits: torch.Tensor) -> torch.Tensor:
+        temperature = fit_temperature(logits[rows], targets[rows], model.config.multi_label)
+        return log_loss(logits[rows] / temperature, targets[rows], model.config.multi_label)
+
+    losses = [calibrated_losses(x) for x in per_epoch]
+    best = int(np.argmin([float(x.mean()) for x in losses]))
+    reference = calibrated_losses(probe.out_of_fold_logits)
+    report["encoder_log_loss"] |= {
+        "full": round(float(losses[best].mean()), 5),
+        "probe_on_same_rows": round(float(reference.mean()), 5),
+    }
+    if options.encoder_training == "auto" and not clearly_better(losses[best], reference):
+        return None
+    # The schedule that was measured, stopped after the epoch that was best.
+    finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
+    report |= {"encoder_training": "full", "num_train_epochs": best + 1}
+    return per_epoch[best], covered
+
+
+def _held_out_parts(
+    labels: NDArray[Any], scored: NDArray[np.bool_], texts: list[str], seed: int
+) -> list[NDArray[np.bool_]]:
+    """The parts of the rows that are held out in turn, from the scored ones if there are any."""
+    eligible = scored if scored.any() else np.ones(len(labels), dtype=bool)
+    share = eligible.mean()
+    if len(labels) <= SMALL and share > 0.35:
+        count = 3
+    elif share > 0.35:
+        count = 4  # of which the first alone is used
+    else:
+        return [eligible]
+    folds = assign_folds(labels, count, texts, seed + 1)
+    parts = [eligible & (folds == f) for f in range(count)]
+    parts = [p for p in parts if p.any()]
+    return parts if len(labels) <= SMALL else parts[:1]
+
+
+def _set_head(model: "LabelFusionForSequenceClassification", probe: Probe) -> None:
+    with torch.no_grad():
+        model.encoder_head.weight.copy_(probe.weight)
+        model.encoder_head.bias.copy_(probe.bias)
