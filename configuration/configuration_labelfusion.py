@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .custom_code import AUTO_MAP, INSTALLED, RegisteredPipelines, custom_pipelines
+from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
 from .sanity import FORMAT, check_format, check_keys, check_sizes
 from .secrets import refuse_secrets
@@ -83,6 +83,9 @@ class LabelFusionConfig(PretrainedConfig):
     ) -> None:
         refuse_secrets(kwargs, "LabelFusionConfig")
         kwargs.pop("custom_pipelines", None)
+        auto_map = kwargs.pop("auto_map", None)
+        if isinstance(auto_map, dict) and auto_map.keys() >= AUTO_MAP.keys():  # another names no code
+            kwargs["auto_map"] = auto_map
         check_format(kwargs.pop("format_version", FORMAT))
         check_keys(type(self), kwargs)
         if encoder_config is None:
@@ -176,6 +179,8 @@ class LabelFusionConfig(PretrainedConfig):
         data = super().to_dict()
         if self.self_contained:  # as they were loaded from the Hub, they name the repository that they came from
             data |= {"auto_map": dict(AUTO_MAP), "custom_pipelines": custom_pipelines()}
+        else:
+            data["auto_map"] = dict(NEEDS_PACKAGE)
         refuse_secrets(data, "LabelFusionConfig")
         return data
 

@@ -1,4 +1,4 @@
-"""What makes a repository self-contained: `auto_map` and `custom_pipelines`, by which Transformers finds its code."""
+"""What Transformers reads in a config to find the code of a model: `auto_map` and `custom_pipelines`."""
 
 from typing import Any
 
@@ -7,6 +7,12 @@ AUTO_MAP = {
     "AutoConfig": "configuration_labelfusion.LabelFusionConfig",
     "AutoModel": "modeling_labelfusion.LabelFusionForSequenceClassification",
     "AutoModelForSequenceClassification": "modeling_labelfusion.LabelFusionForSequenceClassification",
+}
+# In every other repository. Where the package is absent, Transformers shows what stands before the "--", with trust and
+# without, as the repository that would hold the code. None can have a name with spaces, so none is ever asked for it.
+NEEDS_PACKAGE = {
+    "AutoConfig": "the Python package labelfusion-transformers: run `pip install labelfusion-transformers`, and "
+    "`import labelfusion` before loading this model; no trust is needed.--configuration_labelfusion.LabelFusionConfig"
 }
 # False in the copy of this module that a self-contained repository holds.
 INSTALLED = not __name__.startswith("transformers_modules.")

@@ -78,11 +78,11 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
 
 def _check_tokenizer(folder: Path, model: "LabelFusionForSequenceClassification") -> None:
     """Refuse an encoder whose tokenizer gives a single text other token types than zeros (XLNet)."""
-    from transformers import AutoTokenizer
+    from ..training.tokenizer_files import load_tokenizer
 
     if "token_type_ids" not in model._encoder_arguments or not (folder / "tokenizer_config.json").is_file():
         return
-    if any(AutoTokenizer.from_pretrained(folder)("a text").get("token_type_ids", [])):
+    if any(load_tokenizer(folder)("a text").get("token_type_ids", [])):
         raise ValueError(
             "The tokenizer gives token types to a single text, and the exported graph has no input for them."
         )

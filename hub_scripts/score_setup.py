@@ -213,16 +213,15 @@ def _embedder(encoder: str) -> Callable[[list[str]], Any]:
     loaded: list[Any] = []
 
     def embed(texts: list[str]) -> Any:
-        from transformers import AutoTokenizer
-
         from ..modeling_labelfusion import LabelFusionForSequenceClassification
         from ..scoring.embedded import resolve_model
         from ..training.encoding import encode_texts
+        from ..training.tokenizer_files import load_tokenizer
 
         if not loaded:
             folder = resolve_model(encoder)
             model = LabelFusionForSequenceClassification.from_encoder_pretrained(folder, num_labels=2)
-            loaded.extend([model, AutoTokenizer.from_pretrained(folder)])
+            loaded.extend([model, load_tokenizer(folder)])
         return encode_texts(loaded[0], loaded[1], texts).numpy()
 
     return embed

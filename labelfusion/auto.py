@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from transformers import AutoTokenizer
 
 from .auto_checks import check_data, check_options
 from .auto_measuring import MeasuredClassifierMixin
@@ -28,6 +27,7 @@ from .training.finetune import FinetuneOptions
 from .training.fit import FitOptions, fit_model
 from .training.scored_rows import first_guess
 from .training.thresholds import decide
+from .training.tokenizer_files import load_tokenizer
 from .training_scores import score_training_rows
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         check_data(data)
         torch.manual_seed(self.seed)
         source = str(resolve_model(str(self.encoder)))
-        self.tokenizer_ = AutoTokenizer.from_pretrained(source)
+        self.tokenizer_ = load_tokenizer(source)
         self.model_ = LabelFusionForSequenceClassification.from_encoder_pretrained(
             source,
             labels=[str(c) for c in data.classes],

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
-from transformers import AutoTokenizer
 
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .training.tokenizer_files import load_tokenizer
 
 STATE_FILE = "auto_classifier.json"
 LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
@@ -74,7 +74,7 @@ class SavedClassifierMixin:
         encoder = model.config.encoder_config._name_or_path or "roberta-base"
         clf: Any = cls(encoder=encoder, llm=chosen, labels=list(model.config.label_names), **params)  # type: ignore[call-arg]
         clf.model_ = model.to(clf._device()).eval()
-        clf.tokenizer_ = _load_tokenizer(source)
+        clf.tokenizer_ = load_tokenizer(source)
         classes = state.get("classes", model.config.label_names)
         clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
         clf.report_ = model.config.fusion_report or {}
@@ -89,16 +89,3 @@ class SavedClassifierMixin:
             raise NotFittedError(
                 "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
             )
-
-
-def _load_tokenizer(source: str) -> Any:
-    """The tokenizer beside a model.
-
-    Raises:
-        OSError: If its files are missing or damaged; what Transformers says then names neither.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (ValueError, KeyError, TypeError) as error:  # JSONDecodeError is a ValueError
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise OSError(f"The tokenizer files of {source!r} are missing or damaged ({reason}).") from None

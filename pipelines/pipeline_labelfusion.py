@@ -13,6 +13,7 @@ from transformers import Pipeline
 from ..scoring.base import Scorer
 from ..training.encoding import encode_texts, tokenize
 from ..training.encoding import max_length as longest_input
+from ..training.tokenizer_files import tokenizer_error
 from .answers import UNSET, format_answers
 from .asking import Scorers, build_scorers
 from .inference import Inference, infer
@@ -45,7 +46,7 @@ class LabelFusionPipeline(Pipeline):
         **kwargs: Those of `Pipeline` (`model`, `tokenizer`, `device`, `batch_size`, ...) and of `__call__`.
     """
 
-    _load_tokenizer: Any = True
+    _load_tokenizer: Any = None  # loaded, but what is wrong with its files is said here
     _load_processor: Any = False
     _load_image_processor: Any = False
     _load_video_processor: Any = False
@@ -71,7 +72,7 @@ class LabelFusionPipeline(Pipeline):
                 "'text-classification' for it, or give a LabelFusion model."
             )
         if self.tokenizer is None:
-            raise ValueError("`tokenizer` is missing: save it beside the model, or pass it.")
+            raise tokenizer_error(self.model.name_or_path)
         self.scorers: Scorers
         if scorers is not None:
             self.scorers = scorers

@@ -108,7 +108,7 @@ def test_a_saved_model_stays_of_its_kind(saved_model: Callable[..., Path], tmp_p
         model.save_pretrained(tmp_path / source.name / "again")
         assert {path.name for path in (tmp_path / source.name / "again").glob("*.py")} == expected
         config = json.loads((tmp_path / source.name / "again" / "config.json").read_text())
-        assert ("auto_map" in config) == ("custom_pipelines" in config) == bool(expected)
+        assert ("AutoModel" in config["auto_map"]) == ("custom_pipelines" in config) == bool(expected)
     config = LabelFusionConfig.from_pretrained(own)
     config.auto_map["AutoConfig"] = "me/other--configuration_labelfusion.LabelFusionConfig"  # as it comes from the Hub
     config.save_pretrained(tmp_path / "hub")

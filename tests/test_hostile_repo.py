@@ -13,6 +13,7 @@ import transformers
 from hub_server import HubServer, point_client_at
 from huggingface_hub import constants
 from labelfusion.configuration import LabelFusionConfig, LLMProvider
+from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.export import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.pipelines.asking import build_scorers
@@ -67,15 +68,44 @@ def test_weights_that_are_cut_off(saved_model: Callable[..., Path], auto: Any) -
 
 def test_other_files_that_are_cut_off(saved_model: Callable[..., Path]) -> None:
     folder = saved_model()
-    whole = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(whole[:200])
-    with pytest.raises(OSError, match=r"tokenizer files of '.*' are missing or damaged"):
-        AutoFusionClassifier.from_pretrained(folder)
-    (folder / "tokenizer.json").write_text(whole)
     AutoFusionClassifier.from_pretrained(folder)
     (folder / "config.json").write_text((folder / "config.json").read_text()[:100])
     with pytest.raises(OSError, match=r"config\.json' is not a valid JSON file"):
         AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("way", ["classifier", "task", "no task", "predict", "evaluate"])
+def test_a_tokenizer_that_is_damaged(
+    saved_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    folder, data = saved_model(), tmp_path / "data.csv"
+    data.write_text("text,label\na good movie,x\nthe bank,y\n")
+    ways: dict[str, Callable[[], Any]] = {
+        "classifier": lambda: AutoFusionClassifier.from_pretrained(folder),
+        "task": lambda: pipeline("labelfusion-classification", model=str(folder)),
+        "no task": lambda: pipeline(model=str(folder)),
+        "predict": lambda: main(["predict", str(folder), str(data), str(tmp_path / "out.csv")]),
+        "evaluate": lambda: main(["evaluate", str(folder), str(data)]),
+    }
+
+    def error() -> str:
+        if way not in ("predict", "evaluate"):
+            with pytest.raises(OSError, match="tokenizer") as caught:
+                ways[way]()
+            return str(caught.value)
+        assert ways[way]() == 2
+        return capsys.readouterr().err
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        whole = (folder / name).read_text()
+        for damaged in (whole[:50], "", "{}" if name == "tokenizer.json" else "[]"):
+            (folder / name).write_text(damaged)
+            said = error()
+            assert f"{name} of '{folder}' is damaged (" in said
+            assert "copy or download it again" in said
+        (folder / name).write_text(whole)
+    (folder / "tokenizer.json").unlink()
+    assert f"No tokenizer could be loaded for '{folder}'" in error()
 
 
 def test_a_newer_version(edited: Callable[..., Path], saved_model: Callable[..., Path]) -> None:

@@ -1,0 +1,46 @@
+"""Load a tokenizer; an error names the file that is damaged, as what Transformers raises then does not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
+
+
+def load_tokenizer(folder_or_repo: str | Path) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        OSError: If its files are missing or damaged.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder_or_repo)
+    except OSError:
+        raise
+    except Exception as error:  # of `json`, of the backend, or whatever the content of a file leads to
+        raise tokenizer_error(str(folder_or_repo), error) from None
+
+
+def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
+    """What to raise where no tokenizer could be loaded, and one was expected beside the model in `source`."""
+    from huggingface_hub import try_to_load_from_cache
+
+    local = Path(source).is_dir()
+    for name in TOKENIZER_FILES:
+        path = Path(source) / name if local else try_to_load_from_cache(source, name) if source else None
+        if not isinstance(path, str | Path) or not Path(path).is_file():
+            continue
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or (name == "tokenizer.json" and not content.get("model")):
+                raise ValueError("it describes no tokenizer")
+        except (OSError, ValueError) as reason:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+            return OSError(f"{name} of {source!r} is damaged ({reason}): copy or download it again.")
+    where = f" for {source!r}" if source else ""
+    reason = f" ({type(error).__name__}: {str(error).partition(chr(10))[0]})" if error else ""
+    return OSError(
+        f"No tokenizer could be loaded{where}{reason}: its files are missing or damaged; save the model's tokenizer "
+        "there, or pass a `tokenizer`."
+    )
