@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
-from .sanity import FORMAT, check_format, check_keys, check_sizes
+from .sanity import FORMAT, check_calibration, check_format, check_keys, check_sizes
 from .secrets import refuse_secrets
 
 FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing", "encoder", "llm")
@@ -43,7 +43,9 @@ class LabelFusionConfig(PretrainedConfig):
         thresholds: Multi-label: probability from which each class is predicted. Default: 0.5 for all.
         min_labels: Multi-label: fewest classes predicted for a text; 1 where every training text has a class.
         calibration: `{"temperature": float, "encoder_temperature": float}` that divide `logits` and
-            `encoder_logits`, and whatever the calibration wants to keep about itself.
+            `encoder_logits`; monotone maps, each two lists of knots as `monotone_map` takes them: `"score_maps"`, one
+            or `None` a provider, of its scores' logits, and `"answer_map"` of the fused logits; and whatever the
+            calibration wants to keep about itself.
         fusion_report: What was chosen when the fusion was fitted, and why. Plain data.
         **kwargs: `num_labels`, `id2label`, `label2id` and the rest of `PretrainedConfig`.
 
@@ -203,10 +205,7 @@ class LabelFusionConfig(PretrainedConfig):
         if not (isinstance(self.score_floor, Real) and 0.0 < self.score_floor < 0.5):
             raise ValueError(f"`score_floor` must lie between 0 and 0.5, got {self.score_floor!r}.")
         _between("encoder_loss_weight", self.encoder_loss_weight, 0.0, math.inf)
-        for name in ("temperature", "encoder_temperature"):
-            value = self.calibration[name]
-            if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
-                raise ValueError(f"`calibration[{name!r}]` must be a positive number, got {value!r}.")
+        check_calibration(self.calibration, self.num_providers)
         if len(self.label_names) < 2 and not self.multi_label:
             raise ValueError(
                 f"Single-label classification needs two classes at least, got `num_labels`={self.num_labels}."

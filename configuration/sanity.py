@@ -1,9 +1,12 @@
 """Refuse a config that cannot be right, or cannot be read, before anything of the size that it names is made."""
 
+from itertools import chain, pairwise
+from numbers import Real
 from typing import Any
 
 FORMAT = 1  # of config.json; counts up when an older version of this package could not read it
 MAX_LABELS, MAX_PROVIDERS, MAX_LAYERS = 100_000, 100, 1000
+MAX_KNOTS, MAX_LOGIT = 64, 100.0  # of a monotone map
 
 
 def check_format(value: Any) -> None:
@@ -49,3 +52,49 @@ def check_sizes(num_labels: Any, providers: Any, encoder_config: Any) -> None:
     for name, (value, most) in counts.items():
         if isinstance(value, int) and value > most:
             raise ValueError(f"`{name}` is {value}; it can be {most} at most.")
+
+
+def check_calibration(calibration: Any, num_providers: int) -> None:
+    """Refuse temperatures and monotone maps that cannot be right.
+
+    Raises:
+        ValueError: Naming the entry.
+    """
+    for name in ("temperature", "encoder_temperature"):
+        value = calibration[name]
+        if not (_is_finite(value) and value > 0):
+            raise ValueError(f"`calibration[{name!r}]` must be a positive number, got {value!r}.")
+    if calibration.get("answer_map") is not None:
+        _check_knots("answer_map", calibration["answer_map"])
+    maps = calibration.get("score_maps")
+    if maps is None:
+        return
+    if not isinstance(maps, list) or len(maps) != num_providers:
+        raise ValueError(
+            f"`calibration['score_maps']` must be a list with a map or null for each of the {num_providers} "
+            f"`llm_providers`, got {_shown(maps)}."
+        )
+    for p, knots in enumerate(maps):
+        if knots is not None:
+            _check_knots(f"score_maps'][{p}", knots)
+
+
+def _check_knots(name: str, knots: Any) -> None:
+    lists = isinstance(knots, list) and len(knots) == 2 and all(isinstance(x, list) for x in knots)
+    if lists and 1 <= len(knots[0]) == len(knots[1]) <= MAX_KNOTS:
+        right = all(_is_finite(v) and abs(v) <= MAX_LOGIT for v in chain(*knots))
+        if right and all(b - a >= 1e-5 for values in knots for a, b in pairwise(values)):
+            return
+    raise ValueError(
+        f"`calibration['{name}']` must be two lists of equal length, of at most {MAX_KNOTS} increasing numbers between "
+        f"-{MAX_LOGIT} and {MAX_LOGIT}, got {_shown(knots)}."
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

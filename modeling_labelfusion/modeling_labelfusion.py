@@ -17,6 +17,7 @@ from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
 from .heads import KernelHead, LexicalHead
+from .monotone import calibrated, map_scores
 
 
 @dataclass
@@ -292,6 +293,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         if self.training and self.config.score_dropout > 0:
             hidden = torch.rand(expected[:2], device=embedding.device) < self.config.score_dropout
             llm_scores = llm_scores.masked_fill(hidden.unsqueeze(-1), float("nan"))
+        if self.config.calibration.get("score_maps"):
+            maps, floor = self.config.calibration["score_maps"], self.config.score_floor
+            llm_scores = map_scores(llm_scores, maps, self.config.multi_label, floor)
         evidence, mask = pool_features(llm_scores, self.config.multi_label, self.config.score_floor)
         evidence, mask = evidence.to(embedding.dtype), mask.to(embedding.dtype)
         if self.baseline is not None:
@@ -300,9 +304,10 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             logits = self.score_pool(encoder_logits, evidence, mask)
             if self.fusion_mlp is not None:
                 logits = logits + self.fusion_mlp(embedding, evidence, mask)
-        # A text without any answer keeps the encoder's own temperature: it is the encoder's answer, unchanged.
+        # A text without any answer keeps the encoder's own calibration: it is the encoder's answer, unchanged.
         answered = mask.sum(dim=-1, keepdim=True) > 0
-        logits = torch.where(answered, logits / self.config.calibration["temperature"], encoder_logits)
+        logits = calibrated(logits, self.config.calibration, self.config.multi_label)
+        logits = torch.where(answered, logits, encoder_logits)
         return logits, encoder_logits
 
     def forward(

@@ -28,6 +28,21 @@ SECRETS = {
     "private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEow",
 }
 SECRET = SECRETS["openai"]
+BAD_MAPS: list[Any] = [
+    5,
+    "[[0.0], [0.0]]",
+    [],
+    [[], []],
+    [[0.0, 1.0], [0.0]],
+    [[0.0, 0.0], [0.0, 1.0]],
+    [[0.0, 1.0], [1.0, 1.0]],
+    [[0.0, float("nan")], [0.0, 1.0]],
+    [[0.0, 1e9], [0.0, 1.0]],
+    [[0.0, 10**400], [0.0, 1.0]],
+    [[False, True], [0.0, 1.0]],
+    [[0.0, "1"], [0.0, 1.0]],
+    [[float(i) for i in range(65)]] * 2,
+]
 
 
 def round_trip(config: LabelFusionConfig, folder: Path) -> LabelFusionConfig:
@@ -154,6 +169,14 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("calibration", {"calibration": {"temperature": 0.0}}),
     ("calibration", {"calibration": {"temperature": float("inf")}}),
     ("calibration", {"calibration": {"encoder_temperature": "hot"}}),
+    ("calibration", {"calibration": {"temperature": 10**400}}),
+    *(("answer_map", {"calibration": {"answer_map": knots}}) for knots in BAD_MAPS),
+    *(
+        ("score_maps'\\]\\[1", {"llm_providers": ["a", "b"], "calibration": {"score_maps": [None, m]}})
+        for m in BAD_MAPS
+    ),
+    ("score_maps", {"llm_providers": ["a", "b"], "calibration": {"score_maps": [None]}}),
+    ("score_maps", {"llm_providers": ["a"], "calibration": {"score_maps": {"a": None}}}),
     ("num_labels", {"num_labels": 1}),
     ("num_labels", {"num_labels": 4, "id2label": {0: "a", 1: "b"}}),
     ("id2label", {"id2label": {0: "a", 1: "a"}}),

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import pool_features
+from ..modeling_labelfusion.monotone import calibrated
 from .gate import gate_values
 from .gate_fit import calibrate_cascade, calibrate_gate
 from .metrics import softmax_or_sigmoid
@@ -27,10 +28,10 @@ def calibrate_dial(
     """Calibrate the gates and what risk control needs.
 
     Args:
-        model: The model, fused and with its temperatures and thresholds.
+        model: The model, fused, with its calibration and thresholds.
         encoder_logits: float `(n, K)`: calibrated, out of sample.
         logits: float `(n, K)`: fused and calibrated, out of sample.
-        llm_scores: float32 `(n, P, K)`, NaN for missing.
+        llm_scores: float32 `(n, P, K)`, NaN for missing; calibrated.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         folds: int64 `(n,)`.
 
@@ -52,7 +53,7 @@ def calibrate_dial(
         with torch.no_grad():
             pooled = model.score_pool(own, evidence, mask) if model.baseline is None else model.baseline(own, given)
             answered = mask.sum(dim=-1, keepdim=True) > 0
-            pooled = torch.where(answered, pooled / config.calibration["temperature"], own)
+            pooled = torch.where(answered, calibrated(pooled, config.calibration, multi_label), own)
         return softmax_or_sigmoid(pooled.float().cpu().numpy(), multi_label)
 
     if config.num_providers > 1:
