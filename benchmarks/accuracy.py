@@ -22,7 +22,7 @@ import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.scoring.embedded import resolve_model
 from labelfusion.training.data import LabelledTexts, prepare
-from labelfusion.training.encoding import add_lexical, encode_texts
+from labelfusion.training.encoding import complete, encode_texts
 from labelfusion.training.finetune import FinetuneOptions
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
@@ -155,7 +155,7 @@ def one(
     if report["encoder_training"] == "full":
         test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
     else:
-        test = add_lexical(model, embed.tokenizer, chosen, embeddings[held_out], part.max_length)
+        test = complete(model, embed.tokenizer, chosen, embeddings[held_out], part.max_length)
     with torch.no_grad():
         fused, alone = model.fuse(test.to(args.device), torch.from_numpy(test_scores).to(args.device))
     settings = (multi_label, model.config.thresholds, model.config.min_labels)

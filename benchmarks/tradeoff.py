@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accuracy import FOLDS, PARTS, Embedder, load, load_unscored
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.training.encoding import add_lexical
+from labelfusion.training.encoding import complete, novelty_of
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.gate import gate_values
@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 SIZES = {"ag_news": 800, "reuters10": 1168, "climate_stance": 1000, "movie_reviews": 1000, "semeval_stance": 348}
 BUDGET = 60  # rows scored in the comparison of ways to choose them
-GATES = ("learnt", "maximum probability", "entropy", "margin", "conformal set size")
+GATES = ("learnt", "without novelty", "maximum probability", "entropy", "margin", "conformal set size")
 RISKS = (0.05, 0.1)
 FOREIGN = {  # where a gate is sent that was trained on something else
     "ag_news": "climate_stance",
@@ -91,12 +91,13 @@ class Fold:
 
     def outputs(
         self, model: LabelFusionForSequenceClassification, texts: list[str], embeddings: torch.Tensor, scores: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Probabilities of the fusion and of the encoder alone."""
-        embeddings = add_lexical(model, self.embed.tokenizer, texts, embeddings, self.part.max_length)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """Probabilities of the fusion and of the encoder alone, and the texts' novelty."""
+        embeddings = complete(model, self.embed.tokenizer, texts, embeddings, self.part.max_length)
         with torch.no_grad():
             fused, alone = model.fuse(embeddings, None if scores is None else torch.from_numpy(scores))
-        return tuple(softmax_or_sigmoid(x.float().numpy(), self.multi_label) for x in (fused, alone))  # type: ignore
+        probs = [softmax_or_sigmoid(x.float().numpy(), self.multi_label) for x in (fused, alone)]
+        return probs[0], probs[1], novelty_of(embeddings, model.config)
 
 
 def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Namespace) -> dict[str, Any]:
@@ -104,14 +105,16 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
     rows = Fold(name, seed, fold, embed, args.data)
     model = rows.fit(rows.scores, seed)
     config = model.config
-    fused, alone = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
+    fused, alone, novelty = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
     settings = (rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)
-    values, threshold = gate_values(alone, config.calibration, rows.multi_label)
+    values, threshold = gate_values(alone, config.calibration, rows.multi_label, novelty=novelty)
     assert threshold is not None
     stored = config.calibration["risk"]
     sizes = risk_control(0.1, stored, rows.multi_label, np.inf).label_sets(alone, *settings[2:]).sum(axis=1)
     simple = simple_gates(alone, rows.multi_label)
-    by_gate = {"learnt": values, **simple, "conformal set size": sizes + 1e-3 * simple["maximum probability"]}
+    blind = gate_values(alone, config.calibration, rows.multi_label)[0]
+    ties = 1e-3 * simple["maximum probability"]
+    by_gate = {"learnt": values, "without novelty": blind, **simple, "conformal set size": sizes + ties}
     before, after = is_right(alone, *settings), is_right(fused, *settings)
     asked = values > threshold
     risks = {}
@@ -126,8 +129,9 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
     other = FOREIGN[name]
     foreign = load(args.data, other, PARTS[other].scored).texts
     there = embed(foreign, f"{other}/{PARTS[other].scored}", PARTS[other].max_length)[:500]
-    _, elsewhere = rows.outputs(model, foreign[:500], there, None)
-    drift = gate_values(elsewhere, config.calibration, rows.multi_label)[0] > threshold
+    _, elsewhere, far = rows.outputs(model, foreign[:500], there, None)
+    drift = gate_values(elsewhere, config.calibration, rows.multi_label, novelty=far)[0] > threshold
+    unaware = gate_values(elsewhere, config.calibration, rows.multi_label)[0] > threshold
     cascade = _cascade(rows, model) if rows.scores.shape[1] > 1 else None
     return {
         "before": before.astype(int).tolist(),
@@ -135,6 +139,8 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
         "gates": {gate: [round(float(v), 7) for v in by_gate[gate]] for gate in GATES},
         "auto": asked.astype(int).tolist(),
         "drift": float(drift.mean()),
+        "drift without": float(unaware.mean()),
+        "novel": [float((novelty > 0).mean()), float((far > 0).mean())],
         "risks": risks,
         "cascade": cascade,
     }
@@ -144,11 +150,11 @@ def _cascade(rows: Fold, model: LabelFusionForSequenceClassification) -> dict[st
     """Answers and accuracy where the LLMs are asked one after the other, each through its gate."""
     config, heard = model.config, np.full_like(rows.test_scores, np.nan)
     for p in range(heard.shape[1]):
-        now, _ = rows.outputs(model, rows.test_texts, rows.test_embeddings, heard)
-        values, threshold = gate_values(now, config.calibration, rows.multi_label, stage=p)
+        now, _, novelty = rows.outputs(model, rows.test_texts, rows.test_embeddings, heard)
+        values, threshold = gate_values(now, config.calibration, rows.multi_label, p, novelty)
         wanted = values > (0.0 if threshold is None else threshold)
         heard[wanted, p] = rows.test_scores[wanted, p]
-    probs, _ = rows.outputs(model, rows.test_texts, rows.test_embeddings, heard)
+    probs, _, _ = rows.outputs(model, rows.test_texts, rows.test_embeddings, heard)
     right = is_right(probs, rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)
     return {"accuracy": float(right.mean()), "answers": float((~np.isnan(heard).any(axis=2)).sum(axis=1).mean())}
 
@@ -169,10 +175,10 @@ def budgets(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Nam
         kept[chosen] = rows.scores[chosen]
         model = rows.fit(kept, seed)
         config = model.config
-        fused, alone = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
+        fused, alone, novelty = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
         settings = (rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)
         before, after = is_right(alone, *settings), is_right(fused, *settings)
-        values, _ = gate_values(alone, config.calibration, rows.multi_label)
+        values, _ = gate_values(alone, config.calibration, rows.multi_label, novelty=novelty)
         curve = before.mean() + gain_curve(values, after.astype(float) - before)
         found[way] = {"rows": len(after), "always": float(after.mean()), "share 0.3": float(curve[30])}
     return found
@@ -208,7 +214,8 @@ def curves(results: list[dict[str, Any]], num_resamples: int = 1000) -> dict[str
         found[gate]["behind"] = (float(columns[i].mean()), *percentile_interval(sampled[:, i]))
     auto = np.concatenate([r["auto"] for r in results]) > 0
     found["auto"] = (float(auto.mean()), before + float((gain * auto).mean()))
-    found["drift"] = float(np.mean([r["drift"] for r in results]))
+    for name in ("drift", "drift without", "novel"):
+        found[name] = np.mean([r[name] for r in results], axis=0).tolist()
     found["risks"] = {
         k: np.average([r["risks"][k] for r in results], axis=0, weights=sizes) for k in results[0]["risks"]
     }

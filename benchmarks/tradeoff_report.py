@@ -41,7 +41,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
     kept = {name: c["learnt"]["kept"][30] for name, c in found.items()}
     lost = [f"{name} ({k:.0%})" for name, k in kept.items() if k < 0.95]
     worse = [n for n, c in found.items() if c["learnt"]["area"] <= 0]
-    areas = [float(np.mean([c[gate]["area"] for c in found.values()])) for gate in GATES[:2]]
+    areas = [float(np.mean([c[gate]["area"] for c in found.values()])) for gate in ("learnt", "maximum probability")]
     less = [name for name, c in found.items() if c["drift"] <= c["auto"][0]]
     broken = [
         f"{name} at {risk:.0%} ({max(c['risks'][f'{p} {risk:g}'][1] for p in ('never', 'always')):.1%})"
@@ -62,7 +62,8 @@ def _summary(found: dict[str, Any]) -> list[str]:
         ),
         "* A promised risk was passed, within the noise of the rows or not, by "
         + (f"{', '.join(broken)}." if broken else "none."),
-        "* The weight of the expected error in the gate (`HEDGE`) was chosen on these data sets.",
+        "* The weight of the expected error in the gate (`HEDGE`) and the constants of novelty (`DIRECTIONS`, `BEGIN`, "
+        "`WIDTH`) were chosen on these data sets.",
         "",
     ]
 
@@ -111,13 +112,18 @@ def _policies(found: dict[str, Any]) -> list[str]:
         share, accuracy = c["auto"]
         cascade = c.get("cascade")
         staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers a text"
-        rows.append([name, f"{share:.0%}", f"{accuracy:.1%}", f"{c['after']:.1%}", staged, f"{c['drift']:.0%}"])
+        drift = [f"{c[kind]:.0%}" for kind in ("drift", "drift without")]
+        far = [f"{share:.1%}" for share in c["novel"]]
+        rows.append([name, f"{share:.0%}", f"{accuracy:.1%}", f"{c['after']:.1%}", staged, *drift, *far])
     lines = [
         "The policy `auto` with its threshold from the fit; with several LLMs also as a cascade, one after the other.",
-        f"Drift: the share that the same threshold asks about in texts of another data set ({_foreign(found)}).",
+        f"Drift: the share that the same threshold asks about in texts of another data set ({_foreign(found)}), with "
+        "the novelty of the texts ([`training/novelty_fit.py`](../training/novelty_fit.py)) and without; then which "
+        "share of the texts is novel at all, held out and foreign.",
         "",
     ]
-    return lines + _table(["data set", "asked", "accuracy", "always", "cascade", "asked under drift"], rows)
+    header = ["data set", "asked", "accuracy", "always", "cascade", "asked under drift", "without novelty"]
+    return lines + _table([*header, "novel: held out", "foreign"], rows)
 
 
 def _foreign(found: dict[str, Any]) -> str:

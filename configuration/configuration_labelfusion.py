@@ -37,6 +37,7 @@ class LabelFusionConfig(PretrainedConfig):
         classifier_dropout: Dropout probability before the encoder's head.
         lexical_size: Rows of the lexical head, which reads the words of a text beside the encoder; 0: there is none.
         kernel_size: Landmarks of the kernel head, which compares a text with labelled ones; 0: there is none.
+        novelty_size: Directions of the novelty head, which tells texts that are unlike the training texts; 0: none.
         score_floor: Smallest probability before a logarithm is taken of an LLM score.
         score_dropout: Probability with which training hides a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
@@ -74,6 +75,7 @@ class LabelFusionConfig(PretrainedConfig):
         classifier_dropout: float = 0.1,
         lexical_size: int = 0,
         kernel_size: int = 0,
+        novelty_size: int = 0,
         score_floor: float = 1e-3,
         score_dropout: float = 0.1,
         encoder_loss_weight: float = 0.5,
@@ -111,6 +113,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.lexical_size = lexical_size
         self.kernel_size = kernel_size
+        self.novelty_size = novelty_size
         self.score_floor = score_floor
         self.score_dropout = score_dropout
         self.encoder_loss_weight = encoder_loss_weight
@@ -169,8 +172,8 @@ class LabelFusionConfig(PretrainedConfig):
 
     @property
     def embedding_size(self) -> int:
-        """Width of what the model's `encode` returns: the encoder's embedding and the logits of the lexical head."""
-        return self.hidden_size + (self.num_labels if self.lexical_size else 0)
+        """Width of what the model's `encode` returns: the embedding, the lexical head's logits, the novelty."""
+        return self.hidden_size + (self.num_labels if self.lexical_size else 0) + int(self.novelty_size > 0)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
         """The encoder's config: Transformers keeps the size of the vocabulary there when embeddings are resized."""

@@ -64,7 +64,8 @@ def measure_tradeoff(
         full = run(clf.model_, clf.tokenizer_, table.texts, llm_policy="always", **known)
         chosen = run(clf.model_, clf.tokenizer_, table.texts, llm_policy=policy, **known)
     settings = (table.labels, config.multi_label, config.thresholds, config.min_labels)
-    values, _ = gate_values(full.encoder_probabilities, config.calibration, config.multi_label)
+    probs, novelty = full.encoder_probabilities, full.novelty
+    values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
     heard = chosen.answered
     point: dict[str, Any] = {"right": is_right(chosen.probabilities, *settings), "asked": heard.any(axis=1)}
     llm_s = None

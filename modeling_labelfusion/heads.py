@@ -1,4 +1,4 @@
-"""What stands beside the linear head on the encoder's side: words, and nearness to labelled texts."""
+"""What stands beside the linear head on the encoder's side: words, and nearness to labelled and to known texts."""
 
 import torch
 from torch import nn
@@ -80,3 +80,30 @@ class KernelHead(nn.Module):
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """Logits, float `(batch, num_labels)`."""
         return self.similarity(embedding) @ self.weight
+
+
+class NoveltyHead(nn.Module):
+    """How far an embedding lies from those of the training texts: 0 for one like them, 1 for one beyond them all.
+
+    `clip(scale |z|^2 - |directions z|^2 - offset, 0, 1)` with `z = embedding - center`: a Mahalanobis distance (Lee et
+    al. 2018, arXiv:1807.03888) without classes, its covariance one of principal components and a rest that has the same
+    variance in all other directions (Tipping and Bishop 1999). What lies in that rest is what the texts have that the
+    training texts have not.
+
+    Args:
+        hidden_size: Width of the embedding.
+        num_directions: Principal components that are kept.
+    """
+
+    def __init__(self, hidden_size: int, num_directions: int) -> None:
+        super().__init__()
+        self.center = nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
+        self.directions = nn.Parameter(torch.zeros(num_directions, hidden_size), requires_grad=False)
+        self.scale = nn.Parameter(torch.zeros(2), requires_grad=False)  # of the distance; then the offset
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """float `(batch, 1)` in [0, 1], of float `(batch, hidden_size)` embeddings."""
+        z = embedding.float() - self.center.float()  # a difference of squares: half precision would lose it
+        along = (z @ self.directions.float().T).square().sum(dim=1, keepdim=True)
+        scale, offset = self.scale.float()
+        return (scale * z.square().sum(dim=1, keepdim=True) - along - offset).clamp(0.0, 1.0).to(embedding)

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
-from .heads import KernelHead, LexicalHead
+from .heads import KernelHead, LexicalHead, NoveltyHead
 from .monotone import calibrated, map_scores
 
 
@@ -134,6 +134,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.lexical_head: LexicalHead | None = None
         self.kernel_head: KernelHead | None = None
         self.set_heads(config.lexical_size, config.kernel_size)
+        self.novelty_head: NoveltyHead | None = None
+        self.set_novelty(config.novelty_size)
         self.score_pool = ScorePool(config.num_providers, self.num_labels)
         self.fusion_mlp = (
             FusionMLP(
@@ -209,6 +211,12 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.lexical_head = LexicalHead(lexical_size, labels).to(like) if lexical_size else None
         self.kernel_head = KernelHead(self.config.hidden_size, kernel_size, labels).to(like) if kernel_size else None
 
+    def set_novelty(self, novelty_size: int = 0) -> None:
+        """Put a new novelty head of this size, all zeros, beside them, which tells the gate what to doubt; 0: none."""
+        self.config.novelty_size = novelty_size
+        head = NoveltyHead(self.config.hidden_size, novelty_size) if novelty_size else None
+        self.novelty_head = None if head is None else head.to(self.encoder_head.weight)
+
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""
         return self.encoder.get_input_embeddings()
@@ -230,7 +238,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
 
         Returns:
             `(embedding, outputs)`: float `(batch, config.embedding_size)` and the encoder's own output. The embedding
-            is the encoder's, and after it the logits of the lexical head where there is one.
+            is the encoder's, and after it, where there are such heads, the logits of the lexical one and the novelty.
         """
         inputs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
         for name in ("output_attentions", "output_hidden_states"):  # every encoder takes them, most in its **kwargs
@@ -245,11 +253,14 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         else:
             weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
             embedding = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
-        if self.lexical_head is None:
-            return embedding, outputs
-        if input_ids is None:
-            raise ValueError("This model reads words too: give `input_ids`, not `inputs_embeds`.")
-        return torch.cat([embedding, self.lexical_head(input_ids, attention_mask).to(embedding)], dim=1), outputs
+        parts = [embedding]
+        if self.lexical_head is not None:
+            if input_ids is None:
+                raise ValueError("This model reads words too: give `input_ids`, not `inputs_embeds`.")
+            parts.append(self.lexical_head(input_ids, attention_mask).to(embedding))
+        if self.novelty_head is not None:
+            parts.append(self.novelty_head(embedding))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else embedding, outputs
 
     def fuse(
         self, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
@@ -271,7 +282,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 f"`embedding` is {embedding.shape[1]} wide, expected {self.config.embedding_size}: take what `encode` "
                 "of this model returns."
             )
-        lexical_logits = embedding[:, self.config.hidden_size :]
+        lexical_logits = embedding[:, self.config.hidden_size :][:, : self.num_labels]
         embedding = embedding[:, : self.config.hidden_size]
         encoder_logits = self.encoder_head(self.dropout(embedding))
         if self.lexical_head is not None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.encoding import encode_texts, evaluating
+from ..training.encoding import encode_texts, evaluating, novelty_of
 from ..training.gate import gate_values
 from .asking import Asker, Scorers
 from .inputs import Row, given_scores, read_inputs
@@ -43,6 +43,7 @@ class Inference:
         cost_usd: float64 `(n,)`: US dollars spent on each text. The price of a request is split evenly over its texts.
         multi_label: Whether the classes are independent.
         errors: `{row: reason}` where an answer is missing that was wanted. Holds no text.
+        novelty: float32 `(n,)`: 0 for texts like those that the model was trained on, 1 for texts unlike any.
     """
 
     logits: NDArray[np.float32]
@@ -52,6 +53,10 @@ class Inference:
     cost_usd: NDArray[np.float64]
     multi_label: bool = False
     errors: dict[int, str] = field(default_factory=dict)
+    novelty: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+
+    def __post_init__(self) -> None:
+        self.novelty = self.novelty if len(self.novelty) else np.zeros(len(self), dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -193,7 +198,7 @@ class _Engine:
     encode: Callable[[list[str]], torch.Tensor]
     asker: Asker
     policy: Policy
-    choose: Callable[[NDArray[np.float32]], NDArray[np.bool_]]  # from encoder logits to the texts to ask about
+    choose: Callable[..., NDArray[np.bool_]]  # from encoder logits and `novelty` to the texts to ask about
 
     def run(self, rows: Iterator[Row], size: int) -> Iterator[Inference]:
         """Start each window before the one in front of it is finished."""
@@ -248,9 +253,10 @@ class _Engine:
         elif self.policy != "never" and order.size:
             window.embeddings = self.encode(window.texts)
             logits = self.fuse(window.embeddings, None)[1][order]
-            chosen[order] = self.choose(logits)
+            novelty = novelty_of(window.embeddings, config)[order]
+            chosen[order] = self.choose(logits, novelty=novelty)
             probs = to_probabilities(logits, config.multi_label)
-            values, _ = gate_values(probs, config.calibration, config.multi_label)
+            values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
             order = order[np.argsort(-values, kind="stable")]  # if money runs out, then on the easy ones
         window.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
         window.asked = order[(chosen & ~brought)[order]]
@@ -267,7 +273,8 @@ class _Engine:
         for p in range(config.num_providers):
             assert window.embeddings is not None
             probs = to_probabilities(self.fuse(window.embeddings, window.scores)[0], config.multi_label)
-            values, threshold = gate_values(probs, config.calibration, config.multi_label, stage=p)
+            novelty = novelty_of(window.embeddings, config)
+            values, threshold = gate_values(probs, config.calibration, config.multi_label, p, novelty)
             wanted = subject & (values > (0.0 if threshold is None else threshold))
             if recorded[p]:
                 window.scores[wanted, p] = brought[wanted, p]
@@ -291,7 +298,8 @@ class _Engine:
             raise
         logits, encoder_logits = self.fuse(embeddings, window.scores)
         multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
-        return Inference(logits, encoder_logits, window.scores, window.called, window.cost_usd, multi_label, errors)
+        told = (window.scores, window.called, window.cost_usd, multi_label, errors)
+        return Inference(logits, encoder_logits, *told, novelty_of(embeddings, self.model.config))
 
     def fuse(
         self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.gate import NEVER, SHARES, expected_error, gate_values
+from ..training.gate import NEVER, SHARES, doubted, expected_error, gate_values
 from ..training.risk import RiskControl, risk_control
 
 
@@ -138,7 +138,12 @@ def most(values: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
     return mask
 
 
-def select(encoder_logits: NDArray[np.floating], policy: Policy, config: LabelFusionConfig) -> NDArray[np.bool_]:
+def select(
+    encoder_logits: NDArray[np.floating],
+    policy: Policy,
+    config: LabelFusionConfig,
+    novelty: NDArray[np.floating] | None = None,
+) -> NDArray[np.bool_]:
     """Choose the texts of one batch to ask the LLM about.
 
     Args:
@@ -147,6 +152,7 @@ def select(encoder_logits: NDArray[np.floating], policy: Policy, config: LabelFu
             value in asking; `"auto"`: those whose value exceeds the gate's threshold or, where the calibration has left
             none, whose `expected_error` exceeds 0.1.
         config: The model's config.
+        novelty: float `(n,)`: how far the texts are from the training texts, see `training.gate.doubted`.
 
     Returns:
         bool `(n,)`.
@@ -159,11 +165,12 @@ def select(encoder_logits: NDArray[np.floating], policy: Policy, config: LabelFu
     if count == 0 or policy in ("always", "never"):
         return np.full(count, policy == "always")
     probs = to_probabilities(encoder_logits, config.multi_label)
-    values, threshold = gate_values(probs, config.calibration, config.multi_label)
+    values, threshold = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
     if isinstance(policy, Above):
         return values > policy.threshold
     if policy == "auto":
         if threshold is None:
+            probs = doubted(probs, novelty, config.multi_label)
             return expected_error(probs, config.multi_label) > DEFAULT_EXPECTED_ERROR
         return values > threshold
     return most(values, round(float(policy) * count))
@@ -186,12 +193,14 @@ class StreamSelector:
         self.seen = self.asked = 0
         self._history: deque[float] = deque(maxlen=HISTORY)
 
-    def __call__(self, encoder_logits: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Choose among the next texts; float `(n, num_labels)` to bool `(n,)`."""
+    def __call__(
+        self, encoder_logits: NDArray[np.floating], novelty: NDArray[np.floating] | None = None
+    ) -> NDArray[np.bool_]:
+        """Choose among the next texts: float `(n, num_labels)` logits and `(n,)` novelty to bool `(n,)`."""
         if not isinstance(self.policy, float) or len(encoder_logits) == 0:
-            return select(encoder_logits, self.policy, self.config)
+            return select(encoder_logits, self.policy, self.config, novelty)
         probs = to_probabilities(encoder_logits, self.config.multi_label)
-        values = gate_values(probs, self.config.calibration, self.config.multi_label)[0]
+        values = gate_values(probs, self.config.calibration, self.config.multi_label, novelty=novelty)[0]
         self._history.extend(values.tolist())
         self.seen += len(values)
         due, slack = self.policy * self.seen - self.asked, min(SLACK, 0.02 * self.seen)

@@ -9,7 +9,7 @@ import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
 from labelfusion.training.encoder_sources import Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
-from labelfusion.training.encoding import add_lexical, encode_texts
+from labelfusion.training.encoding import complete, encode_texts
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
 from transformers import PreTrainedTokenizerFast
@@ -74,7 +74,7 @@ def test_embeddings_made_before_are_completed(model: LabelFusionForSequenceClass
     texts, labels = news(120)
     before = encode_texts(model, tokenizer, texts)
     fit_model(model, tokenizer, texts, labels, None, FitOptions(encoder_training="probe"), embeddings=before)
-    after = add_lexical(model, tokenizer, texts, before)
+    after = complete(model, tokenizer, texts, before)
     torch.testing.assert_close(after, encode_texts(model, tokenizer, texts), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="`embedding` is"):
         model.fuse(before)

@@ -101,7 +101,7 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_providers": 0, "lexical_size": VOCABULARY + PAIR_BUCKETS, "kernel_size": 5},
+        {"num_providers": 0, "lexical_size": VOCABULARY + PAIR_BUCKETS, "kernel_size": 5, "novelty_size": 4},
         {"num_providers": 2, "multi_label": True, "pooling": "cls", "fusion": "routing"},
     ],
 )
@@ -109,7 +109,7 @@ def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options:
     folder = saved_model(encoder_config=ROBERTA, **options)
     if "lexical_size" in options:  # new heads are all zeros
         zeros = LabelFusionForSequenceClassification.from_pretrained(folder)
-        heads: list[Any] = [zeros.lexical_head, zeros.kernel_head]
+        heads: list[Any] = [zeros.lexical_head, zeros.kernel_head, zeros.novelty_head]
         with torch.no_grad():
             for parameter in (p for head in heads for p in head.parameters()):
                 parameter.uniform_(0.1, 1.0)
@@ -118,7 +118,11 @@ def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options:
     model = LabelFusionForSequenceClassification.from_pretrained(folder).eval()
     exported = LabelFusionOnnxModel.from_pretrained(tmp_path / "onnx")
     assert compare(model, exported) < 1e-4
+    ids = torch.randint(5, VOCABULARY, (3, 6))
     with torch.no_grad():
+        own, theirs = (m.encode(input_ids=ids, attention_mask=torch.ones_like(ids))[0] for m in (model, exported))
+        torch.testing.assert_close(theirs, own, atol=1e-4, rtol=1e-4)
+        assert own.shape[1] == model.config.embedding_size
         model.encoder_head.weight.mul_(1.1)
     assert compare(model, exported) > 1e-4  # the comparison can fail
 

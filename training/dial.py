@@ -24,6 +24,7 @@ def calibrate_dial(
     llm_scores: NDArray[np.float32],
     labels: NDArray[Any],
     folds: NDArray[np.int64],
+    novelty: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """Calibrate the gates and what risk control needs.
 
@@ -34,6 +35,7 @@ def calibrate_dial(
         llm_scores: float32 `(n, P, K)`, NaN for missing; calibrated.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         folds: int64 `(n,)`.
+        novelty: float `(n,)`: of texts that `NoveltyHead` had not seen.
 
     Returns:
         `gate` and `risk` for `config.calibration`; with several LLMs the gate has one entry a stage.
@@ -43,7 +45,7 @@ def calibrate_dial(
     encoder = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
     fused = softmax_or_sigmoid(logits.numpy(), multi_label)
     decisions = (config.thresholds, config.min_labels)
-    gate = calibrate_gate(encoder, fused, llm_scores, labels, multi_label, folds, *decisions)
+    gate = calibrate_gate(encoder, fused, llm_scores, labels, multi_label, folds, *decisions, novelty)
 
     def fuse(scores: NDArray[np.floating]) -> NDArray[np.float64]:
         # The pool without the MLP, which has seen these rows and would look too good on them.
@@ -57,6 +59,6 @@ def calibrate_dial(
         return softmax_or_sigmoid(pooled.float().cpu().numpy(), multi_label)
 
     if config.num_providers > 1:
-        gate["stages"] = calibrate_cascade(encoder, fuse, llm_scores, labels, multi_label, folds)
-    values = gate_values(encoder, {"gate": gate}, multi_label)[0]
+        gate["stages"] = calibrate_cascade(encoder, fuse, llm_scores, labels, multi_label, folds, novelty)
+    values = gate_values(encoder, {"gate": gate}, multi_label, novelty=novelty)[0]
     return {"gate": gate, "risk": calibrate_risk(encoder, fused, values, labels, multi_label, *decisions)}

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -107,14 +109,14 @@ def encode_texts(
     return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
 
 
-def add_lexical(
+def complete(
     model: "LabelFusionForSequenceClassification",
     tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     embeddings: torch.Tensor,
     max_length: int | None = None,
 ) -> torch.Tensor:
-    """Complete embeddings that were computed before the model had a lexical head: what `encode_texts` would return.
+    """Complete embeddings that were computed before the model had all its heads: what `encode_texts` would return.
 
     Args:
         model: The model.
@@ -126,14 +128,22 @@ def add_lexical(
     Returns:
         float32 `(n, embedding_size)`.
     """
-    if model.lexical_head is None:
-        return embeddings
+    parts = [embeddings]
     with torch.no_grad():
-        logits = [
-            model.lexical_head(batch["input_ids"], batch["attention_mask"]).float().cpu()
-            for batch in token_batches(model, tokenizer, texts, max_length)
-        ]
-    return torch.cat([embeddings, torch.cat(logits)], dim=1)
+        if model.lexical_head is not None:
+            batches = token_batches(model, tokenizer, texts, max_length)
+            logits = [model.lexical_head(x["input_ids"], x["attention_mask"]).float().cpu() for x in batches]
+            parts.append(torch.cat(logits))
+        if model.novelty_head is not None:
+            parts.append(model.novelty_head(embeddings.to(model.device)).float().cpu())
+    return torch.cat(parts, dim=1)
+
+
+def novelty_of(embeddings: torch.Tensor, config: LabelFusionConfig) -> NDArray[np.float32]:
+    """float32 `(n,)` in [0, 1]: the novelty that `encode_texts` has put into its result; 0 of a model without."""
+    if not config.novelty_size:
+        return np.zeros(len(embeddings), dtype=np.float32)
+    return np.asarray(embeddings[:, -1].float().cpu().numpy())
 
 
 def token_batches(

@@ -23,6 +23,7 @@ from .finetune import FinetuneOptions
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
 from .metrics import classification_metrics, softmax_or_sigmoid
+from .novelty_fit import fit_novelty
 from .risk import calibrate_risk
 from .thresholds import tune_thresholds
 
@@ -92,17 +93,17 @@ def fit_model(
         llm_scores = np.full((len(texts), config.num_providers, num_labels), np.nan, dtype=np.float32)
     scored: NDArray[np.bool_] = ~np.isnan(llm_scores).any(axis=-1).all(axis=-1)  # type: ignore
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
-    if embeddings is None:
-        embeddings = encode_texts(
-            model,
-            tokenizer,
-            texts,
-            batch_size=options.batch_size,
-            max_length=options.finetune.max_length,
-            progress=options.progress,
-        )
+    settings: dict[str, Any] = {"batch_size": options.batch_size, "max_length": options.finetune.max_length}
+
+    def encode() -> torch.Tensor:
+        found = encode_texts(model, tokenizer, texts, progress=options.progress, **settings)
+        return found[:, : config.hidden_size]  # without what the heads of an earlier fit have put beside it
+
+    embeddings = encode() if embeddings is None else embeddings
     report: dict[str, Any] = {"rows": len(texts), "scored_rows": int(scored.sum())}
     encoder_logits, covered = fit_encoder(model, tokenizer, texts, labels, scored, folds, embeddings, options, report)
+    frozen = report["encoder_training"] == "probe"
+    novelty = fit_novelty(model, embeddings if frozen else encode(), folds)
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_temperature = fit_temperature(encoder_logits[covered], targets[covered], multi_label)
     encoder_logits = encoder_logits / encoder_temperature
@@ -114,7 +115,6 @@ def fit_model(
     logits = encoder_logits.clone()
     fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
     if fused:
-        frozen = report["encoder_training"] == "probe"
         data = FusionData(
             encoder_logits[rows],
             torch.from_numpy(llm_scores)[rows],
@@ -151,6 +151,7 @@ def fit_model(
             llm_scores[rows.numpy()],
             labels[rows.numpy()],
             folds[rows.numpy()],
+            novelty[rows.numpy()],
         )
     else:
         alone = softmax_or_sigmoid(encoder_logits[covered].numpy(), multi_label)

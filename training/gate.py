@@ -37,6 +37,29 @@ def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> ND
     return 1.0 - probs.max(axis=1)
 
 
+def doubted(
+    probs: NDArray[np.floating], novelty: NDArray[np.floating] | None, multi_label: bool
+) -> NDArray[np.float64]:
+    """The probabilities as far as they can be trusted: those of a text unlike the training texts are a guess.
+
+    An encoder is often sure of what it has never seen. Its answer is drawn to that of no knowledge, all classes alike,
+    by the text's novelty, so that every gate sees most to gain there.
+
+    Args:
+        probs: float `(n, K)`.
+        novelty: float `(n,)` in [0, 1], as the model's `NoveltyHead` gives it; `None`: 0.
+        multi_label: Whether the classes are independent.
+
+    Returns:
+        float64 `(n, K)`.
+    """
+    probs = np.asarray(probs, dtype=np.float64)
+    if novelty is None:
+        return probs
+    known = 1.0 - np.asarray(novelty, dtype=np.float64)[:, None]
+    return known * probs + (1.0 - known) * (0.5 if multi_label else 1.0 / probs.shape[1])
+
+
 @dataclass
 class Gate:
     """The value of asking: how much likelier the answer is to be right after an LLM has been heard.
@@ -102,7 +125,11 @@ class Gate:
 
 
 def gate_values(
-    probs: NDArray[np.floating], calibration: dict[str, Any], multi_label: bool, stage: int | None = None
+    probs: NDArray[np.floating],
+    calibration: dict[str, Any],
+    multi_label: bool,
+    stage: int | None = None,
+    novelty: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
     """What the texts are ordered by, and the value from which `"auto"` asks.
 
@@ -111,10 +138,12 @@ def gate_values(
         calibration: `config.calibration`. A model without a learnt gate goes by `uncertainty` and `gate_threshold`.
         multi_label: Whether the classes are independent.
         stage: Index of the LLM that would be asked next; `None`: all of them at once.
+        novelty: float `(n,)`: how far the texts are from the training texts, see `doubted`.
 
     Returns:
         float64 `(n,)` and the threshold, `None` if none was calibrated.
     """
+    probs = doubted(probs, novelty, multi_label)
     learnt = calibration.get("gate") or {}
     entry = learnt if stage is None else (learnt.get("stages") or [learnt])[stage]
     if "recall" in entry:

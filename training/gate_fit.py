@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gate import NEVER, SHARES, Gate, expected_error, uncertainty
+from .gate import NEVER, SHARES, Gate, doubted, expected_error, uncertainty
 from .thresholds import decide
 
 KEPT_GAIN = 0.95
@@ -59,6 +59,7 @@ def calibrate_gate(
     folds: NDArray[np.int64],
     thresholds: list[float] | None = None,
     min_labels: int = 0,
+    novelty: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """The learnt gate with its threshold and its held-out curve, as plain data for `config.calibration["gate"]`.
 
@@ -71,19 +72,20 @@ def calibrate_gate(
         folds: int64 `(n,)`: each row's value comes from a gate that has not seen its fold.
         thresholds: Multi-label: K thresholds of the decisions.
         min_labels: Multi-label: fewest classes of a text.
+        novelty: float `(n,)`, out of sample, see `doubted`.
 
     Returns:
         `Gate.to_dict` of the gate (without `recall` and `rate` where `uncertainty` was clearly better); `curve`:
         `accuracy` (multi-label: exact match) and `threshold` at each of the 101 shares asked, 0 to 1; `compared`: by
         gate, the mean of that curve above the one of asking at random.
     """
-    gate, values = _cross_fitted(encoder_probs, llm_scores, labels, multi_label, folds)
+    gate, values = _cross_fitted(encoder_probs, llm_scores, labels, multi_label, folds, novelty)
     soft = _truth(fused_probs, labels, multi_label) - _truth(encoder_probs, labels, multi_label)
     settings = (labels, multi_label, thresholds, min_labels)
     before, after = is_right(encoder_probs, *settings), is_right(fused_probs, *settings)
     gain = after.astype(float) - before
     found: dict[str, Any] = gate.to_dict()
-    doubt = uncertainty(encoder_probs, multi_label)
+    doubt = uncertainty(doubted(encoder_probs, novelty, multi_label), multi_label)
     ahead = soft * (_rank(doubt) - _rank(values))
     if ahead.mean() > 2 * ahead.std() / max(len(ahead), 1) ** 0.5:
         values, found = doubt, {"threshold": NEVER}
@@ -104,6 +106,7 @@ def calibrate_cascade(
     labels: NDArray[Any],
     multi_label: bool,
     folds: NDArray[np.int64],
+    novelty: NDArray[np.floating] | None = None,
 ) -> list[dict[str, Any]]:
     """One gate for each of several LLMs, which are asked one after the other, from cheap to dear.
 
@@ -117,6 +120,7 @@ def calibrate_cascade(
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         multi_label: Whether the classes are independent.
         folds: int64 `(n,)`.
+        novelty: float `(n,)`, out of sample, see `doubted`.
 
     Returns:
         `Gate.to_dict` of each stage.
@@ -124,7 +128,7 @@ def calibrate_cascade(
     heard = np.full_like(llm_scores, np.nan)
     now, stages = encoder_probs, []
     for p in range(llm_scores.shape[1]):
-        gate, values = _cross_fitted(now, llm_scores[:, p : p + 1], labels, multi_label, folds)
+        gate, values = _cross_fitted(now, llm_scores[:, p : p + 1], labels, multi_label, folds, novelty)
         trial = heard.copy()
         trial[:, p] = llm_scores[:, p]
         gain = _truth(fuse(trial), labels, multi_label) - _truth(now, labels, multi_label)
@@ -142,12 +146,13 @@ def _cross_fitted(
     labels: NDArray[Any],
     multi_label: bool,
     folds: NDArray[np.int64],
+    novelty: NDArray[np.floating] | None,
 ) -> tuple[Gate, NDArray[np.float64]]:
     """The gate fitted on all rows, and the value of each row by one that has not seen its fold."""
-    values = np.empty(len(labels))
+    values, trusted = np.empty(len(labels)), doubted(probs, novelty, multi_label)
     for fold in np.unique(folds):
         rest = folds != fold
-        values[~rest] = fit_gate(probs[rest], llm_scores[rest], labels[rest], multi_label)(probs[~rest])
+        values[~rest] = fit_gate(probs[rest], llm_scores[rest], labels[rest], multi_label)(trusted[~rest])
     return fit_gate(probs, llm_scores, labels, multi_label), values
 
 

@@ -1,0 +1,70 @@
+"""Fitting the novelty head: where the training texts lie in the encoder's space, and how far is unlike any of them."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_labelfusion.heads import NoveltyHead
+
+if TYPE_CHECKING:
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+DIRECTIONS = 32  # principal components; with 16 or 64 the benchmark's data sets are told apart as well
+FEWEST_ROWS = 20
+BEGIN, WIDTH = 0.99, 0.1  # novelty begins at this quantile of the training texts' distances, and is 1 a tenth beyond
+
+
+def fit_novelty(
+    model: "LabelFusionForSequenceClassification", embeddings: torch.Tensor, folds: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Give `model` a novelty head, or none if it has no LLM to ask, or the rows are too few or all alike.
+
+    Args:
+        model: The model; changed in place.
+        embeddings: float32 `(n, hidden_size)` of its encoder.
+        folds: int64 `(n,)`: the distance of a row is measured without its fold.
+
+    Returns:
+        float32 `(n,)`: the novelty of each row, measured so.
+    """
+    model.set_novelty()
+    points = embeddings.double()
+    distances = torch.zeros(len(points), dtype=torch.float64)
+    if model.config.num_providers and len(points) >= FEWEST_ROWS and len(np.unique(folds)) > 1:
+        for fold in np.unique(folds):
+            held_out = torch.from_numpy(folds == fold)
+            distances[held_out] = _distance(points[held_out], *_principal(points[~held_out]))
+    begin = float(np.quantile(distances.numpy(), BEGIN, method="higher"))
+    if not 0.0 < begin < np.inf:
+        return np.zeros(len(points), dtype=np.float32)
+    width = WIDTH * begin
+    center, directions, rest = _principal(points)
+    model.set_novelty(len(directions))
+    head = model.novelty_head
+    assert isinstance(head, NoveltyHead)
+    with torch.no_grad():
+        head.center.copy_(center)
+        head.directions.copy_(directions / width**0.5)
+        head.scale.copy_(torch.tensor([1.0 / (rest * width), begin / width]))
+    return ((distances - begin) / width).clamp(0.0, 1.0).float().numpy()
+
+
+def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Centre `(d,)`, directions `(r, d)` and the variance in all others, for `_distance`."""
+    n, width = points.shape
+    center = points.mean(dim=0)
+    values, vectors = torch.linalg.eigh((points - center).T @ (points - center) / max(n - 1, 1))
+    values = values.clamp_min(0.0)
+    kept = max(min(DIRECTIONS, n // 4, width - 1), 1)
+    rest = float(values[:-kept].mean().clamp_min(1e-3 * values.mean()).clamp_min(1e-12))
+    # Along a component of variance v the distance counts 1 / v instead of 1 / rest.
+    weight = (1.0 / rest - 1.0 / values[-kept:].clamp_min(rest)).sqrt()
+    return center, (vectors[:, -kept:] * weight).T, rest
+
+
+def _distance(points: torch.Tensor, center: torch.Tensor, directions: torch.Tensor, rest: float) -> torch.Tensor:
+    """float `(n,)`: squared distances from the training texts, of float `(n, d)` embeddings."""
+    z = points - center
+    return z.square().sum(dim=1) / rest - (z @ directions.T).square().sum(dim=1)
