@@ -106,7 +106,8 @@ def _carbon(trained: dict[str, Any]) -> dict[str, Any] | None:
     measured = trained.get("emissions")
     if not measured:
         return None
-    how = "fine-tuning" if trained.get("encoder_training") == "full" else "training a head on a frozen encoder"
+    frozen = trained.get("encoder_training") not in ("contrastive", "full")
+    how = "training a head on a frozen encoder" if frozen else "fine-tuning"
     found = {"emissions": round(1000 * measured["kg"], 4), "source": "CodeCarbon", "training_type": how}
     if measured.get("country"):
         found["geographical_location"] = measured["country"]

@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder-training",
         default="probe",
-        choices=["probe", "auto", "full"],
-        help="probe: linear head, seconds; full: fine-tuning; auto: what is better in time (default: %(default)s)",
+        choices=["probe", "auto", "contrastive", "full"],
+        help="probe: linear head, seconds; contrastive: for few rows; full: fine-tuning; auto: what is better in time "
+        "(default: %(default)s)",
     )
     parser.add_argument("--max-cost-usd", type=float, help="dollars that an LLM behind an API may cost")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split and the training")

@@ -172,7 +172,12 @@ def _training(config: "LabelFusionConfig") -> str:
     if not report:
         return ""
     source = f" of {plain(report['data'])}" if "data" in report else ""
-    how = {"probe": "stayed frozen under a linear head", "full": "was fine-tuned"}.get(report["encoder_training"])
+    ways = {
+        "probe": "stayed frozen under a linear head",
+        "contrastive": "was trained contrastively, then given a linear head",
+        "full": "was fine-tuned",
+    }
+    how = ways.get(report["encoder_training"])
     text = f"Fitted on {report['rows']} rows{source}, {report['scored_rows']} of them with LLM scores."
     text += f" The encoder {how}." if how else ""
     chosen = report.get("fusion", {}).get("chosen")

@@ -46,10 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--encoder-training",
         default="auto",
-        choices=["auto", "probe", "full"],
-        help="probe: linear head, seconds; full: fine-tuning; auto: what is better within --max-train-minutes",
+        choices=["auto", "probe", "contrastive", "full"],
+        help="probe: linear head, seconds; contrastive: for few rows; full: fine-tuning; auto: what is better within "
+        "--max-train-minutes",
     )
-    add("--max-train-minutes", type=float, default=5.0, help="bound of the fine-tuning (default: %(default)s)")
+    add("--max-train-minutes", type=float, default=5.0, help="bound of the encoder's training (default: %(default)s)")
     add("--num-train-epochs", type=int, default=5, help="most epochs of fine-tuning (default: %(default)s)")
     add(
         "--no-extra-sources",

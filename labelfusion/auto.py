@@ -45,9 +45,10 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         label_columns: Names of 0/1 columns, one a class, where the data have these instead of `label` or `labels`.
         text_column: Name of the text column.
         class_descriptions: `{class name: description}` for the LLM's prompt.
-        encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"full"`: fine-tuning; `"auto"`:
-            fine-tuning if it fits into `max_train_minutes`, kept if it is better on rows that it has not seen.
-        max_train_minutes: Bound of the fine-tuning with `"auto"`.
+        encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"contrastive"`: for few rows, texts
+            of a class are drawn together first; `"full"`: fine-tuning; `"auto"`: contrastive training of 30 to 1,000
+            rows, or fine-tuning, where it fits into `max_train_minutes`, kept if it is better on rows not seen.
+        max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`.
         extra_sources: Let words and labelled neighbours stand beside the encoder where that is better out of
             sample; the model then holds embeddings of up to 1,000 training texts.
         num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this.

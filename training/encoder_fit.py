@@ -1,10 +1,12 @@
 """The encoder's side of the recipe: what it answers to rows that it has not seen, and the model set up to answer so.
 
-A linear probe on frozen embeddings, cross-validated; then, where time allows, fine-tuning from that warm start, kept
-only if it is better on rows that it has not seen; words and labelled neighbours beside it.
+A linear probe on frozen embeddings, cross-validated; then, where time allows, contrastive training where rows are few,
+or fine-tuning from that warm start, each kept only if it is better on rows that it has not seen; words and labelled
+neighbours beside it.
 """
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from .calibration import fit_temperature
+from .contrastive import ContrastiveOptions
+from .contrastive_fit import FEW_ROWS, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .finetune import finetune, seconds_per_row
 from .folds import assign_folds
@@ -64,10 +68,28 @@ def fit_encoder(
     encoder_logits = probe.out_of_fold_logits
     report |= {"encoder_training": "probe", "encoder_log_loss": {"probe": round(probe.loss, 5)}}
     covered = np.ones(len(texts), dtype=bool)
-    if options.encoder_training != "probe":
-        tuned = _finetune(model, tokenizer, texts, labels, scored, probe, options, report)
-        if tuned is not None:
-            encoder_logits, covered = tuned
+    parts = _held_out_parts(labels, scored, texts, options.seed)
+    started = time.perf_counter()
+    tuned = None
+    forced = options.encoder_training == "contrastive"
+    if forced or (options.encoder_training == "auto" and len(texts) in FEW_ROWS):
+        tuned = fit_contrastive(
+            model,
+            tokenizer,
+            texts,
+            labels,
+            embeddings,
+            parts,
+            ContrastiveOptions(max_length=options.finetune.max_length, seed=options.seed),
+            report,
+            max_minutes=options.max_train_minutes,
+            forced=forced,
+            progress=options.progress,
+        )
+    if tuned is None and options.encoder_training in ("auto", "full"):
+        tuned = _finetune(model, tokenizer, texts, labels, parts, probe, options, started, report)
+    if tuned is not None:
+        encoder_logits, covered = tuned
     if options.extra_sources and len(texts) >= FEWEST_ROWS:
         others: list[Words | Neighbours] = []
         if report["encoder_training"] == "probe":
@@ -87,17 +109,17 @@ def _finetune(
     tokenizer: "PreTrainedTokenizerBase",
     texts: list[str],
     labels: NDArray[Any],
-    scored: NDArray[np.bool_],
+    parts: list[NDArray[np.bool_]],
     probe: Probe,
     options: "FitOptions",
+    started: float,
     report: dict[str, Any],
 ) -> tuple[torch.Tensor, NDArray[np.bool_]] | None:
     """Fine-tune if it is worth its time; returns out-of-sample logits `(n, K)` and which rows have them."""
-    parts = _held_out_parts(labels, scored, texts, options.seed)
     epochs = options.finetune.num_train_epochs
     if options.encoder_training == "auto":
         per_row = seconds_per_row(model, tokenizer, texts, options.finetune)
-        budget = options.max_train_minutes * 60
+        budget = options.max_train_minutes * 60 - (time.perf_counter() - started)
         trained = [len(texts) - int(part.sum()) for part in parts]
         while epochs > 2 and per_row * epochs * (sum(trained) + len(texts)) > budget:
             epochs -= 1
@@ -107,7 +129,7 @@ def _finetune(
         report["finetune_estimate_minutes"] = round(estimate / 60, 1)
         if estimate > budget:
             logger.warning(
-                "The encoder stays frozen: fine-tuning would take about %.0f minutes, more than "
+                "The encoder stays frozen: fine-tuning would take about %.1f minutes, more than is left of "
                 "`max_train_minutes`=%g. Raise it, or use a GPU or a smaller encoder.",
                 estimate / 60,
                 options.max_train_minutes,

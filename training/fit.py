@@ -30,7 +30,7 @@ from .thresholds import tune_thresholds
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ENCODER_TRAINING = ("auto", "probe", "full")
+ENCODER_TRAINING = ("auto", "probe", "contrastive", "full")
 NUM_FOLDS = 5
 
 
@@ -39,9 +39,12 @@ class FitOptions:
     """How a model is fitted.
 
     Args:
-        encoder_training: `"probe"` keeps the encoder frozen; `"full"` fine-tunes it; `"auto"` fine-tunes if the
-            estimated time stays below `max_train_minutes`, and keeps what is better on held-out rows.
-        max_train_minutes: Bound of the fine-tuning with `"auto"`: fewer epochs and folds, or none.
+        encoder_training: `"probe"` keeps the encoder frozen; `"contrastive"` trains its upper layers contrastively, for
+            30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"auto"` tries the former where rows are that
+            few, then fine-tuning, each if its estimated time stays below `max_train_minutes`, and keeps what is better
+            on held-out rows.
+        max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`: fewer steps, epochs and
+            folds, or none.
         extra_sources: Let words and labelled neighbours (`LexicalHead`, `KernelHead`) stand beside the encoder, each
             with the weight that is best out of sample. The kernel head keeps embeddings of training texts.
         threshold_metric: Multi-label: what the thresholds are tuned for, `"accuracy"` (exact match), `"micro_f1"` or

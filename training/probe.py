@@ -50,25 +50,62 @@ def fit_probe(
         multi_label: Whether the classes are independent.
         penalties: The candidates, from strong to weak.
     """
+    logits, best, loss = cross_validate(embeddings, labels, folds, num_labels, multi_label, penalties)
+    weight, bias = fit_head(embeddings, labels, num_labels, multi_label, penalties[: best + 1])
+    return Probe(weight, bias, logits, penalties[best], loss)
+
+
+def cross_validate(
+    embeddings: torch.Tensor | dict[int, torch.Tensor],
+    labels: torch.Tensor,
+    folds: NDArray[np.int64],
+    num_labels: int,
+    multi_label: bool,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> tuple[torch.Tensor, int, float]:
+    """Choose the penalty of a probe on out-of-fold loss.
+
+    Args:
+        embeddings: float32 `(n, hidden)`; or, for an encoder that is trained on labels, one such tensor for each fold,
+            by an encoder that has not seen that fold.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        folds: int64 `(n,)`; -1: never held out.
+        num_labels: K.
+        multi_label: Whether the classes are independent.
+        penalties: The candidates, from strong to weak.
+
+    Returns:
+        Out-of-fold logits float32 `(n, K)` (0 in rows that are never held out), the place of the penalty, the mean log
+        loss.
+    """
+    outputs = torch.zeros(len(penalties), len(labels), num_labels)
+    for fold in np.unique(folds[folds >= 0]):
+        features, _, _ = _standardised(embeddings[int(fold)] if isinstance(embeddings, dict) else embeddings)
+        train, held_out = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
+        path = _path(features[train], labels[train], num_labels, multi_label, penalties)
+        for out, (w, b) in zip(outputs, path, strict=True):
+            out[held_out] = features[held_out] @ w + b
+    rows = torch.from_numpy(folds >= 0)
+    losses = [float(log_loss(out[rows], labels[rows], multi_label).mean()) for out in outputs]
+    best = int(np.argmin(losses))
+    return outputs[best], best, losses[best]
+
+
+def fit_head(
+    embeddings: torch.Tensor, labels: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, under the last of the penalties."""
+    features, mean, scale = _standardised(embeddings)
+    w, b = _path(features, labels, num_labels, multi_label, penalties)[-1]
+    weight = (w / scale).T.contiguous()
+    return weight, b - weight @ mean
+
+
+def _standardised(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     mean = embeddings.mean(dim=0)
     # One scale for all dimensions: dead dimensions (variance 1e-32) would blow up under a scale of their own.
     scale = (embeddings - mean).square().mean().sqrt().clamp_min(1e-6)
-    features = (embeddings - mean) / scale
-    paths = []
-    for fold in np.unique(folds):
-        train, held_out = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
-        path = _path(features[train], labels[train], num_labels, multi_label, penalties)
-        paths.append((held_out, [features[held_out] @ w + b for w, b in path]))
-    candidates = []
-    for i in range(len(penalties)):
-        logits = torch.empty(len(features), num_labels)
-        for held_out, outputs in paths:
-            logits[held_out] = outputs[i]
-        candidates.append((float(log_loss(logits, labels, multi_label).mean()), i, logits))
-    loss, best, logits = min(candidates, key=lambda c: c[:2])
-    w, b = _path(features, labels, num_labels, multi_label, penalties[: best + 1])[-1]
-    weight = (w / scale).T.contiguous()
-    return Probe(weight, b - weight @ mean, logits, penalties[best], loss)
+    return (embeddings - mean) / scale, mean, scale
 
 
 def penalty_path(

@@ -1,0 +1,175 @@
+"""Contrastive training of the encoder for little data: texts of one class are drawn together, the others pushed apart.
+
+The idea of learning from pairs before a head is fitted is SetFit's (Tunstall et al. 2022, arXiv:2209.11055); all pairs
+of a batch at once, in the supervised contrastive loss, are Khosla et al.'s (2020, arXiv:2004.11362).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from .encoding import max_length as length_limit
+from .encoding import tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+
+TEXTS_A_CLASS = 4  # of each class that a batch draws on
+
+
+@dataclass
+class ContrastiveOptions:
+    """How the encoder is trained contrastively.
+
+    Args:
+        max_steps: Most steps.
+        learning_rate: Peak learning rate. Default: 2e-4, or 4e-5 for encoders of 50M parameters or more.
+        batch_size: Texts in one step.
+        temperature: Of the similarities; small: the closest wrong pairs count most.
+        trained_layers: Share of the encoder's layers, from the top, that is trained.
+        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        seed: Seed of batches and dropout.
+    """
+
+    max_steps: int = 100
+    learning_rate: float | None = None
+    batch_size: int = 32
+    temperature: float = 0.1
+    trained_layers: float = 0.5
+    max_length: int | None = None
+    seed: int = 0
+
+
+def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Supervised contrastive loss, a scalar; texts of several classes attract each other by the classes they share.
+
+    Args:
+        embeddings: float `(batch, hidden)`; they are normalised here.
+        labels: float 0/1 `(batch, K)`. The weight of a pair is the Jaccard index of its label sets.
+        temperature: Of the cosine similarities.
+    """
+    unit = F.normalize(embeddings.float(), dim=-1)
+    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    shared = labels @ labels.T
+    sizes = labels.sum(dim=1)
+    union = sizes[:, None] + sizes - shared
+    weights = torch.where(union > 0, shared / union.clamp_min(1), 1.0).masked_fill(itself, 0.0)
+    log_share = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=-1)
+    total = weights.sum(dim=1)
+    losses = -(weights * log_share.masked_fill(itself, 0.0)).sum(dim=1) / total.clamp_min(1e-6)
+    return losses[total > 0].sum() / max(int((total > 0).sum()), 1)
+
+
+def batches(labels: NDArray[np.float32], batch_size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Endless batches of row numbers: some classes, drawn in turn, and several texts of each.
+
+    A class of one text gives it twice: under dropout its two embeddings are a pair too (Gao et al. 2021,
+    arXiv:2104.08821).
+    """
+    rng = np.random.default_rng(seed)
+    groups = [np.flatnonzero(column) for column in labels.T] + [np.flatnonzero(~labels.any(axis=1))]
+    groups = [group for group in groups if len(group)]
+    queues: list[list[int]] = [[] for _ in groups]
+    turn: list[int] = []
+    count = max(2, min(len(groups), batch_size // TEXTS_A_CLASS))
+    sizes = [batch_size // count + (i < batch_size % count) for i in range(count)]
+    while True:
+        batch: list[int] = []
+        for size in sizes:
+            turn = turn or rng.permutation(len(groups)).tolist()
+            g = turn.pop()
+            for _ in range(size):
+                queues[g] = queues[g] or rng.permutation(groups[g]).tolist()
+                batch.append(queues[g].pop())
+        yield np.array(batch, dtype=np.int64)
+
+
+def contrast(
+    model: "LabelFusionForSequenceClassification",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+    labels: NDArray[Any],
+    options: ContrastiveOptions,
+    *,
+    steps: int | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train the upper layers of the encoder, in place.
+
+    Args:
+        model: A model without lexical head.
+        tokenizer: Its tokenizer.
+        texts: n texts.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        options: How.
+        steps: Steps of the schedule. Default: `options.max_steps`.
+        on_step: Called after each step with its number, from 1.
+    """
+    steps = steps or options.max_steps
+    limit = options.max_length or length_limit(model, tokenizer)
+    sets = labels if labels.ndim == 2 else np.eye(model.config.num_labels, dtype=np.float32)[labels]
+    bf16 = fast_bf16(model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), upper_layers(model.encoder, options.trained_layers) as parameters:
+        torch.manual_seed(options.seed)
+        small = sum(p.numel() for p in model.encoder.parameters()) < 50e6
+        rate = options.learning_rate or (2e-4 if small else 4e-5)
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+        warm_up = max(1, steps // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda s: min((s + 1) / warm_up, (steps - s) / max(1, steps - warm_up))
+        )
+        rows = batches(sets, options.batch_size, options.seed)
+        for step in range(1, steps + 1):
+            batch = next(rows)
+            inputs = tokenize(tokenizer, [texts[i] for i in batch], limit).to(model.device)
+            model.encoder.train()
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+                embeddings = model.encode(**inputs)[0]
+            loss = contrastive_loss(embeddings, torch.from_numpy(sets[batch]).to(model.device), options.temperature)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            model.eval()
+            if on_step is not None:
+                on_step(step)
+
+
+@contextmanager
+def upper_layers(encoder: nn.Module, share: float) -> Iterator[list[nn.Parameter]]:
+    """Let only the upper `share` of the encoder's layers be trained, and yield their parameters.
+
+    Layers below cost no backward pass then. All parameters where no stack of layers is found, as in ALBERT, which has
+    one layer for all.
+    """
+    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    stack = max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
+    top: nn.Module = encoder if stack is None else stack[len(stack) - max(1, round(share * len(stack))) :]
+    before = [(p, p.requires_grad) for p in encoder.parameters()]
+    chosen = {id(p) for p in top.parameters()}
+    try:
+        for p, _ in before:
+            p.requires_grad_(id(p) in chosen)
+        yield [p for p, _ in before if p.requires_grad]
+    finally:
+        for p, wanted in before:
+            p.requires_grad_(wanted)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and bool(supported())
