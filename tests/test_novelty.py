@@ -9,6 +9,7 @@ import torch
 from labelfusion.modeling_labelfusion.heads import NoveltyHead
 from labelfusion.pipelines.inference import infer, run
 from labelfusion.training.encoding import complete, encode_texts, novelty_of
+from labelfusion.training.finetune import FinetuneOptions
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.gate import doubted, expected_error, gate_values
 from labelfusion.training.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
@@ -78,6 +79,21 @@ def test_the_gate_asks_more_in_another_domain(fitted: Any, tiny_tokenizer: Any, 
     assert at_home < abroad - 0.2
     model.set_novelty()
     assert ask(model, tiny_tokenizer, foreign, "auto").any(axis=1).mean() < abroad - 0.2
+
+
+def test_a_fine_tuned_encoder_knows_strangers_too(tiny_encoder_dir: str, tiny_tokenizer: Any) -> None:
+    """Its embeddings are those after the training, so that they are made anew."""
+    torch.manual_seed(0)
+    llm: Any = [{"model": "recorded", "name": "llm"}]
+    model = Model.from_encoder_pretrained(tiny_encoder_dir, labels=CLASSES, llm_providers=llm, fusion="pool")
+    texts, labels = news(150)
+    options = FitOptions(encoder_training="full", extra_sources=False)
+    options.finetune = FinetuneOptions(num_train_epochs=3, learning_rate=2e-3)
+    fit_model(model, tiny_tokenizer, texts, labels, heard(labels, 1), options)
+    found = [encode_texts(model, tiny_tokenizer, texts) for texts in (news(200, seed=1)[0], letters(200))]
+    at_home, abroad = (novelty_of(embeddings, model.config) for embeddings in found)
+    assert (at_home > 0).mean() < 0.1
+    assert (abroad == 1).mean() > 0.9
 
 
 def test_a_share_stays_exact_and_goes_to_the_strangers(fitted: Any, tiny_tokenizer: Any) -> None:
