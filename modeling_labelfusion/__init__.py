@@ -4,7 +4,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from ..configuration import LabelFusionConfig
 from .fusion import FusionMLP, ScorePool
-from .modeling_labelfusion import LabelFusionForSequenceClassification, LabelFusionOutput, LabelFusionPreTrainedModel
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
 
 AutoModel.register(LabelFusionConfig, LabelFusionForSequenceClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(LabelFusionConfig, LabelFusionForSequenceClassification, exist_ok=True)

@@ -2,110 +2,19 @@
 
 import inspect
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
-from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
 from .heads import KernelHead, LexicalHead, NoveltyHead
 from .monotone import calibrated, map_scores
-
-
-@dataclass
-class LabelFusionOutput(ModelOutput):
-    """Output of [`LabelFusionForSequenceClassification`].
-
-    Args:
-        loss: float `()`, returned with `labels`.
-        logits: float `(batch, num_labels)`: the fused, calibrated answer.
-        encoder_logits: float `(batch, num_labels)`: the calibrated answer of the encoder alone.
-        hidden_states: The encoder's, with `output_hidden_states=True`.
-        attentions: The encoder's, with `output_attentions=True`.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    encoder_logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-class LabelFusionPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and loading, shared with Transformers."""
-
-    config_class = LabelFusionConfig
-    config: LabelFusionConfig
-    base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As in Transformers, but from safetensors alone, unless `use_safetensors=False`: reading a pickle runs code.
-
-        Raises:
-            OSError: If there are no such weights, or they are damaged.
-            ValueError: If they do not fit the config.
-        """
-        kwargs.setdefault("use_safetensors", True)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights of {str(pretrained_model_name_or_path)!r} are damaged ({error}): copy or download them "
-                "again."
-            ) from None
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error) and "negative dimension" not in str(error):
-                raise
-            raise ValueError(
-                f"The weights of {str(pretrained_model_name_or_path)!r} have other shapes than its config.json says: "
-                "one of the two files is damaged, or of another model."
-            ) from None
-
-    if TYPE_CHECKING:  # Transformers' own is lost in a decorator
-
-        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]  # noqa: D102
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ScorePool):
-            init.zeros_(module.encoder_shift)
-            init.zeros_(module.bias)
-            shares = torch.full((module.num_providers, 1, 1), 0.5 / max(module.num_providers, 1))
-            if self.config.fusion in ("encoder", "llm"):  # one source alone; until the best LLM is known, the first
-                shares.zero_()
-            if self.config.fusion == "llm":
-                shares[:1] = 1.0
-                init.constant_(module.encoder_shift[:1], -1.0)
-            init.copy_(module.weight, torch.eye(module.num_labels) * shares)
-        elif isinstance(module, BaselineFusion):
-            init.ones_(module.weight)
-        elif isinstance(module, nn.Linear):
-            if getattr(module, "starts_at_zero", False):
-                init.zeros_(module.weight)
-            else:
-                std = getattr(self.config.encoder_config, "initializer_range", 0.02)
-                init.normal_(module.weight, mean=0.0, std=std)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
 
 
 class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):

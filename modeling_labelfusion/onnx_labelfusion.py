@@ -10,7 +10,7 @@ import torch
 from transformers.utils import cached_file
 
 from ..configuration import LabelFusionConfig
-from .modeling_labelfusion import LabelFusionOutput, LabelFusionPreTrainedModel
+from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
 
 WHOLE, FUSION = "model.onnx", "fusion.onnx"  # texts to logits; the embedding to logits
 
