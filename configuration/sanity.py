@@ -5,7 +5,7 @@ from numbers import Real
 from typing import Any
 
 FORMAT = 1  # of config.json; counts up when an older version of this package could not read it
-MAX_LABELS, MAX_PROVIDERS, MAX_LAYERS = 100_000, 100, 1000
+MAX_LABELS, MAX_PROVIDERS, MAX_LAYERS, MAX_ROWS = 100_000, 100, 1000, 2_000_000
 MAX_KNOTS, MAX_LOGIT = 64, 100.0  # of a monotone map
 
 
@@ -37,7 +37,7 @@ def check_keys(cls: type, given: dict[str, Any]) -> None:
         raise ValueError(f"LabelFusionConfig has no argument {', '.join(map(repr, sorted(strange)))}: remove it.")
 
 
-def check_sizes(num_labels: Any, providers: Any, encoder_config: Any) -> None:
+def check_sizes(num_labels: Any, providers: Any, encoder_config: Any, heads: dict[str, Any]) -> None:
     """Refuse sizes that no model has: building one would take all memory, or for ever.
 
     Raises:
@@ -52,6 +52,9 @@ def check_sizes(num_labels: Any, providers: Any, encoder_config: Any) -> None:
     for name, (value, most) in counts.items():
         if isinstance(value, int) and value > most:
             raise ValueError(f"`{name}` is {value}; it can be {most} at most.")
+    for name, value in heads.items():
+        if not isinstance(value, int) or not 0 <= value <= MAX_ROWS:
+            raise ValueError(f"`{name}` is {value!r}; it must be a whole number from 0 to {MAX_ROWS}.")
 
 
 def check_calibration(calibration: Any, num_providers: int) -> None:

@@ -15,6 +15,7 @@ from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .training.tokenizer_files import load_tokenizer
 
 STATE_FILE = "auto_classifier.json"
+KEPT = ("multi_label", "label_columns", "text_column", "batch_size", "max_length", "cache")
 LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
 
 
@@ -33,8 +34,7 @@ class SavedClassifierMixin:
         folder = Path(folder)
         self.model_.save_pretrained(folder)
         self.tokenizer_.save_pretrained(folder)
-        kept = ("multi_label", "label_columns", "text_column", "batch_size", "max_length", "cache")
-        state = {"classes": self.classes_.tolist(), "params": {k: getattr(self, k) for k in kept}}
+        state = {"classes": self.classes_.tolist(), "params": {k: getattr(self, k) for k in KEPT}}
         (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def push_to_hub(
@@ -67,15 +67,14 @@ class SavedClassifierMixin:
         source = str(folder_or_repo)
         model = LabelFusionForSequenceClassification.from_pretrained(source)
         path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
-        state = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-        params = {"multi_label": model.config.multi_label, **state.get("params", {}), **options}
+        classes, known = _read_state(path, source, model.config.label_names)
+        params = {"multi_label": model.config.multi_label, **known, **options}
         declared: Any = list(model.config.providers) or None
         chosen = llm if llm is not None else declared
         encoder = model.config.encoder_config._name_or_path or "roberta-base"
         clf: Any = cls(encoder=encoder, llm=chosen, labels=list(model.config.label_names), **params)  # type: ignore[call-arg]
         clf.model_ = model.to(clf._device()).eval()
         clf.tokenizer_ = load_tokenizer(source)
-        classes = state.get("classes", model.config.label_names)
         clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
         clf.report_ = model.config.fusion_report or {}
         clf.is_fitted_ = True
@@ -89,3 +88,21 @@ class SavedClassifierMixin:
             raise NotFittedError(
                 "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
             )
+
+
+def _read_state(path: str | None, source: str, names: list[str]) -> tuple[list[Any], dict[str, Any]]:
+    """The K classes and the constructor's arguments in the file at `path`, if there is one.
+
+    Raises:
+        OSError: If it is damaged.
+    """
+    if path is None:
+        return names, {}
+    try:
+        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        classes, params = state.get("classes", names), state.get("params", {})
+        if len(classes) != len(names):
+            raise ValueError(f"{len(classes)} classes, the model has {len(names)}")
+        return list(classes), {name: params[name] for name in KEPT if name in params}
+    except (ValueError, TypeError, AttributeError) as error:  # JSONDecodeError is a ValueError
+        raise OSError(f"{STATE_FILE} of {source!r} is damaged ({error}): copy or download it again.") from None

@@ -108,6 +108,19 @@ def test_a_tokenizer_that_is_damaged(
     assert f"No tokenizer could be loaded for '{folder}'" in error()
 
 
+@pytest.mark.parametrize("content", ['{"classes": ["a", "b"', "[]", '{"params": 3}', '{"classes": ["a"]}', '{"x": 1}'])
+def test_settings_of_the_classifier_that_are_damaged(saved_model: Callable[..., Path], content: str) -> None:
+    folder = saved_model()
+    (folder / "auto_classifier.json").write_text('{"params": {"encoder": 1, "batch_size": 7, "nonsense": 2}}')
+    assert AutoFusionClassifier.from_pretrained(folder).batch_size == 7  # what is not its own is passed over
+    (folder / "auto_classifier.json").write_text(content)
+    if content == '{"x": 1}':
+        AutoFusionClassifier.from_pretrained(folder)
+        return
+    with pytest.raises(OSError, match=r"auto_classifier\.json of '.*' is damaged \(.*\): copy or download it again"):
+        AutoFusionClassifier.from_pretrained(folder)
+
+
 def test_a_newer_version(edited: Callable[..., Path], saved_model: Callable[..., Path]) -> None:
     assert json.loads((saved_model() / "config.json").read_text())["format_version"] == 1
     LabelFusionForSequenceClassification.from_pretrained(
@@ -126,6 +139,8 @@ def test_a_newer_version(edited: Callable[..., Path], saved_model: Callable[...,
         (lambda c: nameless(c, 10**9), "`num_labels` is 1000000000; it can be 100000 at"),
         (lambda c: c.update(num_labels=10**9), "`num_labels` is 1000000000"),
         (lambda c: nameless(c, 100_000), "other shapes than its config.json says"),
+        (lambda c: c.update(kernel_size=10**12), "`kernel_size` is 1000000000000; it must be a whole number from 0 to"),
+        (lambda c: c.update(novelty_size="many"), "`novelty_size` is 'many'; it must be a whole number"),
         (lambda c: c.update(fusion_hidden_size=10**10), "other shapes than its config.json says"),
         (lambda c: c.update(llm_providers=c["llm_providers"] * 10_000), "llm_providers` is 10000; it can be 100 at"),
         (lambda c: c.update(llm_providers=[{"model": "x", "exec": "rm"}]), "unknown fields"),
