@@ -158,7 +158,7 @@ def _calibration(folder: Path, config: "LabelFusionConfig", report: dict[str, An
     )
     if ece is None:
         return ""
-    text = f"Temperatures were fitted on out-of-sample outputs. Expected calibration error of the fusion: {ece:.3f}."
+    text = f"Calibration was fitted on out-of-sample outputs. Expected calibration error of the fusion: {ece:.3f}."
     if config.thresholds is not None:
         named = ", ".join(f"{plain(n)} {t:g}" for n, t in zip(config.label_names, config.thresholds, strict=True))
         text += f" A class is given from these probabilities: {named}."

@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the sources are combined; encoder, llm: one alone (default: %(default)s)",
     )
     add(
+        "--calibration",
+        default="auto",
+        choices=["auto", "none", "temperature", "vector", "isotonic"],
+        help="most that is fitted; auto: as much as held-out rows show to help",
+    )
+    add(
         "--threshold-metric",
         default="accuracy",
         choices=["accuracy", "micro_f1", "macro_f1"],
@@ -159,6 +165,7 @@ _PASSED = (
     "train_batch_size",
     "max_length",
     "fusion",
+    "calibration",
     "threshold_metric",
     "max_scored_rows",
     "max_cost_usd",

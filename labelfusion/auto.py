@@ -59,6 +59,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
         fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
             `"encoder"`, `"llm"` (the best one).
+        calibration: `"auto"`: as much as held-out rows show to help; or `"none"`, `"temperature"`, `"vector"` (of the
+            encoder's side), `"isotonic"` (of graded LLM scores and the answer), where there are rows enough.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
         max_cost_usd: US dollars that `fit` may spend on the LLM. Where not all rows can be scored, those that tell the
@@ -105,6 +107,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         max_length: int | None = None,
         pooling: str = "mean",
         fusion: str = "mlp",
+        calibration: str = "auto",
         threshold_metric: str = "accuracy",
         max_scored_rows: int = 1000,
         max_cost_usd: float | None = None,
@@ -138,6 +141,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         self.max_length = max_length
         self.pooling = pooling
         self.fusion = fusion
+        self.calibration = calibration
         self.threshold_metric = threshold_metric
         self.max_scored_rows = max_scored_rows
         self.max_cost_usd = max_cost_usd
@@ -358,6 +362,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             encoder_training=self.encoder_training,
             max_train_minutes=self.max_train_minutes,
             extra_sources=self.extra_sources,
+            calibration=self.calibration,
             threshold_metric=self.threshold_metric,
             finetune=finetune,
             batch_size=self.batch_size,

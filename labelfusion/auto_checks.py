@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .training.calibration_choice import CALIBRATIONS
 from .training.data import LabelledTexts
 from .training.fit import ENCODER_TRAINING
 from .training.thresholds import METRICS
@@ -22,6 +23,8 @@ def check_options(clf: Any) -> None:
         raise ValueError(
             f"`encoder_training` is {clf.encoder_training!r}; expected one of {', '.join(ENCODER_TRAINING)}."
         )
+    if clf.calibration not in CALIBRATIONS:
+        raise ValueError(f"`calibration` is {clf.calibration!r}; expected one of {', '.join(CALIBRATIONS)}.")
     if clf.threshold_metric not in METRICS:
         raise ValueError(f"`threshold_metric` is {clf.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
     for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_scored_rows"):

@@ -280,6 +280,7 @@ def test_bad_data_is_named(make: Any, change: dict[str, Any], message: str) -> N
     ("options", "message"),
     [
         ({"encoder_training": "lora"}, "`encoder_training` is 'lora'"),
+        ({"calibration": "strong"}, "`calibration` is 'strong'"),
         ({"threshold_metric": "f7"}, "`threshold_metric` is 'f7'"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"labels": ["film", "sport"]}, "unknown label 'tech'"),

@@ -35,6 +35,9 @@ ROBERTA = RobertaConfig(
     type_vocab_size=1,
 )
 
+KNOTS = [[-2.0, 0.0, 3.0], [-1.0, 0.5, 1.0]]
+MAPS = {"score_maps": [KNOTS, None], "answer_map": KNOTS}
+
 
 @pytest.fixture(autouse=True)
 def no_trace(caplog: pytest.LogCaptureFixture) -> None:
@@ -44,7 +47,7 @@ def no_trace(caplog: pytest.LogCaptureFixture) -> None:
 def test_equal_logits_and_answers(
     saved_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = saved_model(num_providers=2, encoder_config=ROBERTA)
+    folder = saved_model(num_providers=2, encoder_config=ROBERTA, calibration=MAPS)
     out = folder / "onnx"  # in the model's own repository
     assert main(["export", str(folder), str(out), "--onnx"]) == 0
     model = LabelFusionForSequenceClassification.from_pretrained(folder).eval()
@@ -102,7 +105,7 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
     "options",
     [
         {"num_providers": 0, "lexical_size": VOCABULARY + PAIR_BUCKETS, "kernel_size": 5, "novelty_size": 4},
-        {"num_providers": 2, "multi_label": True, "pooling": "cls", "fusion": "routing"},
+        {"num_providers": 2, "multi_label": True, "pooling": "cls", "fusion": "routing", "calibration": MAPS},
     ],
 )
 def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options: dict[str, Any]) -> None:

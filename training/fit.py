@@ -2,7 +2,7 @@
 
 1. The encoder's side, see `encoder_fit`.
 2. The fusion, fitted on out-of-sample encoder outputs of the rows that have scores.
-3. Temperatures, thresholds, gates and risks, from the same out-of-sample outputs.
+3. Calibration of sources and answer, thresholds, gates and risks, from the same out-of-sample outputs.
 """
 
 import time
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..modeling_labelfusion import LabelFusionForSequenceClassification
 from .baseline_fit import fit_baseline, out_of_fold
-from .calibration import fit_temperature
+from .calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
 from .dial import calibrate_dial
 from .encoder_fit import fit_encoder
 from .encoding import encode_texts
@@ -47,6 +47,9 @@ class FitOptions:
             folds, or none.
         extra_sources: Let words and labelled neighbours (`LexicalHead`, `KernelHead`) stand beside the encoder, each
             with the weight that is best out of sample. The kernel head keeps embeddings of training texts.
+        calibration: `"auto"` gives the encoder's side, each LLM and the answer as much as held-out rows show to help.
+            `"none"` and `"temperature"` go no further; with rows enough, `"vector"` is a scale and bias for each class
+            of the encoder's side, `"isotonic"` maps graded LLM scores and the answer, beside temperatures.
         threshold_metric: Multi-label: what the thresholds are tuned for, `"accuracy"` (exact match), `"micro_f1"` or
             `"macro_f1"`.
         finetune: Options of the fine-tuning.
@@ -58,6 +61,7 @@ class FitOptions:
     encoder_training: str = "auto"
     max_train_minutes: float = 5.0
     extra_sources: bool = True
+    calibration: str = "auto"
     threshold_metric: str = "accuracy"
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
@@ -108,8 +112,10 @@ def fit_model(
     frozen = report["encoder_training"] == "probe"
     novelty = fit_novelty(model, embeddings if frozen else encode(), folds)
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
-    encoder_temperature = fit_temperature(encoder_logits[covered], targets[covered], multi_label)
-    encoder_logits = encoder_logits / encoder_temperature
+    encoder_logits[covered], encoder_temperature, calibrated = calibrate_encoder(
+        model, encoder_logits[covered], targets[covered], folds[covered], options.calibration
+    )
+    report["calibration"] = {"encoder": calibrated}
     if out_of_sample is not None:
         unseen = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
         out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
@@ -126,6 +132,9 @@ def fit_model(
             config.score_floor,
             embeddings[rows] if frozen and model.fusion_mlp is not None else None,
         )
+        maps, data, report["calibration"]["llms"] = calibrate_llms(data, folds[rows.numpy()], options.calibration)
+        if any(maps):
+            config.calibration["score_maps"] = maps
         if model.baseline is not None:
             model.baseline.load_state_dict(fit_baseline(config.fusion, data).state_dict())
             logits[rows] = out_of_fold(config.fusion, data, folds[rows.numpy()])
@@ -136,8 +145,11 @@ def fit_model(
             _set_fusion(model, fit.pool, fit.mlp)
             logits[rows] = fit.out_of_fold_logits
             report["fusion"] = fit.report
-        config.calibration["temperature"] = fit_temperature(logits[rows], targets[rows], multi_label)
-        logits[rows] = logits[rows] / config.calibration["temperature"]
+            add_after(report["calibration"]["llms"], fit.sources[1:], data)
+        logits[rows], found, report["calibration"]["answer"] = calibrate_answer(
+            logits[rows], targets[rows], folds[rows.numpy()], multi_label, options.calibration
+        )
+        config.calibration |= found
     elif config.num_providers and scored.any():
         report["fusion"] = {"rows": int(rows.sum()), "chosen": "default pool: too few scored rows to fit one"}
     evaluated = rows if bool(rows.any()) else torch.from_numpy(covered)
@@ -151,7 +163,7 @@ def fit_model(
             model,
             encoder_logits[rows],
             logits[rows],
-            llm_scores[rows.numpy()],
+            data.llm_scores.numpy(),
             labels[rows.numpy()],
             folds[rows.numpy()],
             novelty[rows.numpy()],

@@ -68,12 +68,14 @@ class FusionFit:
         pool: The pool.
         mlp: The MLP, if it earned its place.
         out_of_fold_logits: float32 `(n, K)`: fused logits of each row from a fit that has not seen its fold.
+        sources: Out-of-fold logits float32 `(n, K)` of the encoder and of each LLM, calibrated, alone.
         report: What was compared and chosen, plain data.
     """
 
     pool: ScorePool
     mlp: FusionMLP | None
     out_of_fold_logits: torch.Tensor
+    sources: list[torch.Tensor]
     report: dict[str, Any]
 
 
@@ -94,8 +96,8 @@ def fit_fusion(
     num_providers = data.llm_scores.shape[1]
     candidates: dict[str, torch.Tensor] = {"encoder": data.encoder_logits}
     for p in range(num_providers):
-        candidates[f"llm {p}"] = _out_of_fold(data, folds, (ALONE_PENALTY,), only=p)[0]
-    for penalty, pooled in zip(POOL_PENALTIES, _out_of_fold(data, folds, POOL_PENALTIES), strict=True):
+        candidates[f"llm {p}"] = pool_out_of_fold(data, folds, (ALONE_PENALTY,), only=p)[0]
+    for penalty, pooled in zip(POOL_PENALTIES, pool_out_of_fold(data, folds, POOL_PENALTIES), strict=True):
         candidates[f"pool {penalty:g}"] = pooled
     losses = {name: log_loss(logits, data.labels, data.multi_label) for name, logits in candidates.items()}
     if fusion in ("encoder", "llm"):
@@ -124,7 +126,7 @@ def fit_fusion(
                 pooled = pool(data.encoder_logits, data.evidence, data.mask)
             mlp, logits = _fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
             report |= {"chosen": "pool and mlp", "mlp_epochs": epochs}
-    return FusionFit(pool, mlp, logits.detach(), report)
+    return FusionFit(pool, mlp, logits.detach(), list(candidates.values())[: 1 + num_providers], report)
 
 
 def stacking_weights(losses: torch.Tensor, draws: int = 500, least: float = 0.02) -> torch.Tensor:
@@ -236,7 +238,7 @@ def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None 
     return pools
 
 
-def _out_of_fold(
+def pool_out_of_fold(
     data: FusionData, folds: NDArray[np.int64], penalties: tuple[float, ...], only: int | None = None
 ) -> list[torch.Tensor]:
     """Out-of-fold logits `(n, K)` for each penalty."""

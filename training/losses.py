@@ -24,10 +24,10 @@ def log_loss(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> t
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def clearly_better(loss: torch.Tensor, reference: torch.Tensor) -> bool:
-    """Whether the mean of `loss` `(n,)` is below that of `reference` by half a standard error of the difference."""
+def clearly_better(loss: torch.Tensor, reference: torch.Tensor, errors: float = 0.5) -> bool:
+    """Whether the mean of `loss` `(n,)` is below that of `reference` by so many standard errors of the difference."""
     gain = (reference - loss).double()
-    return bool(gain.mean() > 0.5 * gain.std(correction=0) / max(len(gain), 1) ** 0.5)
+    return bool(gain.mean() > errors * gain.std(correction=0) / max(len(gain), 1) ** 0.5)
 
 
 def minimize(objective: Callable[[], torch.Tensor], parameters: list[torch.Tensor], max_iter: int = 200) -> float:
