@@ -170,8 +170,8 @@ def select(
         return values > policy.threshold
     if policy == "auto":
         if threshold is None:
-            probs = doubted(probs, novelty, config.multi_label)
-            return expected_error(probs, config.multi_label) > DEFAULT_EXPECTED_ERROR
+            trusted = doubted(probs, novelty, config.multi_label)
+            return expected_error(trusted, config.multi_label) > DEFAULT_EXPECTED_ERROR
         return values > threshold
     return most(values, round(float(policy) * count))
 

@@ -53,11 +53,11 @@ def doubted(
     Returns:
         float64 `(n, K)`.
     """
-    probs = np.asarray(probs, dtype=np.float64)
+    p = np.asarray(probs, dtype=np.float64)
     if novelty is None:
-        return probs
+        return p
     known = 1.0 - np.asarray(novelty, dtype=np.float64)[:, None]
-    return known * probs + (1.0 - known) * (0.5 if multi_label else 1.0 / probs.shape[1])
+    return np.asarray(known * p + (1.0 - known) * (0.5 if multi_label else 1.0 / p.shape[1]))
 
 
 @dataclass

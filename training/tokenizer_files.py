@@ -39,8 +39,8 @@ def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
         except (OSError, ValueError) as reason:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             return OSError(f"{name} of {source!r} is damaged ({reason}): copy or download it again.")
     where = f" for {source!r}" if source else ""
-    reason = f" ({type(error).__name__}: {str(error).partition(chr(10))[0]})" if error else ""
+    why = f" ({type(error).__name__}: {str(error).partition(chr(10))[0]})" if error else ""
     return OSError(
-        f"No tokenizer could be loaded{where}{reason}: its files are missing or damaged; save the model's tokenizer "
+        f"No tokenizer could be loaded{where}{why}: its files are missing or damaged; save the model's tokenizer "
         "there, or pass a `tokenizer`."
     )
