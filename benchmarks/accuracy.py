@@ -152,7 +152,7 @@ def one(
     seconds = time.perf_counter() - started
     truth, test_scores = scored.labels[held_out], scored.llm_scores[held_out]
     chosen = [t for t, yes in zip(scored.texts, held_out, strict=True) if yes]
-    if report["encoder_training"] == "full":
+    if report["encoder_training"] != "probe":
         test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
     else:
         test = complete(model, embed.tokenizer, chosen, embeddings[held_out], part.max_length)
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with one folder a data set")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
-    parser.add_argument("--encoder-training", default="probe", choices=["probe", "auto", "full"])
+    parser.add_argument("--encoder-training", default="probe", choices=["probe", "auto", "contrastive", "full"])
     parser.add_argument("--max-train-minutes", type=float, default=15.0)
     parser.add_argument("--control", default="", choices=["", "shuffled LLM scores", "noise for embeddings"])
     parser.add_argument("--sizes", nargs="+", type=int)

@@ -26,7 +26,7 @@ def test_the_snippets_run(tiny_encoder_dir: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-    write_data(tmp_path / "train.csv", 36)
+    write_data(tmp_path / "train.csv", 27)
     write_data(tmp_path / "test.csv", 12)
     found = snippets()
     assert len(found) == 5
