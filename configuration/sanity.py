@@ -1,7 +1,6 @@
 """Refuse a config that cannot be right, or cannot be read, before anything of the size that it names is made."""
 
 from itertools import chain, pairwise
-from numbers import Real
 from typing import Any
 
 FORMAT = 1  # of config.json; counts up when an older version of this package could not read it
@@ -95,7 +94,7 @@ def _check_knots(name: str, knots: Any) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and -1e300 < value < 1e300
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _shown(value: Any) -> str:
