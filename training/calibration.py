@@ -41,8 +41,8 @@ def fit_vector_scaling(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Vector scaling (Guo et al. 2017): `logits * scale + bias`, penalised for what goes beyond a temperature.
 
-    The full matrix of Kull et al. 2019 (ODIR, arXiv:1910.12656) with its off-diagonal penalised likewise was no better
-    on held-out rows, also not where classes come together.
+    The full matrix of Kull et al. 2019 (ODIR, arXiv:1910.12656), penalised likewise, lowered the log loss of held-out
+    rows by less than one per cent more, and not at all where classes come together (Reuters).
 
     Args:
         logits: float32 `(n, K)`, out of sample.
