@@ -75,16 +75,17 @@ class Fold:
         self.test_embeddings = embeddings[held_out]
         self.test_labels, self.test_scores = scored.labels[held_out], scored.llm_scores[held_out]
 
-    def fit(self, scores: NDArray[np.float32], seed: int, fusion: str = "pool") -> LabelFusionForSequenceClassification:
+    def fit(self, scores: NDArray[np.float32], seed: int, plain: bool = False) -> LabelFusionForSequenceClassification:
+        """The recipe of `fit` on a frozen encoder; `plain`: a pool of the linear probe and the LLMs, in less time."""
         torch.manual_seed(0)
         model = LabelFusionForSequenceClassification.from_encoder_pretrained(
             self.embed.source,
             labels=self.classes,
             llm_providers=[{"model": "recorded", "name": f"llm {p}"} for p in range(scores.shape[1])],
             multi_label=self.multi_label,
-            fusion=fusion,
+            fusion="pool" if plain else "mlp",
         )
-        options = FitOptions(encoder_training="probe", extra_sources=False, seed=seed)
+        options = FitOptions(encoder_training="probe", extra_sources=not plain, seed=seed)
         options.finetune.max_length = self.part.max_length
         fit_model(model, self.embed.tokenizer, self.texts, self.labels, scores, options, embeddings=self.embeddings)
         return model
@@ -173,7 +174,7 @@ def budgets(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Nam
         kept = np.full_like(rows.scores, np.nan)
         chosen = scored[order[:BUDGET]]
         kept[chosen] = rows.scores[chosen]
-        model = rows.fit(kept, seed)
+        model = rows.fit(kept, seed, plain=True)
         config = model.config
         fused, alone, novelty = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
         settings = (rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)

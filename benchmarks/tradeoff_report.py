@@ -10,7 +10,7 @@ from tradeoff import BUDGET, FOLDS, FOREIGN, GATES, RISKS, SIZES, curves
 INTRO = """# What questions buy
 
 Written by `python benchmarks/tradeoff.py`. Rows with recorded LLM answers, five-fold cross-validated: each is judged
-by a model that has not seen it, and ranked within its fold. A linear probe on a frozen encoder, fusion `pool`. Exact
+by a model that has not seen it, and ranked within its fold. The recipe of `fit`, on a frozen encoder. Exact
 match for Reuters. The *area* is the mean accuracy over all shares of texts asked, from 0 to 100 %, less that of asking
 at random; in brackets, 95 % bootstrap intervals over the rows. *Kept* is the part of the gain of always asking that is
 left when 30 % of the texts are asked. `learnt` is the gate of the model ([`training/gate.py`](../training/gate.py));
@@ -162,7 +162,8 @@ def _budgets(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         rows.append([name, *(f"{v:.1%}" for v in values)])
     rows.append(["mean", *(f"**{v:.1%}**" for v in np.mean(both, axis=0))])
     header = ["data set", "always: random", "always: chosen", "30 %: random", "30 %: chosen"]
-    lines = [f"{BUDGET} training rows scored, drawn at random or as `fit` chooses them (fusion `pool`); accuracy:", ""]
+    what = "drawn at random or as `fit` chooses them (a pool of probe and LLMs)"
+    lines = [f"{BUDGET} training rows scored, {what}; accuracy:", ""]
     return lines + _table(header, rows)
 
 
