@@ -45,7 +45,8 @@ def calibrate_encoder(
         wanted: One of `CALIBRATIONS`.
 
     Returns:
-        Calibrated logits float32 `(n, K)`, `encoder_temperature` for the config, and what was compared.
+        Calibrated logits float32 `(n, K)`, `encoder_temperature` for the config, and what was compared: cross-fitted
+        `log_loss` of each, and figures `before` and `after` the one chosen, fitted on all rows.
     """
     multi_label = model.config.multi_label
 
