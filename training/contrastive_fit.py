@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 FEW_ROWS = range(30, 1001)  # where `"auto"` tries it
 FEWEST_STEPS = 20
+FEWEST_JUDGED = 60  # rows below which no part is saved: on 10 held-out rows a poor fit passed for a good one
 
 
 def fit_contrastive(
@@ -69,7 +70,7 @@ def fit_contrastive(
     steps, least = options.max_steps, min(FEWEST_STEPS, options.max_steps)
     while True:
         affordable = int((budget / (len(parts) + 1) - encode_seconds) / step_seconds)
-        if affordable >= least or len(parts) == 1:
+        if affordable >= least or sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
             break
         parts = parts[:-1]
     if affordable < least and not forced:
