@@ -20,7 +20,7 @@ from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, comb
 from .finetune import finetune, seconds_per_row
 from .folds import assign_folds
 from .losses import clearly_better, log_loss
-from .probe import Probe, fit_probe
+from .probe import PENALTIES, Probe, fit_head, fit_probe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ def fit_encoder(
     targets = torch.from_numpy(labels)
     model.set_heads()
     probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
-    _set_head(model, probe)
+    _set_head(model, probe.weight, probe.bias)
     encoder_logits = probe.out_of_fold_logits
     report |= {"encoder_training": "probe", "encoder_log_loss": {"probe": round(probe.loss, 5)}}
     covered = np.ones(len(texts), dtype=bool)
@@ -87,7 +87,7 @@ def fit_encoder(
             progress=options.progress,
         )
     if tuned is None and options.encoder_training in ("auto", "full"):
-        tuned = _finetune(model, tokenizer, texts, labels, parts, probe, options, started, report)
+        tuned = _finetune(model, tokenizer, texts, labels, embeddings, parts, probe, options, started, report)
     if tuned is not None:
         encoder_logits, covered = tuned
     if options.extra_sources and len(texts) >= FEWEST_ROWS:
@@ -109,6 +109,7 @@ def _finetune(
     tokenizer: "PreTrainedTokenizerBase",
     texts: list[str],
     labels: NDArray[Any],
+    embeddings: torch.Tensor,
     parts: list[NDArray[np.bool_]],
     probe: Probe,
     options: "FitOptions",
@@ -141,6 +142,11 @@ def _finetune(
     covered = np.zeros(len(texts), dtype=bool)
     for part in parts:
         train = ~part
+        # A warm start that has seen the held-out rows would flatter: the head is fitted anew without them.
+        strong = tuple(x for x in PENALTIES if x >= probe.penalty)
+        rows = torch.from_numpy(train)
+        head = fit_head(embeddings[rows], torch.from_numpy(labels)[rows], num_labels, model.config.multi_label, strong)
+        _set_head(model, *head)
         finished = finetune(
             model,
             tokenizer,
@@ -193,7 +199,7 @@ def _held_out_parts(
     return parts if len(labels) <= SMALL else parts[:1]
 
 
-def _set_head(model: "LabelFusionForSequenceClassification", probe: Probe) -> None:
+def _set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor, bias: torch.Tensor) -> None:
     with torch.no_grad():
-        model.encoder_head.weight.copy_(probe.weight)
-        model.encoder_head.bias.copy_(probe.bias)
+        model.encoder_head.weight.copy_(weight)
+        model.encoder_head.bias.copy_(bias)
