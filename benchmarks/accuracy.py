@@ -7,131 +7,53 @@ are computed once. The report is written to `docs/accuracy.md`.
 """
 
 import argparse
-import ast
-import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.scoring.embedded import resolve_model
-from labelfusion.training.data import LabelledTexts, prepare
+from accuracy_data import PARTS, Data, Embedder, load
+from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoding import complete, encode_texts
 from labelfusion.training.finetune import FinetuneOptions
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
-from transformers import AutoTokenizer
+from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 
-
-@dataclass
-class Part:
-    """One data set.
-
-    Args:
-        scored: Split with recorded LLM answers, cross-validated.
-        unscored: Split without, of which `sizes` rows train the encoder as well; `None`: sizes are of the scored rows.
-        sizes: Numbers of training rows.
-        max_length: Tokens kept of a text.
-    """
-
-    scored: str
-    unscored: str | None
-    sizes: tuple[int, ...]
-    max_length: int = 128
-
-
-PARTS = {
-    "ag_news": Part("validation", "train", (40, 80, 200, 400, 800, 1600, 4000)),  # 1, 2, 5, 10, 20, 40, 100 %
-    "reuters10": Part("validation", "train", (58, 117, 292, 584, 1168, 2337, 5842), 256),
-    "climate_stance": Part("train", None, (30, 100, 1000)),
-    "movie_reviews": Part("train", None, (30, 100, 1000)),
-    "semeval_stance": Part("test", None, (30, 100, 348)),
-}
 FOLDS = 5
+BINS = 15  # of the reliability
 # Fusion of RoBERTa-base and LLMs in arXiv:2512.10793, by number of training rows, on the data set's test split.
 PAPER = {"ag_news": {4000: 0.924}, "reuters10": {292: 0.706, 1168: 0.720, 5842: 0.923}}
 
 
-def load(folder: Path, name: str, split: str, at_most: int | None = None) -> LabelledTexts:
-    meta = json.loads((folder / name / "metadata.json").read_text(encoding="utf-8"))
-    table = pd.read_parquet(folder / name / f"{split}.parquet")
-    if at_most is not None and len(table) > at_most:
-        table = table.sample(at_most, random_state=0)
-    return prepare(
-        table,
-        classes=meta["label_names"],
-        multi_label=meta["multi_label"],
-        num_providers=len(meta["providers"]) or None,
-    )
-
-
-def load_unscored(folder: Path, name: str, part: Part) -> LabelledTexts:
-    """The rows that stand for 100 % of the training data: as many as the largest size, the same for every seed."""
-    assert part.unscored is not None
-    return load(folder, name, part.unscored, max(part.sizes))
-
-
-class Embedder:
-    """Frozen encoder outputs, computed once for each data set, split and length."""
-
-    def __init__(self, encoder: str, cache: Path, device: str, bf16: bool = False) -> None:
-        self.source = str(resolve_model(encoder))
-        self.tokenizer = AutoTokenizer.from_pretrained(self.source)
-        self.cache, self.device, self.bf16 = cache, device, bf16
-
-    def model(self, labels: list[str], num_providers: int, multi_label: bool) -> LabelFusionForSequenceClassification:
-        torch.manual_seed(0)
-        return LabelFusionForSequenceClassification.from_encoder_pretrained(
-            self.source,
-            labels=labels,
-            llm_providers=[{"model": "recorded", "name": f"llm {p}"} for p in range(num_providers)],
-            multi_label=multi_label,
-        ).to(self.device)
-
-    def __call__(self, texts: list[str], key: str, max_length: int) -> torch.Tensor:
-        settings = [self.source, key, str(max_length), *(["bf16"] if self.bf16 else [])]
-        digest = hashlib.sha256("\0".join([*settings, *texts]).encode()).hexdigest()[:16]
-        path = self.cache / f"{digest}.npy"
-        if not path.exists():
-            encoder = self.model(["a", "b"], 0, False)
-            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16):
-                out = encode_texts(
-                    encoder, self.tokenizer, texts, max_length=max_length, progress=True, description=f"Encoding {key}"
-                )
-            np.save(path, out.numpy())
-        return torch.from_numpy(np.load(path))
-
-
 def one(
-    part: Part, name: str, size: int, seed: int, fold: int, embed: Embedder, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Fit on one training part and measure all sources on the held-out fold."""
-    scored = load(args.data, name, part.scored)
+    name: str, data: Data, size: int, seed: int, fold: int, embed: Embedder, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Fit on one training part and measure all sources on the held-out fold, and on as much of another domain."""
+    part, scored, more = PARTS[name], data.scored, data.unscored
     assert scored.labels is not None
     assert scored.llm_scores is not None
-    embeddings = embed(scored.texts, f"{name}/{part.scored}", part.max_length)
+    embeddings = embed(scored.texts, part.max_length, f"{name}/{part.scored}")
+    all_scores = scored.llm_scores
     if args.control == "shuffled LLM scores":
-        scored.llm_scores = scored.llm_scores[np.random.default_rng(seed).permutation(len(scored))]
+        all_scores = all_scores[np.random.default_rng(seed).permutation(len(scored))]
     held_out = assign_folds(scored.labels, FOLDS, scored.texts, seed=100 + seed) == fold
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(~held_out)
-    if part.unscored is None:
+    if more is None:
         rows = np.sort(rng.permutation(rows)[:size])
     texts = [scored.texts[i] for i in rows]
-    labels, scores, features = scored.labels[rows], scored.llm_scores[rows], embeddings[rows]
-    if part.unscored is not None:
-        more = load_unscored(args.data, name, part)
+    labels, scores, features = scored.labels[rows], all_scores[rows], embeddings[rows]
+    if more is not None:
         assert more.labels is not None
         extra = np.sort(rng.permutation(len(more))[:size])
-        features = torch.cat([embed(more.texts, f"{name}/{part.unscored}", part.max_length)[extra], features])
+        features = torch.cat([embed(more.texts, part.max_length, f"{name}/{part.unscored}")[extra], features])
         texts = [more.texts[i] for i in extra] + texts
         labels = np.concatenate([more.labels[extra], labels])
         scores = np.concatenate([np.full((len(extra), *scores.shape[1:]), np.nan, dtype=np.float32), scores])
@@ -150,92 +72,131 @@ def one(
     started = time.perf_counter()
     report = fit_model(model, embed.tokenizer, texts, labels, scores, options, embeddings=features)
     seconds = time.perf_counter() - started
-    truth, test_scores = scored.labels[held_out], scored.llm_scores[held_out]
-    chosen = [t for t, yes in zip(scored.texts, held_out, strict=True) if yes]
-    if report["encoder_training"] != "probe":
-        test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
+
+    def measure(
+        rows: LabelledTexts, scores: NDArray[np.float32], known: torch.Tensor, use: NDArray[np.bool_], called: str
+    ) -> dict[str, Any]:
+        assert rows.labels is not None
+        truth, given = rows.labels[use], scores[use]
+        chosen = [text for text, yes in zip(rows.texts, use, strict=True) if yes]
+        if report["encoder_training"] != "probe":
+            test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
+        else:
+            test = complete(model, embed.tokenizer, chosen, known[use], part.max_length)
+        with torch.no_grad():
+            fused, alone = model.fuse(test.to(args.device), torch.from_numpy(given).to(args.device))
+        settings = (multi_label, model.config.thresholds, model.config.min_labels)
+        found = {
+            source: (softmax_or_sigmoid(x.float().cpu().numpy(), multi_label), settings)
+            for source, x in (("fusion", fused), ("encoder", alone))
+        }
+        found |= {f"llm {p}": (np.nan_to_num(given[:, p]), (multi_label, None, 0)) for p in range(given.shape[1])}
+        return {
+            "part": called,
+            "encoder": Path(args.encoder).name,
+            "training": args.encoder_training,
+            "control": args.control,
+            "size": size,
+            "seed": seed,
+            "fold": fold,
+            "rows": int(use.sum()),
+            "trained": report["encoder_training"],
+            "seconds": round(seconds, 1),
+            "accuracy": {s: classification_metrics(p, truth, *how)["accuracy"] for s, (p, how) in found.items()},
+            "reliability": {s: reliability(p, truth) for s, (p, _) in found.items()},
+        }
+
+    results = [measure(scored, all_scores, embeddings, held_out, name)]
+    if data.elsewhere is not None:
+        other = data.elsewhere
+        assert other.labels is not None
+        assert other.llm_scores is not None
+        use = assign_folds(other.labels, FOLDS, other.texts, seed=100 + seed) == fold
+        there = embed(other.texts, part.max_length, part.elsewhere)
+        results.append(measure(other, other.llm_scores, there, use, f"{name}, on {part.elsewhere}"))
+    return results
+
+
+def reliability(probabilities: NDArray[np.floating], labels: NDArray[Any]) -> list[list[float]]:
+    """In each of `BINS` bins of confidence: how many answers, their confidences and right ones summed."""
+    if labels.ndim == 2:
+        confidence, right = probabilities.ravel(), labels.ravel() > 0
     else:
-        test = complete(model, embed.tokenizer, chosen, embeddings[held_out], part.max_length)
-    with torch.no_grad():
-        fused, alone = model.fuse(test.to(args.device), torch.from_numpy(test_scores).to(args.device))
-    settings = (multi_label, model.config.thresholds, model.config.min_labels)
-    probabilities = [softmax_or_sigmoid(x.float().cpu().numpy(), multi_label) for x in (fused, alone)]
-    result = {
-        "fusion": classification_metrics(probabilities[0], truth, *settings),
-        "encoder": classification_metrics(probabilities[1], truth, *settings),
-    }
-    for p in range(test_scores.shape[1]):
-        result[f"llm {p}"] = classification_metrics(np.nan_to_num(test_scores[:, p]), truth, multi_label)
-    return {
-        "part": name,
-        "encoder": Path(args.encoder).name,
-        "training": args.encoder_training,
-        "control": args.control,
-        "size": size,
-        "seed": seed,
-        "fold": fold,
-        "rows": int(held_out.sum()),
-        "trained": report["encoder_training"],
-        "seconds": round(seconds, 1),
-        "accuracy": {source: metrics["accuracy"] for source, metrics in result.items()},
-        "ece": {source: metrics["ece"] for source, metrics in result.items()},
-    }
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    sums = [np.bincount(place, weights, BINS) for weights in (None, confidence, right)]
+    return np.stack(sums, axis=1).astype(float).round(4).tolist()
 
 
-def origin(source: str) -> str:
-    """Where a data set comes from; some metadata files hold the text of a dict."""
-    if not source.startswith("{"):
-        return source
-    place = ast.literal_eval(source)
-    return f"From the repository {place['repo']} at {place['commit'][:10]}"
+def calibration_error(tables: list[list[list[float]]]) -> float:
+    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599) over the rows of all the tables together."""
+    count, confidence, right = np.sum(tables, axis=0).T
+    return float(np.abs(confidence - right).sum() / count.sum())
 
 
-def write(results: list[dict[str, Any]], path: Path, data: Path) -> None:
+def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) -> None:
     """The report: one table a data set, mean over folds and seeds, standard error over the held-out rows."""
     lines = [
         "# Accuracy",
         "",
-        "Written by `python benchmarks/accuracy.py`. Cross-validated on rows with recorded LLM answers: each row is",
-        "predicted once a seed by a model that has not seen it. Accuracy is exact match for multi-label data. `±` is",
-        "one standard error of the fusion's accuracy over the held-out rows; the difference is fusion minus the best",
+        "Written by `python benchmarks/accuracy.py`. Cross-validated on rows with LLM answers: each row is predicted",
+        "once a seed by a model that has not seen it. Accuracy is exact match for multi-label data. `±` is one",
+        "standard error of the fusion's accuracy over the held-out rows; the difference is fusion minus the best",
         "single source, chosen with hindsight. `rows`: those without LLM scores where the data set has any, to which",
-        "four fifths of the scored rows come; else the number of scored rows. ECE is the mean over the folds, whose",
-        "few rows raise it. `paper`: arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows.",
+        "four fifths of the scored rows come; else the number of scored rows. ECE: of the fusion, 15 bins, over all",
+        "held-out rows together (multi-label: of each class). The LLM is one whose answers were recorded with the",
+        "data, or `SmolLM2-135M-Instruct`, run on this machine, as [local-llm.md](local-llm.md) tells. `paper`:",
+        "arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows.",
     ]
+    summary: list[tuple[str, int, float, float]] = []
+    tables: list[str] = []
     table = pd.json_normalize(results)
     table["useless"] = table["control"] != ""
     table = table.sort_values("useless", kind="stable")
-    for (name, encoder, training, control), group in table.groupby(
+    for (called, encoder, training, control), group in table.groupby(
         ["part", "encoder", "training", "control"], sort=False
     ):
-        meta = json.loads((data / str(name) / "metadata.json").read_text(encoding="utf-8"))
+        name = str(called).split(",")[0]
+        data = load(folder, name, cache)
         llms = [c for c in group.columns.astype(str) if c.startswith("accuracy.llm") and group[c].notna().all()]
-        paper = PAPER.get(str(name), {})
-        heads = ["rows", "encoder", *meta["providers"], "fusion", "difference", "ECE", "fit s"]
+        paper = PAPER.get(name, {})
+        heads = ["rows", "encoder", *data.providers, "fusion", "difference", "ECE", "fit s"]
         heads += ["paper"] if paper else []
-        lines += [
+        tables += [
             "",
-            f"## {name}" + (f", with {control}" if control else ""),
+            f"## {called}" + (f", with {control}" if control else ""),
             "",
-            f"Encoder `{encoder}`, training `{training}`. {origin(meta['source'])}.",
+            f"Encoder `{encoder}`, training `{training}`, {group['seed'].nunique()} seed(s). {data.source}.",
             "",
         ]
-        lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+        tables += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for size, rows in group.groupby("size"):
             assert isinstance(size, int)
             weights = rows["rows"]
             mean = {c: np.average(rows[c], weights=weights) for c in ("accuracy.encoder", *llms, "accuracy.fusion")}
             fused = mean["accuracy.fusion"]
-            count = weights.sum() / rows["seed"].nunique()
-            error = (fused * (1 - fused) / count) ** 0.5
+            error = (fused * (1 - fused) / (weights.sum() / rows["seed"].nunique())) ** 0.5
             best = max(mean["accuracy.encoder"], *(mean[c] for c in llms))
-            ece = np.average(rows["ece.fusion"], weights=weights)
             cells = [str(size), f"{mean['accuracy.encoder']:.1%}", *(f"{mean[c]:.1%}" for c in llms)]
-            cells += [f"**{fused:.1%}** ± {error:.1%}", f"{fused - best:+.1%}", f"{ece:.3f}"]
-            cells.append(f"{rows['seconds'].median():.0f}")
+            cells += [f"**{fused:.1%}** ± {error:.1%}", f"{fused - best:+.1%}"]
+            cells += [
+                f"{calibration_error(rows['reliability.fusion'].tolist()):.3f}",
+                f"{rows['seconds'].median():.0f}",
+            ]
             cells += [f"{paper[size]:.1%}" if size in paper else ""] if paper else []
-            lines.append("| " + " | ".join(cells) + " |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            tables.append("| " + " | ".join(cells) + " |")
+            if not control:
+                summary.append((str(called), size, fused - best, error))
+    worst = min(summary, key=lambda x: x[2] / x[3])
+    behind = [f"{name} with {size} rows ({gap:+.1%}, SE {error:.1%})" for name, size, gap, error in summary if gap < 0]
+    lines += [
+        "",
+        f"* The fusion is ahead of the best single source by {np.mean([x[2] for x in summary]):.1%} on average over "
+        f"{len(summary)} lines, and not behind it on {len(summary) - len(behind)}.",
+        f"* Behind: {', '.join(behind) or 'nowhere'}.",
+        f"* Worst: {worst[0]} with {worst[1]} rows, {worst[2] / worst[3]:+.1f} standard errors.",
+    ]
+    path.write_text("\n".join([*lines, *tables]) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -258,27 +219,25 @@ def main() -> None:
     args.cache.mkdir(parents=True, exist_ok=True)
     log = args.cache / "accuracy.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = [{"control": "", **r} for r in done]
     keys = ("part", "encoder", "training", "control", "size", "seed", "fold")
     seen = {tuple(r[k] for k in keys) for r in done}
     embed = Embedder(args.encoder, args.cache, args.device, args.bf16)
     for name in args.part:
-        part = PARTS[name]
-        for size in args.sizes or part.sizes:
+        data = load(args.data, name, args.cache)
+        for size in args.sizes or PARTS[name].sizes:
             for seed in range(args.seeds):
                 for fold in range(FOLDS):
                     run = (name, Path(args.encoder).name, args.encoder_training, args.control, size, seed, fold)
                     if run in seen:
                         continue
-                    result = one(part, name, size, seed, fold, embed, args)
-                    done.append(result)
-                    with log.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(result) + "\n")
-                    print(
-                        name, size, f"fold {fold}", {k: round(v, 3) for k, v in result["accuracy"].items()}, flush=True
-                    )
-            write(done, args.output, args.data)
-    write(done, args.output, args.data)
+                    for result in one(name, data, size, seed, fold, embed, args):
+                        done.append(result)
+                        with log.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(result) + "\n")
+                        found = {source: round(value, 3) for source, value in result["accuracy"].items()}
+                        print(result["part"], size, f"fold {fold}", found, flush=True)
+            write(done, args.output, args.data, args.cache)
+    write(done, args.output, args.data, args.cache)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def write_tables(results: dict[str, Any], names: Sequence[str], path: Path) -> N
     }
     text = path.read_text(encoding="utf-8")
     for key in ("strategies", "lengths", "throughput"):
-        if key not in results:
+        if not any(name.startswith(key) for name in results):
             tables[key] = [f"Not measured yet: `python benchmarks/local_llm.py {key}`."]
     for key, lines in tables.items():
         before, begin, rest = text.partition(f"<!-- table: {key} -->\n")

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import FOLDS, PARTS, Embedder, load, load_unscored
+from accuracy import FOLDS
+from accuracy_data import PARTS, Embedder, load
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.training.encoding import complete, novelty_of
 from labelfusion.training.fit import FitOptions, fit_model
@@ -45,26 +46,26 @@ FOREIGN = {  # where a gate is sent that was trained on something else
 class Fold:
     """The training rows and the held-out rows of one fold, as in `benchmarks/accuracy.py`."""
 
-    def __init__(self, name: str, seed: int, fold: int, embed: Embedder, data: Path) -> None:
+    def __init__(self, name: str, seed: int, fold: int, embed: Embedder, folder: Path) -> None:
         part, size = PARTS[name], SIZES[name]
         self.part, self.embed = part, embed
-        scored = load(data, name, part.scored)
+        data = load(folder, name, embed.cache)
+        scored, more = data.scored, data.unscored
         assert scored.labels is not None
         assert scored.llm_scores is not None
-        embeddings = embed(scored.texts, f"{name}/{part.scored}", part.max_length)
+        embeddings = embed(scored.texts, part.max_length, f"{name}/{part.scored}")
         held_out = assign_folds(scored.labels, FOLDS, scored.texts, seed=100 + seed) == fold
         rng = np.random.default_rng(seed)
         rows = np.flatnonzero(~held_out)
-        if part.unscored is None:
+        if more is None:
             rows = np.sort(rng.permutation(rows)[:size])
         self.classes = [str(c) for c in scored.classes]
         self.texts = [scored.texts[i] for i in rows]
         self.labels, self.scores, self.embeddings = scored.labels[rows], scored.llm_scores[rows], embeddings[rows]
-        if part.unscored is not None:
-            more = load_unscored(data, name, part)
+        if more is not None:
             assert more.labels is not None
             extra = np.sort(rng.permutation(len(more))[:size])
-            features = embed(more.texts, f"{name}/{part.unscored}", part.max_length)[extra]
+            features = embed(more.texts, part.max_length, f"{name}/{part.unscored}")[extra]
             self.embeddings = torch.cat([features, self.embeddings])
             self.texts = [more.texts[i] for i in extra] + self.texts
             self.labels = np.concatenate([more.labels[extra], self.labels])
@@ -77,14 +78,7 @@ class Fold:
 
     def fit(self, scores: NDArray[np.float32], seed: int, plain: bool = False) -> LabelFusionForSequenceClassification:
         """The recipe of `fit` on a frozen encoder; `plain`: a pool of the linear probe and the LLMs, in less time."""
-        torch.manual_seed(0)
-        model = LabelFusionForSequenceClassification.from_encoder_pretrained(
-            self.embed.source,
-            labels=self.classes,
-            llm_providers=[{"model": "recorded", "name": f"llm {p}"} for p in range(scores.shape[1])],
-            multi_label=self.multi_label,
-            fusion="pool" if plain else "mlp",
-        )
+        model = self.embed.model(self.classes, scores.shape[1], self.multi_label, fusion="pool" if plain else "mlp")
         options = FitOptions(encoder_training="probe", extra_sources=not plain, seed=seed)
         options.finetune.max_length = self.part.max_length
         fit_model(model, self.embed.tokenizer, self.texts, self.labels, scores, options, embeddings=self.embeddings)
@@ -128,8 +122,8 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
             wrong = given & ~(before if policy == "never" else after)
             risks[f"{policy} {risk:g}"] = [float(given.mean()), float(wrong.mean()), float(missed.mean())]
     other = FOREIGN[name]
-    foreign = load(args.data, other, PARTS[other].scored).texts
-    there = embed(foreign, f"{other}/{PARTS[other].scored}", PARTS[other].max_length)[:500]
+    foreign = load(args.data, other, embed.cache).scored.texts
+    there = embed(foreign, PARTS[other].max_length, f"{other}/{PARTS[other].scored}")[:500]
     _, elsewhere, far = rows.outputs(model, foreign[:500], there, None)
     drift = gate_values(elsewhere, config.calibration, rows.multi_label, novelty=far)[0] > threshold
     unaware = gate_values(elsewhere, config.calibration, rows.multi_label)[0] > threshold

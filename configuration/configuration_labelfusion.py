@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
-from .sanity import FORMAT, check_calibration, check_format, check_keys, check_sizes
+from .sanity import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .secrets import refuse_secrets
 
 FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing", "encoder", "llm")
@@ -29,6 +29,8 @@ class LabelFusionConfig(PretrainedConfig):
         problem_type: `"single_label_classification"` (default) or `"multi_label_classification"`. Never guessed.
         class_descriptions: `{class name: description}` for the prompts.
         pooling: The encoder's embedding: `"mean"` over the tokens or `"cls"`, the first token.
+        pooling_layers: Inner layers, as `hidden_states` counts them, whose embeddings the linear head sees beside that
+            of the last one.
         fusion: `"mlp"` (pool of the sources plus `FusionMLP`), `"pool"` (no MLP), or one of the baselines to compare
             with: `"weighted"` (average of probabilities), `"vote"` (majority), `"routing"` (best source by class),
             `"encoder"` (alone), `"llm"` (the best LLM alone, calibrated).
@@ -69,6 +71,7 @@ class LabelFusionConfig(PretrainedConfig):
         problem_type: str = "single_label_classification",
         class_descriptions: dict[str, str] | None = None,
         pooling: str = "mean",
+        pooling_layers: list[int] | None = None,
         fusion: str = "mlp",
         fusion_hidden_size: int = 64,
         fusion_dropout: float = 0.1,
@@ -108,6 +111,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.llm_providers = [LLMProvider.from_any(p).to_dict() for p in llm_providers or []]
         self.class_descriptions = dict(class_descriptions or {})
         self.pooling = pooling
+        self.pooling_layers = list(pooling_layers or [])
         self.fusion = fusion
         self.fusion_hidden_size = fusion_hidden_size
         self.fusion_dropout = fusion_dropout
@@ -172,9 +176,14 @@ class LabelFusionConfig(PretrainedConfig):
         return self.encoder_config.hidden_size
 
     @property
+    def pooled_size(self) -> int:
+        """Width of the encoder's embedding and those of the `pooling_layers`."""
+        return self.hidden_size * (1 + len(self.pooling_layers))
+
+    @property
     def embedding_size(self) -> int:
-        """Width of what the model's `encode` returns: the embedding, the lexical head's logits, the novelty."""
-        return self.hidden_size + (self.num_labels if self.lexical_size else 0) + int(self.novelty_size > 0)
+        """Width of what the model's `encode` returns: the embeddings, the lexical head's logits, the novelty."""
+        return self.pooled_size + (self.num_labels if self.lexical_size else 0) + int(self.novelty_size > 0)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
         """The encoder's config: Transformers keeps the size of the vocabulary there when embeddings are resized."""
@@ -201,6 +210,7 @@ class LabelFusionConfig(PretrainedConfig):
 
     def _validate(self) -> None:
         _choice("pooling", self.pooling, POOLING)
+        check_layers(self.pooling_layers, getattr(self.encoder_config, "num_hidden_layers", None))
         _choice("fusion", self.fusion, FUSION_METHODS)
         if not (isinstance(self.fusion_hidden_size, int) and self.fusion_hidden_size > 0):
             raise ValueError(f"`fusion_hidden_size` must be a positive integer, got {self.fusion_hidden_size!r}.")

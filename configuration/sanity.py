@@ -56,6 +56,22 @@ def check_sizes(num_labels: Any, providers: Any, encoder_config: Any, heads: dic
             raise ValueError(f"`{name}` is {value!r}; it must be a whole number from 0 to {MAX_ROWS}.")
 
 
+def check_layers(layers: list[Any], num_hidden_layers: int | None) -> None:
+    """Refuse `pooling_layers` that the encoder does not have.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    last = num_hidden_layers if isinstance(num_hidden_layers, int) else MAX_LAYERS
+    if any(not isinstance(x, int) or isinstance(x, bool) or not 0 <= x < last for x in layers) or (
+        len(set(layers)) < len(layers)
+    ):
+        raise ValueError(
+            f"`pooling_layers` must be different inner layers, whole numbers from 0 to {last - 1}, got "
+            f"{_shown(layers)}."
+        )
+
+
 def check_calibration(calibration: Any, num_providers: int) -> None:
     """Refuse temperatures and monotone maps that cannot be right.
 

@@ -38,7 +38,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = _encoder_without_pooler(config.encoder_config)
-        self.encoder_head = nn.Linear(config.hidden_size, self.num_labels)
+        self.encoder_head = nn.Linear(config.pooled_size, self.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.lexical_head: LexicalHead | None = None
         self.kernel_head: KernelHead | None = None
@@ -113,6 +113,14 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         model.encoder.load_state_dict(encoder.state_dict())
         return model.to(dtype=encoder.dtype)
 
+    def set_pooling_layers(self, layers: list[int]) -> None:
+        """Let the linear head see these inner layers beside the last one. It is a new head then, all zeros."""
+        self.config.pooling_layers = list(layers)
+        head = nn.Linear(self.config.pooled_size, self.num_labels).to(self.encoder_head.weight)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.encoder_head = head
+
     def set_heads(self, lexical_size: int = 0, kernel_size: int = 0) -> None:
         """Put new heads of these sizes, all zeros, beside the linear one on the encoder's side; size 0: none."""
         self.config.lexical_size, self.config.kernel_size = lexical_size, kernel_size
@@ -147,22 +155,21 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
 
         Returns:
             `(embedding, outputs)`: float `(batch, config.embedding_size)` and the encoder's own output. The embedding
-            is the encoder's, and after it, where there are such heads, the logits of the lexical one and the novelty.
+            is the encoder's, and after it, where there are such, those of the `pooling_layers`, the logits of the
+            lexical head and the novelty.
         """
         inputs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
         for name in ("output_attentions", "output_hidden_states"):  # every encoder takes them, most in its **kwargs
             wanted = kwargs.get(name)
             inputs[name] = getattr(self.config, name) if wanted is None else wanted
+        wanted = inputs["output_hidden_states"]
+        inputs["output_hidden_states"] = wanted or bool(self.config.pooling_layers)
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
-        tokens = outputs.last_hidden_state
-        if self.config.pooling == "cls":
-            embedding = tokens[:, 0]
-        elif attention_mask is None:
-            embedding = tokens.mean(dim=1)
-        else:
-            weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
-            embedding = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
-        parts = [embedding]
+        layers = [outputs.hidden_states[i] for i in self.config.pooling_layers]
+        if layers and not wanted:
+            outputs.hidden_states = None
+        embedding, *inner = [self._pool(x, attention_mask) for x in (outputs.last_hidden_state, *layers)]
+        parts = [embedding, *inner]
         if self.lexical_head is not None:
             if input_ids is None:
                 raise ValueError("This model reads words too: give `input_ids`, not `inputs_embeds`.")
@@ -170,6 +177,14 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         if self.novelty_head is not None:
             parts.append(self.novelty_head(embedding))
         return torch.cat(parts, dim=1) if len(parts) > 1 else embedding, outputs
+
+    def _pool(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        if self.config.pooling == "cls":
+            return tokens[:, 0]
+        if attention_mask is None:
+            return tokens.mean(dim=1)
+        weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
+        return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
 
     def fuse(
         self, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
@@ -191,9 +206,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 f"`embedding` is {embedding.shape[1]} wide, expected {self.config.embedding_size}: take what `encode` "
                 "of this model returns."
             )
-        lexical_logits = embedding[:, self.config.hidden_size :][:, : self.num_labels]
+        lexical_logits = embedding[:, self.config.pooled_size :][:, : self.num_labels]
+        encoder_logits = self.encoder_head(self.dropout(embedding[:, : self.config.pooled_size]))
         embedding = embedding[:, : self.config.hidden_size]
-        encoder_logits = self.encoder_head(self.dropout(embedding))
         if self.lexical_head is not None:
             encoder_logits = encoder_logits + lexical_logits
         if self.kernel_head is not None:

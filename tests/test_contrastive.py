@@ -68,7 +68,8 @@ def test_upper_layers_alone_are_trained_and_seeds_reproduce(
     }
     assert changed
     assert all(name.startswith("encoder.encoder.layer.1.") for name in changed)
-    weights, repeated, different = (m.encoder.encoder.layer[1].output.dense.weight for m in (half, again, other))
+    name = "encoder.encoder.layer.1.output.dense.weight"
+    weights, repeated, different = (m.get_parameter(name) for m in (half, again, other))
     torch.testing.assert_close(weights, repeated, rtol=0, atol=0)
     assert not torch.equal(weights, different)
     assert torch.equal(state, torch.random.get_rng_state())  # the user's own random numbers go on undisturbed
@@ -108,6 +109,7 @@ def test_loss_pulls_by_shared_labels() -> None:
     expected = -(share[0, 1] + share[1, 0] + share[3, 4] + share[4, 3]) / 4
     torch.testing.assert_close(loss.detach(), expected)
     loss.backward()
+    assert embeddings.grad is not None
     assert bool(embeddings.grad.isfinite().all())
     three = torch.tensor([[1.0, 1], [1, 0], [1, 1]])  # of two positives, the one that shares more weighs more
     unit = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]]), dim=-1)
@@ -234,13 +236,14 @@ def test_several_labels_a_text(make_model: Fixture, tiny_tokenizer: PreTrainedTo
     options = FitOptions(encoder_training="contrastive", max_train_minutes=0.0)
     report = fit_model(model, tiny_tokenizer, texts, labels, None, options)
     assert report["encoder_training"] == "contrastive"
+    assert model.config.thresholds is not None
     assert len(model.config.thresholds) == 2
 
 
 def test_front_door_and_command(tiny_encoder_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, labels = reviews(36)
     names = np.array(["yes", "no"])[labels]
-    options = {"encoder_training": "contrastive", "max_train_minutes": 0.02, "device": "cpu"}
+    options: dict[str, Any] = {"encoder_training": "contrastive", "max_train_minutes": 0.02, "device": "cpu"}
     clf = AutoFusionClassifier(encoder=tiny_encoder_dir, llm=None, **options).fit(texts, names)
     assert clf.report_["encoder_training"] == "contrastive"
     clf.save_pretrained(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""Words and labelled neighbours beside the encoder."""
+"""Inner layers, words and labelled neighbours beside the encoder's last layer."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
 from labelfusion.training.encoder_sources import Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
-from labelfusion.training.encoding import complete, encode_texts
+from labelfusion.training.encoding import complete, encode_texts, inner_layers
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 NOUNS = ["ball", "bank", "chip", "vote"]
 
@@ -121,3 +121,62 @@ def test_a_source_of_noise_gets_no_weight(
     assert weights["encoder"] > 0.5
     assert weights["words"] < 0.15
     assert weights["neighbours"] < 0.15
+
+
+@pytest.fixture
+def deep(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> LabelFusionForSequenceClassification:
+    """A model on a random encoder of six layers."""
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    return LabelFusionForSequenceClassification.from_encoder_pretrained(tmp_path / "encoder", labels=NOUNS)
+
+
+def test_inner_layers_stand_beside_the_last(
+    deep: LabelFusionForSequenceClassification, tokenizer: Any, tmp_path: Path
+) -> None:
+    texts, labels = news(60)
+    fit_model(deep, tokenizer, texts, labels, None, FitOptions(encoder_training="probe"))
+    assert deep.config.pooling_layers == [5, 4]
+    assert deep.encoder_head.weight.shape == (4, 96)
+    batch = tokenizer(texts[:5], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        embedding, outputs = deep.encode(**batch)
+        states = deep.encode(**batch, output_hidden_states=True)[1].hidden_states
+    assert outputs.hidden_states is None
+    mask = batch["attention_mask"].unsqueeze(-1).float()
+    for i, layer in enumerate((6, 5, 4)):
+        mean = (states[layer] * mask).sum(1) / mask.sum(1)
+        torch.testing.assert_close(embedding[:, 32 * i : 32 * (i + 1)], mean)
+    deep.save_pretrained(tmp_path / "model")
+    again = LabelFusionForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch).logits, deep.eval()(**batch).logits, rtol=0, atol=0)
+    # A second fit without them starts anew.
+    fit_model(deep, tokenizer, texts, labels, None, FitOptions(encoder_training="probe", extra_sources=False))
+    assert deep.config.pooling_layers == []
+    assert deep.encoder_head.weight.shape == (4, 32)
+
+
+def test_no_inner_layers_where_they_do_not_fit(
+    deep: LabelFusionForSequenceClassification, model: LabelFusionForSequenceClassification, tokenizer: Any
+) -> None:
+    texts, _ = news(10)
+    assert inner_layers(deep, tokenizer, texts) == [5, 4]
+    assert inner_layers(model, tokenizer, texts) == []  # two layers
+    with torch.no_grad():  # inner states far larger than the last, as without a norm after each layer
+        deep.get_parameter("encoder.encoder.layer.4.output.LayerNorm.weight").mul_(100)
+    assert inner_layers(deep, tokenizer, texts) == []
+
+
+@pytest.mark.parametrize("layers", [[2], [-1], [0, 0], ["1"], [True]])
+def test_layers_that_the_encoder_does_not_have(make_model: Any, layers: list[Any]) -> None:
+    with pytest.raises(ValueError, match="`pooling_layers` must be different inner layers"):
+        make_model(pooling_layers=layers)

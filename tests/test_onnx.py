@@ -105,7 +105,14 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
     "options",
     [
         {"num_providers": 0, "lexical_size": VOCABULARY + PAIR_BUCKETS, "kernel_size": 5, "novelty_size": 4},
-        {"num_providers": 2, "multi_label": True, "pooling": "cls", "fusion": "routing", "calibration": MAPS},
+        {
+            "num_providers": 2,
+            "multi_label": True,
+            "pooling": "cls",
+            "pooling_layers": [0],
+            "fusion": "routing",
+            "calibration": MAPS,
+        },
     ],
 )
 def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ def contrast(
             inputs = tokenize(tokenizer, [texts[i] for i in batch], limit).to(model.device)
             model.encoder.train()
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                embeddings = model.encode(**inputs)[0]
+                embeddings = model.encode(**inputs)[0][:, : model.config.hidden_size]
             loss = contrastive_loss(embeddings, torch.from_numpy(sets[batch]).to(model.device), options.temperature)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -94,9 +94,12 @@ def fit_contrastive(
         folds[part] = i
     with tqdm(total=steps * (len(parts) + 1), desc="Contrastive training", unit="step", disable=not progress) as bar:
 
+        def step(_: int) -> None:
+            bar.update()
+
         def trained(rows: NDArray[np.bool_]) -> torch.Tensor:
             used = [text for text, use in zip(texts, rows, strict=True) if use]
-            contrast(model, tokenizer, used, labels[rows], options, steps=steps, on_step=lambda _: bar.update())
+            contrast(model, tokenizer, used, labels[rows], options, steps=steps, on_step=step)
             return encode_texts(model, tokenizer, texts, batch_size=options.batch_size, max_length=options.max_length)
 
         by_part = {}

@@ -53,7 +53,7 @@ def fit_encoder(
         labels: int64 `(n,)` or float32 `(n, K)`.
         scored: bool `(n,)`: rows with LLM scores, whose out-of-sample outputs the fusion needs.
         folds: int64 `(n,)` from `assign_folds`.
-        embeddings: float32 `(n, hidden_size)` of `encode_texts`.
+        embeddings: float32 `(n, pooled_size)` of `encode_texts`.
         options: How.
         report: Receives `encoder_training`, `encoder_log_loss` and what else was measured.
 
@@ -62,7 +62,6 @@ def fit_encoder(
     """
     num_labels, multi_label = model.config.num_labels, model.config.multi_label
     targets = torch.from_numpy(labels)
-    model.set_heads()
     probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
     _set_head(model, probe.weight, probe.bias)
     encoder_logits = probe.out_of_fold_logits
@@ -93,7 +92,9 @@ def fit_encoder(
     if options.extra_sources and len(texts) >= FEWEST_ROWS:
         others: list[Words | Neighbours] = []
         if report["encoder_training"] == "probe":
-            others.append(fit_neighbours(embeddings, targets, folds, num_labels, multi_label))
+            others.append(
+                fit_neighbours(embeddings[:, : model.config.hidden_size], targets, folds, num_labels, multi_label)
+            )
         bags, lexical_size = bags_of_words(model, tokenizer, texts, options.finetune.max_length)
         others.append(fit_words(bags, targets, folds, lexical_size, num_labels, multi_label))
         report["encoder_log_loss"] |= {type(x).__name__.lower(): round(x.loss, 5) for x in others}

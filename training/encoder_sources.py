@@ -1,5 +1,6 @@
 """The encoder's side without touching the encoder: probe, words and labelled neighbours, weighted out of sample."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from ..modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
 from .encoding import token_batches
 from .losses import log_loss, minimize
-from .probe import fit_probe, penalty_path
+from .probe import best_penalty, fit_probe, penalty_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,24 +96,23 @@ def fit_words(
         num_labels: K.
         multi_label: Whether the classes are independent.
     """
-    outputs = torch.empty(len(LEXICAL_PENALTIES), len(bags), num_labels)
-    for fold in np.unique(folds):
+
+    def unseen(fold: int) -> Iterator[torch.Tensor]:
         train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         known, idf = _vocabulary([bags[i] for i in train], lexical_size)
         features = _tf_idf([bags[i] for i in train], known, idf)
-        unseen = _tf_idf([bags[i] for i in held_out], known, idf)
-        path = _path(features, labels[train], num_labels, multi_label, LEXICAL_PENALTIES)
-        for out, (w, b) in zip(outputs, path, strict=True):
-            out[held_out] = torch.sparse.mm(unseen, w) + b
-    losses = [float(log_loss(out, labels, multi_label).mean()) for out in outputs]
-    best = int(np.argmin(losses))
+        there = _tf_idf([bags[i] for i in held_out], known, idf)
+        for w, b in _path(features, labels[train], num_labels, multi_label, LEXICAL_PENALTIES):
+            yield torch.sparse.mm(there, w) + b
+
+    logits, best, loss = best_penalty(unseen, labels, folds, num_labels, multi_label)
     known, idf = _vocabulary(bags, lexical_size)
     features = _tf_idf(bags, known, idf)
-    w, b = _path(features, labels, num_labels, multi_label, LEXICAL_PENALTIES[: best + 1])[-1]
+    *_, (w, b) = _path(features, labels, num_labels, multi_label, LEXICAL_PENALTIES[: best + 1])
     weight = torch.zeros(lexical_size + 1, num_labels + 1)
     columns = torch.from_numpy(np.flatnonzero(known >= 0))
     weight[columns] = torch.cat([w * idf[:, None], idf[:, None].square()], dim=1)
-    return Words(outputs[best], losses[best], weight, b)
+    return Words(logits, loss, weight, b)
 
 
 def bags_of_words(
@@ -216,7 +216,7 @@ def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.
 
 def _path(
     x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     transposed = x.t().coalesce()
 
     class Product(torch.autograd.Function):  # torch's own transposes `x` in every backward

@@ -122,7 +122,7 @@ def complete(
         model: The model.
         tokenizer: Its tokenizer.
         texts: n texts.
-        embeddings: float32 `(n, hidden_size)`.
+        embeddings: float32 `(n, pooled_size)`.
         max_length: As of `encode_texts`.
 
     Returns:
@@ -135,8 +135,32 @@ def complete(
             logits = [model.lexical_head(x["input_ids"], x["attention_mask"]).float().cpu() for x in batches]
             parts.append(torch.cat(logits))
         if model.novelty_head is not None:
-            parts.append(model.novelty_head(embeddings.to(model.device)).float().cpu())
+            own = embeddings[:, : model.config.hidden_size].to(model.device)
+            parts.append(model.novelty_head(own).float().cpu())
     return torch.cat(parts, dim=1)
+
+
+def inner_layers(
+    model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
+) -> list[int]:
+    """Two layers from the upper half of the encoder, for `pooling_layers`: what the last one has already given up.
+
+    A last layer is bent towards its pretraining task; a linear head does better with inner ones beside it (Tenney et
+    al. 2019, arXiv:1905.05950, for what they know). None where the encoder has fewer than four layers, or its inner
+    states are of another shape or scale than the last, which is found out with a few texts.
+    """
+    depth = getattr(model.config.encoder_config, "num_hidden_layers", 0)
+    if not isinstance(depth, int) or depth < 4 or not texts:
+        return []
+    layers = [round(depth * 5 / 6), round(depth * 7 / 12)]
+    batch = tokenize(tokenizer, list(texts[:16]), min(64, _max_length(model, tokenizer))).to(model.device)
+    with evaluating(model), torch.inference_mode():
+        outputs = model.encode(**batch, output_hidden_states=True)[1]
+    states, last = getattr(outputs, "hidden_states", None) or (), outputs.last_hidden_state
+    if len(states) != depth + 1 or any(states[i].shape != last.shape for i in layers):
+        return []
+    ratios = [float(states[i].float().std() / last.float().std().clamp_min(1e-9)) for i in layers]
+    return layers if all(1 / 3 < r < 3 for r in ratios) else []
 
 
 def novelty_of(embeddings: torch.Tensor, config: LabelFusionConfig) -> NDArray[np.float32]:

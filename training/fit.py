@@ -18,7 +18,7 @@ from .baseline_fit import fit_baseline, out_of_fold
 from .calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
 from .dial import calibrate_dial
 from .encoder_fit import fit_encoder
-from .encoding import encode_texts
+from .encoding import encode_texts, inner_layers
 from .finetune import FinetuneOptions
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
@@ -45,8 +45,9 @@ class FitOptions:
             on held-out rows.
         max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`: fewer steps, epochs and
             folds, or none.
-        extra_sources: Let words and labelled neighbours (`LexicalHead`, `KernelHead`) stand beside the encoder, each
-            with the weight that is best out of sample. The kernel head keeps embeddings of training texts.
+        extra_sources: Let inner layers (`pooling_layers`), words and labelled neighbours (`LexicalHead`, `KernelHead`)
+            stand beside the encoder's last layer, the latter with the weights that are best out of sample. The kernel
+            head keeps embeddings of training texts.
         calibration: `"auto"` gives the encoder's side, each LLM and the answer as much as held-out rows show to help.
             `"none"` and `"temperature"` go no further; with rows enough, `"vector"` is a scale and bias for each class
             of the encoder's side, `"isotonic"` maps graded LLM scores and the answer, beside temperatures.
@@ -88,7 +89,8 @@ def fit_model(
         labels: int64 `(n,)` or float32 `(n, K)`.
         llm_scores: float32 `(n, P, K)`, NaN for missing; `None`: no scores at all.
         options: How.
-        embeddings: float32 `(n, hidden_size)` of `encode_texts`, if they are there already.
+        embeddings: float32 `(n, pooled_size)` of `encode_texts`, if they are there already; the model's
+            `pooling_layers` then stay as they are.
         out_of_sample: Receives `encoder_probs`, float64 `(n, K)`: the encoder's own calibrated answer to each row that
             it has not seen; NaN for the others.
     """
@@ -104,13 +106,17 @@ def fit_model(
 
     def encode() -> torch.Tensor:
         found = encode_texts(model, tokenizer, texts, progress=options.progress, **settings)
-        return found[:, : config.hidden_size]  # without what the heads of an earlier fit have put beside it
+        return found[:, : config.pooled_size]
 
-    embeddings = encode() if embeddings is None else embeddings
+    model.set_heads()
+    model.set_novelty()
+    if embeddings is None:
+        model.set_pooling_layers(inner_layers(model, tokenizer, texts) if options.extra_sources else [])
+        embeddings = encode()
     report: dict[str, Any] = {"rows": len(texts), "scored_rows": int(scored.sum())}
     encoder_logits, covered = fit_encoder(model, tokenizer, texts, labels, scored, folds, embeddings, options, report)
     frozen = report["encoder_training"] == "probe"
-    novelty = fit_novelty(model, embeddings if frozen else encode(), folds)
+    novelty = fit_novelty(model, (embeddings if frozen else encode())[:, : config.hidden_size], folds)
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_logits[covered], encoder_temperature, calibrated = calibrate_encoder(
         model, encoder_logits[covered], targets[covered], folds[covered], options.calibration
@@ -130,7 +136,7 @@ def fit_model(
             targets[rows],
             multi_label,
             config.score_floor,
-            embeddings[rows] if frozen and model.fusion_mlp is not None else None,
+            embeddings[rows, : config.hidden_size] if frozen and model.fusion_mlp is not None else None,
         )
         maps, data, report["calibration"]["llms"] = calibrate_llms(data, folds[rows.numpy()], options.calibration)
         if any(maps):

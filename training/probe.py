@@ -1,6 +1,6 @@
 """A linear head on frozen embeddings: the encoder's side in seconds, and the warm start of fine-tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,17 +78,48 @@ def cross_validate(
         Out-of-fold logits float32 `(n, K)` (0 in rows that are never held out), the place of the penalty, the mean log
         loss.
     """
-    outputs = torch.zeros(len(penalties), len(labels), num_labels)
-    for fold in np.unique(folds[folds >= 0]):
-        features, _, _ = _standardised(embeddings[int(fold)] if isinstance(embeddings, dict) else embeddings)
+
+    def unseen(fold: int) -> Iterator[torch.Tensor]:
+        features, _, _ = _standardised(embeddings[fold] if isinstance(embeddings, dict) else embeddings)
         train, held_out = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
-        path = _path(features[train], labels[train], num_labels, multi_label, penalties)
-        for out, (w, b) in zip(outputs, path, strict=True):
-            out[held_out] = features[held_out] @ w + b
-    rows = torch.from_numpy(folds >= 0)
-    losses = [float(log_loss(out[rows], labels[rows], multi_label).mean()) for out in outputs]
-    best = int(np.argmin(losses))
-    return outputs[best], best, losses[best]
+        for w, b in _path(features[train], labels[train], num_labels, multi_label, penalties):
+            yield features[held_out] @ w + b
+
+    return best_penalty(unseen, labels, folds, num_labels, multi_label)
+
+
+def best_penalty(
+    unseen: Callable[[int], Iterator[torch.Tensor]],
+    labels: torch.Tensor,
+    folds: NDArray[np.int64],
+    num_labels: int,
+    multi_label: bool,
+) -> tuple[torch.Tensor, int, float]:
+    """Follow the paths of all folds, penalty by penalty, until the loss has risen: weak penalties take the longest.
+
+    Args:
+        unseen: From a fold to the logits `(rows, K)` of its rows by fits that have not seen it, at each penalty.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        folds: int64 `(n,)`; -1: never held out.
+        num_labels: K.
+        multi_label: Whether the classes are independent.
+
+    Returns:
+        As of `cross_validate`.
+    """
+    held_out = {int(fold): torch.from_numpy(folds == fold) for fold in np.unique(folds[folds >= 0])}
+    covered = torch.from_numpy(folds >= 0)
+    best_logits, best, least = torch.empty(0), 0, float("inf")
+    for i, parts in enumerate(zip(*map(unseen, held_out), strict=True)):
+        logits = torch.zeros(len(labels), num_labels)
+        for rows, part in zip(held_out.values(), parts, strict=True):
+            logits[rows] = part
+        loss = float(log_loss(logits[covered], labels[covered], multi_label).mean())
+        if loss < least:
+            best_logits, best, least = logits, i, loss
+        elif i > best + 1 or loss > 1.02 * least:
+            break
+    return best_logits, best, least
 
 
 def fit_head(
@@ -96,7 +127,7 @@ def fit_head(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, under the last of the penalties."""
     features, mean, scale = _standardised(embeddings)
-    w, b = _path(features, labels, num_labels, multi_label, penalties)[-1]
+    *_, (w, b) = _path(features, labels, num_labels, multi_label, penalties)
     weight = (w / scale).T.contiguous()
     return weight, b - weight @ mean
 
@@ -116,25 +147,23 @@ def penalty_path(
     multi_label: bool,
     penalties: tuple[float, ...],
     max_iter: int = 60,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Weights `(num_features, K)` and biases `(K,)` of logistic regressions, each started from the one before.
 
     `product` multiplies the features `(n, num_features)`, dense or sparse, with weights.
     """
     w = torch.zeros(num_features, num_labels, requires_grad=True)
     b = torch.zeros(num_labels, requires_grad=True)
-    fits = []
     for penalty in penalties:
 
         def objective(penalty: float = penalty) -> torch.Tensor:
             return log_loss(product(w) + b, y, multi_label).mean() + 0.5 * penalty * w.square().sum() / len(y)
 
         minimize(objective, [w, b], max_iter=max_iter)
-        fits.append((w.detach().clone(), b.detach().clone()))
-    return fits
+        yield w.detach().clone(), b.detach().clone()
 
 
 def _path(
     x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return penalty_path(lambda w: x @ w, x.shape[1], y, num_labels, multi_label, penalties)
