@@ -49,8 +49,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             of a class are drawn together first; `"full"`: fine-tuning; `"auto"`: contrastive training of 30 to 1,000
             rows, or fine-tuning, where it fits into `max_train_minutes`, kept if it is better on rows not seen.
         max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`.
-        extra_sources: Let words and labelled neighbours stand beside the encoder where that is better out of
-            sample; the model then holds embeddings of up to 1,000 training texts.
+        extra_sources: Let inner layers, words and labelled neighbours stand beside the encoder's last layer, the latter
+            where that is better out of sample; the model then holds embeddings of up to 1,000 training texts.
         num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this.
         learning_rate: Peak learning rate of the encoder. Default: by its size.
         batch_size: Texts in one forward pass.

@@ -1,5 +1,6 @@
 """What all LabelFusion models share: their output, their loading and the initialisation of their weights."""
 
+import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -63,6 +64,13 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         except SafetensorError as error:
             raise OSError(
                 f"The weights of {str(pretrained_model_name_or_path)!r} are damaged ({error}): copy or download them "
+                "again."
+            ) from None
+        except (json.JSONDecodeError, KeyError) as error:
+            if isinstance(error, KeyError) and error.args != ("weight_map",):
+                raise
+            raise OSError(
+                f"model.safetensors.index.json of {str(pretrained_model_name_or_path)!r} is damaged: copy or download it "
                 "again."
             ) from None
         except RuntimeError as error:

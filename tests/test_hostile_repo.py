@@ -66,6 +66,28 @@ def test_weights_that_are_cut_off(saved_model: Callable[..., Path], auto: Any) -
             auto.from_pretrained(folder)
 
 
+def test_shards_that_are_cut_off(
+    make_model: Callable[..., LabelFusionForSequenceClassification], tmp_path: Path
+) -> None:
+    make_model().save_pretrained(tmp_path, max_shard_size="20KB")
+    index = tmp_path / "model.safetensors.index.json"
+    whole = index.read_text()
+    for content in (whole[: len(whole) // 2], "{}"):
+        index.write_text(content)
+        with pytest.raises(
+            OSError, match=r"model\.safetensors\.index\.json of .* is damaged: copy or download it again"
+        ):
+            AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    index.write_text(whole)
+    shard = next(iter(tmp_path.glob("model-*.safetensors")))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(OSError, match=r"weights of .* are damaged"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    shard.unlink()
+    with pytest.raises(OSError, match=shard.name):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
 def test_other_files_that_are_cut_off(saved_model: Callable[..., Path]) -> None:
     folder = saved_model()
     AutoFusionClassifier.from_pretrained(folder)

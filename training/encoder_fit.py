@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .calibration import fit_temperature
 from .contrastive import ContrastiveOptions
-from .contrastive_fit import FEW_ROWS, fit_contrastive
+from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .finetune import finetune, seconds_per_row
 from .folds import assign_folds
@@ -125,7 +125,9 @@ def _finetune(
         trained = [len(texts) - int(part.sum()) for part in parts]
         while epochs > 2 and per_row * epochs * (sum(trained) + len(texts)) > budget:
             epochs -= 1
-        while len(parts) > 1 and per_row * epochs * (sum(trained[: len(parts)]) + len(texts)) > budget:
+        while per_row * epochs * (sum(trained[: len(parts)]) + len(texts)) > budget:
+            if sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
+                break
             parts.pop()
         estimate = per_row * epochs * (sum(trained[: len(parts)]) + len(texts))
         report["finetune_estimate_minutes"] = round(estimate / 60, 1)
@@ -174,7 +176,8 @@ def _finetune(
         "full": round(float(losses[best].mean()), 5),
         "probe_on_same_rows": round(float(reference.mean()), 5),
     }
-    if options.encoder_training == "auto" and not clearly_better(losses[best], reference):
+    # A whole standard error: the epoch was chosen on the same rows.
+    if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
         return None
     # The schedule that was measured, stopped after the epoch that was best.
     finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
