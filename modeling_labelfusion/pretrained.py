@@ -70,8 +70,8 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             if isinstance(error, KeyError) and error.args != ("weight_map",):
                 raise
             raise OSError(
-                f"model.safetensors.index.json of {str(pretrained_model_name_or_path)!r} is damaged: copy or download it "
-                "again."
+                f"model.safetensors.index.json of {str(pretrained_model_name_or_path)!r} is damaged: copy or download "
+                "it again."
             ) from None
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error) and "negative dimension" not in str(error):

@@ -258,6 +258,22 @@ def test_30_rows_two_classes_and_77_classes(make: Any) -> None:
     assert clf.predict_proba(many[:4]).shape == (4, 77)
 
 
+def test_a_class_of_two_percent_in_german(make: Any) -> None:
+    rng = np.random.default_rng(0)
+    words = {"Gemüse": "Möhre Kürbis Rübe", "Straße": "Straße Brücke Überführung", "Süßes": "Süßigkeit Törtchen Käse"}
+    names = ["Gemüse"] * 74 + ["Straße"] * 73 + ["Süßes"] * 3
+    texts = [
+        f"{rng.choice(words[name].split())} für {i} Äpfel, größer als {i % 7} Öfen" for i, name in enumerate(names)
+    ]
+    truth = np.array([list(words).index(name) for name in names])
+    said = np.where(rng.random(len(names)) < 0.9, truth, (truth + 1) % 3)
+    scores = (np.eye(3)[said] * 0.85 + 0.05)[:, None]
+    table = pd.DataFrame({"text": texts, "label": names, "llm_scores": scores.tolist()})
+    clf = make(labels=list(words)).fit(table)
+    assert clf.evaluate(table)["fusion"]["accuracy"] > 0.85
+    assert "Süßes" in clf.predict(texts[-3:], llm_policy="never")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -106,11 +106,14 @@ def fit_contrastive(
         for i, part in enumerate(parts):
             by_part[i] = trained(~part)
             model.load_state_dict(start)
-        logits, best, _ = cross_validate(by_part, targets, folds, num_labels, multi_label)
-        # The frozen encoder's probe on the same parts: both have then learnt from the same rows.
-        frozen, _, _ = cross_validate(embeddings, targets, folds, num_labels, multi_label)
-        covered = folds >= 0
-        loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
+            done = np.where(folds <= i, folds, -1)
+            covered = done >= 0
+            logits, best, _ = cross_validate(by_part, targets, done, num_labels, multi_label)
+            # The frozen encoder's probe on the same parts: both have then learnt from the same rows.
+            frozen, _, _ = cross_validate(embeddings, targets, done, num_labels, multi_label)
+            loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
+            if not forced and clearly_better(reference, loss, errors=1.0):
+                break  # the other parts would hardly change it
         report["encoder_log_loss"] |= {
             "contrastive": round(float(loss.mean()), 5),
             "probe_on_same_parts": round(float(reference.mean()), 5),
