@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_features, pool_logits
 from .losses import clearly_better, log_loss, minimize
+from .mlp_fit import fit_mlp, mlp_out_of_fold
 
 # Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
 POOL_PENALTIES = (3000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
 ALONE_PENALTY = 30.0  # the same for a single LLM, when it is calibrated alone
-MLP_EPOCHS = 60
-MLP_EVERY = 5
 
 
 @dataclass
@@ -118,13 +117,13 @@ def fit_fusion(
     }
     report["log_loss"]["fusion"] = round(float(base_loss.mean()), 5)
     if fusion == "mlp" and data.embeddings is not None:
-        epochs, with_mlp = _mlp_out_of_fold(data, folds, base, mlp_kwargs or {})
+        epochs, with_mlp = mlp_out_of_fold(data, folds, base, mlp_kwargs or {})
         loss = log_loss(with_mlp, data.labels, data.multi_label)
         report["log_loss"]["fusion with mlp"] = round(float(loss.mean()), 5)
         if epochs and clearly_better(loss, base_loss):
             with torch.no_grad():
                 pooled = pool(data.encoder_logits, data.evidence, data.mask)
-            mlp, logits = _fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
+            mlp, logits = fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
             report |= {"chosen": "pool and mlp", "mlp_epochs": epochs}
     return FusionFit(pool, mlp, logits.detach(), list(candidates.values())[: 1 + num_providers], report)
 
@@ -250,53 +249,3 @@ def pool_out_of_fold(
             for out, pool in zip(logits, _pool_path(data.rows(~held_out), penalties, only), strict=True):
                 out[held_out] = pool(test.encoder_logits, test.evidence, test.mask)
     return logits
-
-
-def _train_mlp(data: FusionData, base: torch.Tensor, epochs: int, mlp_kwargs: dict[str, Any]) -> Any:
-    """Yield the MLP after every epoch; `base` float `(n, K)` are the pooled logits that it corrects."""
-    assert data.embeddings is not None
-    num_providers, num_labels = data.llm_scores.shape[1:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        mlp = FusionMLP(data.embeddings.shape[1], num_providers, num_labels, **mlp_kwargs)
-        optimizer = torch.optim.AdamW(mlp.parameters(), lr=1e-3, weight_decay=0.1)
-        batch = max(32, min(512, len(base) // 8))
-        for _ in range(epochs):
-            mlp.train()
-            for rows in torch.randperm(len(base)).split(batch):
-                mask, evidence = data.mask[rows], data.evidence[rows]
-                logits = base[rows] + mlp(data.embeddings[rows], evidence, mask)
-                loss = log_loss(logits, data.labels[rows], data.multi_label).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            yield mlp.eval()
-
-
-def _fit_mlp(data: FusionData, base: torch.Tensor, epochs: int, mlp_kwargs: dict[str, Any]) -> FusionMLP:
-    *_, mlp = _train_mlp(data, base, epochs, mlp_kwargs)
-    return mlp
-
-
-def _mlp_out_of_fold(
-    data: FusionData, folds: NDArray[np.int64], base: torch.Tensor, mlp_kwargs: dict[str, Any]
-) -> tuple[int, torch.Tensor]:
-    """Out-of-fold logits of pool plus MLP at the number of epochs that is best over all folds (0: none helps).
-
-    `base` are the pool's out-of-fold logits: what the MLP learns to correct are errors on unseen rows.
-    """
-    checkpoints = MLP_EPOCHS // MLP_EVERY
-    logits = base.repeat(checkpoints, 1, 1)
-    for fold in np.unique(folds):
-        held_out = torch.from_numpy(folds == fold)
-        train, test = data.rows(~held_out), data.rows(held_out)
-        for epoch, mlp in enumerate(_train_mlp(train, base[~held_out], MLP_EPOCHS, mlp_kwargs), start=1):
-            if epoch % MLP_EVERY == 0:
-                with torch.no_grad():
-                    correction = mlp(test.embeddings, test.evidence, test.mask)
-                logits[epoch // MLP_EVERY - 1, held_out] += correction
-    means = torch.stack([log_loss(x, data.labels, data.multi_label).mean() for x in logits])
-    best = int(means.argmin())
-    if float(means[best]) >= float(log_loss(base, data.labels, data.multi_label).mean()):
-        return 0, base
-    return (best + 1) * MLP_EVERY, logits[best]

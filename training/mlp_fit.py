@@ -1,0 +1,76 @@
+"""Fitting the `FusionMLP` on top of the pool, for as many epochs as help rows that it has not seen."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_labelfusion.fusion import FusionMLP
+from .losses import log_loss
+
+if TYPE_CHECKING:
+    from .fusion_fit import FusionData
+
+MLP_EPOCHS = 60
+MLP_EVERY = 5  # epochs between two looks at the loss
+MLP_PATIENCE = 3
+
+
+def _train_mlp(
+    data: "FusionData", base: torch.Tensor, mlp_kwargs: dict[str, Any], epochs: int = MLP_EPOCHS
+) -> Iterator[FusionMLP]:
+    """Yield the MLP after every `MLP_EVERY` epochs; `base` float `(n, K)` are the pooled logits that it corrects."""
+    assert data.embeddings is not None
+    num_providers, num_labels = data.llm_scores.shape[1:]
+    mlp = FusionMLP(data.embeddings.shape[1], num_providers, num_labels, **mlp_kwargs)
+    optimizer = torch.optim.AdamW(mlp.parameters(), lr=1e-3, weight_decay=0.1)
+    batch = max(32, min(512, len(base) // 8))
+    for epoch in range(1, epochs + 1):
+        mlp.train()
+        for rows in torch.randperm(len(base)).split(batch):
+            mask, evidence = data.mask[rows], data.evidence[rows]
+            logits = base[rows] + mlp(data.embeddings[rows], evidence, mask)
+            loss = log_loss(logits, data.labels[rows], data.multi_label).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if epoch % MLP_EVERY == 0:
+            yield mlp.eval()
+
+
+def fit_mlp(data: "FusionData", base: torch.Tensor, epochs: int, mlp_kwargs: dict[str, Any]) -> FusionMLP:
+    """Fit the MLP for so many epochs; `base` as in `mlp_out_of_fold`, by the pool that it will stand on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        *_, mlp = _train_mlp(data, base, mlp_kwargs, epochs)
+    return mlp
+
+
+def mlp_out_of_fold(
+    data: "FusionData", folds: NDArray[np.int64], base: torch.Tensor, mlp_kwargs: dict[str, Any]
+) -> tuple[int, torch.Tensor]:
+    """Out-of-fold logits of pool plus MLP at the number of epochs that is best over all folds (0: none helps).
+
+    `base` are the pool's out-of-fold logits: what the MLP learns to correct are errors on unseen rows. All folds are
+    trained side by side, until their loss has not fallen for `MLP_PATIENCE` looks at it.
+    """
+    held_out = [torch.from_numpy(folds == fold) for fold in np.unique(folds)]
+    best, best_logits = 0, base
+    least = float(log_loss(base, data.labels, data.multi_label).mean())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        runs = [_train_mlp(data.rows(~rows), base[~rows], mlp_kwargs) for rows in held_out]
+        for look, mlps in enumerate(zip(*runs, strict=True), start=1):
+            logits = base.clone()
+            for rows, mlp in zip(held_out, mlps, strict=True):
+                test = data.rows(rows)
+                with torch.no_grad():
+                    logits[rows] += mlp(test.embeddings, test.evidence, test.mask)
+            loss = float(log_loss(logits, data.labels, data.multi_label).mean())
+            if loss < least:
+                best, best_logits, least = look, logits, loss
+            elif look - best >= MLP_PATIENCE:
+                break
+    return best * MLP_EVERY, best_logits
