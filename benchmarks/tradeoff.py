@@ -229,7 +229,7 @@ def _rank(values: NDArray[np.floating]) -> NDArray[np.float64]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with one folder a data set")
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--part", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
     parser.add_argument("--bf16", action="store_true", help="encode in bfloat16: twice as fast on some CPUs")
     parser.add_argument("--seeds", type=int, default=1)
