@@ -152,7 +152,8 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
     tables: list[str] = []
     table = pd.json_normalize(results)
     table["useless"] = table["control"] != ""
-    table = table.sort_values("useless", kind="stable")
+    table["place"] = table["part"].map(lambda part: list(PARTS).index(part.split(",")[0]))
+    table = table.sort_values(["useless", "place", "part"], kind="stable")
     for (called, encoder, training, control), group in table.groupby(
         ["part", "encoder", "training", "control"], sort=False
     ):
@@ -172,6 +173,8 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         tables += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for size, rows in group.groupby("size"):
             assert isinstance(size, int)
+            if rows["fold"].nunique() < FOLDS:
+                continue
             weights = rows["rows"]
             mean = {c: np.average(rows[c], weights=weights) for c in ("accuracy.encoder", *llms, "accuracy.fusion")}
             fused = mean["accuracy.fusion"]
