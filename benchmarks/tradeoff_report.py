@@ -102,8 +102,8 @@ def _gates(found: dict[str, Any]) -> list[str]:
     header = ["data set", "kept at 10 %", "at 20 %", "at 30 %", "at 50 %", "lost at 30 %, points"]
     lines += [
         "Gain of always asking that the learnt gate keeps, and its area above that of the maximum probability. *Errors",
-        "there*: the share of the encoder's wrong answers that lie among the 30 % of the texts that it is least sure of.",
-        "The fewer lie there, the less of what the LLM would mend can be found by a gate that sees the encoder alone.",
+        "there*: the share of the encoder's wrong answers that lie among the 30 % of the texts that it is least sure",
+        "of. The fewer lie there, the less of what the LLM would mend can a gate find that sees the encoder alone.",
         "",
     ]
     return lines + _table([*header, "errors there", "area above maximum probability"], kept)
