@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.data import prepare
+from labelfusion.training.review import check_class_order
 from llm_server import LLMServer, truth
 
 LABELS = ["World", "Sports", "Business"]  # not sorted
@@ -40,3 +41,18 @@ def test_declared_order_of_other_classes_changes_nothing() -> None:
     scores = prepare(table, classes=["x", "y"]).llm_scores
     assert scores is not None
     np.testing.assert_allclose(scores[:, 0], [[0.9, 0.1], [0.2, 0.8]], atol=1e-6)
+
+
+def test_scores_in_another_order_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    said = np.where(rng.random(60) < 0.9, labels, (labels + 1) % 3)
+    scores = np.eye(3)[said][:, None]
+    check_class_order(scores, labels, LABELS, ["right"])
+    check_class_order(np.full((60, 1, 3), np.nan), labels, LABELS, ["silent"])
+    check_class_order(np.eye(3)[rng.integers(0, 3, 60)][:, None], labels, LABELS, ["useless"])
+    check_class_order(scores[:20, :, [1, 2, 0]], labels[:20], LABELS, ["too few"])
+    assert not caplog.records
+    check_class_order(scores[:, :, [1, 2, 0]], labels, LABELS, ["shifted"])
+    assert "as Sports, Business, World for 8" in caplog.text
+    assert "Give `labels` in the order of the scores" in caplog.text

@@ -24,6 +24,7 @@ from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .novelty_fit import fit_novelty
+from .review import check_class_order
 from .risk import calibrate_risk
 from .thresholds import tune_thresholds
 
@@ -101,6 +102,8 @@ def fit_model(
     if llm_scores is None or config.num_providers == 0:
         llm_scores = np.full((len(texts), config.num_providers, num_labels), np.nan, dtype=np.float32)
     scored: NDArray[np.bool_] = ~np.isnan(llm_scores).any(axis=-1).all(axis=-1)  # type: ignore
+    if not multi_label:
+        check_class_order(llm_scores, labels, config.label_names, [str(x.name) for x in config.providers])
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
     settings: dict[str, Any] = {"batch_size": options.batch_size, "max_length": options.finetune.max_length}
 

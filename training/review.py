@@ -1,9 +1,14 @@
-"""Training labels that are probably wrong."""
+"""What is probably wrong in training data: single labels, or the order of the classes in the scores."""
 
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+FEWEST_ANSWERS = 30  # before an order of the classes is doubted
 
 
 def suspected_labels(
@@ -60,3 +65,34 @@ def _probability(
     if not multi_label:
         return round(float(probs[classes][0]), 5)
     return round(float(np.where(classes, probs, 1.0 - probs)[differ].min()), 5)
+
+
+def check_class_order(
+    llm_scores: NDArray[np.floating], labels: NDArray[np.integer], classes: list[str], providers: list[str]
+) -> None:
+    """Warn where an LLM's scores make sense, but with their columns in another order than the classes'.
+
+    Args:
+        llm_scores: float `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)`.
+        classes: K names.
+        providers: P names.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    for p, provider in enumerate(providers):
+        heard = ~np.isnan(llm_scores[:, p]).any(axis=1)
+        counts = np.zeros((len(classes), len(classes)))
+        np.add.at(counts, (llm_scores[heard, p].argmax(axis=1), labels[heard]), 1)
+        columns, means = linear_sum_assignment(-counts)
+        now, then = np.trace(counts), counts[columns, means].sum()
+        if heard.sum() >= FEWEST_ANSWERS and then > 0.5 * heard.sum() and now < then / 3:
+            logger.warning(
+                "The scores of %r seem to be in another order of the classes: as %s they name the right class for "
+                "%.0f %% of the texts, as %s for %.0f %%. Give `labels` in the order of the scores.",
+                provider,
+                ", ".join(classes),
+                100 * now / heard.sum(),
+                ", ".join(classes[k] for k in means),
+                100 * then / heard.sum(),
+            )
