@@ -19,6 +19,7 @@ from .mlp_fit import fit_mlp, mlp_out_of_fold
 # Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
 POOL_PENALTIES = (3000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
 ALONE_PENALTY = 30.0  # the same for a single LLM, when it is calibrated alone
+STIFFNESS = 30.0  # of the prior on each source's weight; with several labels a text, rows tell more: 1
 
 
 @dataclass
@@ -181,9 +182,8 @@ def _as_encoder(num_providers: int, num_labels: int) -> ScorePool:
 def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None = None) -> list[ScorePool]:
     """Fit pools by penalised maximum likelihood, from the stiffest to the most flexible, each from the one before.
 
-    Every source has one weight, held lightly by a prior; per-class scales and confusions between classes, which go
-    beyond it, cost `penalty`. Evidence is brought to unit scale first, so that graded and one-hot scores are penalised
-    alike.
+    Every source has one weight, held by a prior; per-class scales and confusions between classes, which go beyond it,
+    cost `penalty`. Evidence is brought to unit scale first, so that graded and one-hot scores are penalised alike.
 
     Args:
         data: Rows to fit on.
@@ -201,10 +201,16 @@ def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None 
     answers = mask.sum(dim=0).clamp_min(1.0) * num_labels
     scale = (evidence.square().sum(dim=(0, 2)) / answers).sqrt().clamp_min(1e-3)
     evidence = evidence / scale[:, None]
-    # A source starts as good for about one nat; several share it as independent witnesses never quite are.
-    prior = num_providers**-0.5 if only is None else 1.0
+    prior = torch.ones(num_providers, 1, 1)
+    stiffness = 1.0
+    if only is None:
+        stiffness = 1.0 if data.multi_label else STIFFNESS
+        # A source starts as good for about one nat; several share it as independent witnesses never quite are.
+        prior *= num_providers**-0.5
+        if num_providers > 1 and not data.multi_label:
+            prior *= _weights_alone(evidence, data.labels)[:, None, None]
     shift, shift_k = torch.zeros(num_providers, 1), torch.zeros(num_providers, num_labels)
-    weight, weight_k = torch.full((num_providers, 1, 1), prior), torch.zeros(num_providers, num_labels, num_labels)
+    weight, weight_k = prior.clone(), torch.zeros(num_providers, num_labels, num_labels)
     bias = torch.zeros(num_providers, num_labels)
     parameters = [weight, weight_k, bias] if only is not None else [shift, shift_k, weight, weight_k, bias]
     for tensor in parameters:
@@ -219,7 +225,7 @@ def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None 
             extra = weight_k.square().sum() + (encoder_scale * shift_k).square().sum()
             ridge = (weight - prior).square().sum() + (encoder_scale * shift).square().sum()
             # Biases move the class frequencies: cheap to learn, so lightly held.
-            held = penalty * extra + ridge + min(penalty, 3.0) * bias.square().sum()
+            held = penalty * extra + stiffness * ridge + min(penalty, 3.0) * bias.square().sum()
             return log_loss(logits, data.labels, data.multi_label).mean() + 0.5 * held / n
 
         minimize(objective, parameters, max_iter=60)
@@ -235,6 +241,22 @@ def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None 
                 pool.encoder_shift[only] = -1.0
         pools.append(pool)
     return pools
+
+
+def _weights_alone(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What each LLM's evidence `(n, P, K)` weighs without any other source, float32 `(P,)`, not below 0.
+
+    With little data, who is good and who is not is known before how they go together: a poor LLM starts low.
+    """
+    weights = torch.ones(evidence.shape[1], requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        logits = (evidence * weights[:, None]).flatten(0, 1)
+        loss = log_loss(logits, labels.repeat_interleave(len(weights)), multi_label=False).sum()
+        return (loss + 0.5 * (weights - 1.0).square().sum()) / max(len(labels), 1)
+
+    minimize(objective, [weights], max_iter=60)
+    return weights.detach().clamp_min(0.0)
 
 
 def pool_out_of_fold(
