@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-train-minutes",
     )
     add("--max-train-minutes", type=float, default=5.0, help="bound of the encoder's training (default: %(default)s)")
-    add("--num-train-epochs", type=int, default=5, help="most epochs of fine-tuning (default: %(default)s)")
+    add("--num-train-epochs", type=int, help="most epochs of fine-tuning (default: 3, or 5 for up to 1,000 rows)")
+    add("--trained-layers", type=float, help="share of layers, from the top, to fine-tune (default: 1; on a CPU 0.5)")
     add(
         "--no-extra-sources",
         dest="extra_sources",
@@ -160,6 +161,7 @@ _PASSED = (
     "max_train_minutes",
     "extra_sources",
     "num_train_epochs",
+    "trained_layers",
     "learning_rate",
     "batch_size",
     "train_batch_size",

@@ -51,7 +51,10 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`.
         extra_sources: Let inner layers, words and labelled neighbours stand beside the encoder's last layer, the latter
             where that is better out of sample; the model then holds embeddings of up to 1,000 training texts.
-        num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this.
+        num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this. Default: 3, or 5 for up to
+            1,000 rows.
+        trained_layers: Share of the encoder's layers, from the top, that fine-tuning trains. Default: all of them, but
+            half on a CPU.
         learning_rate: Peak learning rate of the encoder. Default: by its size.
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.
@@ -100,7 +103,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         encoder_training: str = "auto",
         max_train_minutes: float = 5.0,
         extra_sources: bool = True,
-        num_train_epochs: int = 5,
+        num_train_epochs: int | None = None,
+        trained_layers: float | None = None,
         learning_rate: float | None = None,
         batch_size: int = 32,
         train_batch_size: int = 16,
@@ -135,6 +139,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         self.max_train_minutes = max_train_minutes
         self.extra_sources = extra_sources
         self.num_train_epochs = num_train_epochs
+        self.trained_layers = trained_layers
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.train_batch_size = train_batch_size
@@ -352,6 +357,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
     def _fit_options(self) -> FitOptions:
         finetune = FinetuneOptions(
             num_train_epochs=self.num_train_epochs,
+            trained_layers=self.trained_layers,
             learning_rate=self.learning_rate,
             batch_size=self.train_batch_size,
             max_length=self.max_length,

@@ -29,8 +29,13 @@ def check_options(clf: Any) -> None:
         raise ValueError(f"`threshold_metric` is {clf.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
     for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_scored_rows"):
         value = getattr(clf, name)
+        if value is None and name == "num_train_epochs":
+            continue
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    layers = clf.trained_layers
+    if layers is not None and not (isinstance(layers, int | float) and 0 < layers <= 1):
+        raise ValueError(f"`trained_layers` must be a share above 0 and up to 1, got {layers!r}.")
 
 
 def check_data(data: LabelledTexts) -> None:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from .contrastive import ContrastiveOptions, contrast
 from .encoding import encode_texts
 from .losses import clearly_better, log_loss
-from .probe import PENALTIES, cross_validate, fit_head
+from .probe import PENALTIES, cross_validate, fit_head, set_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,9 +123,7 @@ def fit_contrastive(
         weight, bias = fit_head(
             trained(np.ones(len(texts), dtype=bool)), targets, num_labels, multi_label, PENALTIES[: best + 1]
         )
-    with torch.no_grad():
-        model.encoder_head.weight.copy_(weight)
-        model.encoder_head.bias.copy_(bias)
+    set_head(model, weight, bias)
     report |= {"encoder_training": "contrastive", "contrastive_steps": steps}
     return logits, covered
 

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .calibration import fit_temperature
 from .contrastive import ContrastiveOptions
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
-from .finetune import finetune, seconds_per_row
+from .finetune import calibrated_loss, finetune, seconds_per_row
 from .folds import assign_folds
 from .losses import clearly_better, log_loss
-from .probe import PENALTIES, Probe, fit_head, fit_probe
+from .probe import PENALTIES, Probe, fit_head, fit_probe, set_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SMALL = 3000  # rows up to which the encoder is cross-fitted; above, one held-out part is enough
+SMALL_PART = 0.15  # share of the rows
 
 
 def fit_encoder(
@@ -63,7 +63,7 @@ def fit_encoder(
     num_labels, multi_label = model.config.num_labels, model.config.multi_label
     targets = torch.from_numpy(labels)
     probe = fit_probe(embeddings, targets, folds, num_labels, multi_label)
-    _set_head(model, probe.weight, probe.bias)
+    set_head(model, probe.weight, probe.bias)
     encoder_logits = probe.out_of_fold_logits
     report |= {"encoder_training": "probe", "encoder_log_loss": {"probe": round(probe.loss, 5)}}
     covered = np.ones(len(texts), dtype=bool)
@@ -118,24 +118,32 @@ def _finetune(
     report: dict[str, Any],
 ) -> tuple[torch.Tensor, NDArray[np.bool_]] | None:
     """Fine-tune if it is worth its time; returns out-of-sample logits `(n, K)` and which rows have them."""
-    epochs = options.finetune.num_train_epochs
+    epochs = options.finetune.num_train_epochs or (5 if len(texts) <= 1000 else 3)
+    # Training anew with a small held-out part would hardly help: the encoder that was measured is kept.
+    again = len(parts) > 1 or parts[0].mean() > SMALL_PART
     if options.encoder_training == "auto":
         per_row = seconds_per_row(model, tokenizer, texts, options.finetune)
         budget = options.max_train_minutes * 60 - (time.perf_counter() - started)
-        trained = [len(texts) - int(part.sum()) for part in parts]
-        while epochs > 2 and per_row * epochs * (sum(trained) + len(texts)) > budget:
-            epochs -= 1
-        while per_row * epochs * (sum(trained[: len(parts)]) + len(texts)) > budget:
-            if sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
+
+        def seconds() -> float:
+            trained = sum(len(texts) - int(part.sum()) for part in parts) + again * len(texts)
+            return per_row * epochs * trained
+
+        while seconds() > budget:
+            if epochs > 2:
+                epochs -= 1
+            elif sum(int(part.sum()) for part in parts[:-1]) >= FEWEST_JUDGED:
+                parts.pop()
+            elif again and len(parts) == 1:
+                again = False
+            else:
                 break
-            parts.pop()
-        estimate = per_row * epochs * (sum(trained[: len(parts)]) + len(texts))
-        report["finetune_estimate_minutes"] = round(estimate / 60, 1)
-        if estimate > budget:
+        report["finetune_estimate_minutes"] = round(seconds() / 60, 1)
+        if seconds() > budget:
             logger.warning(
                 "The encoder stays frozen: fine-tuning would take about %.1f minutes, more than is left of "
                 "`max_train_minutes`=%g. Raise it, or use a GPU or a smaller encoder.",
-                estimate / 60,
+                seconds() / 60,
                 options.max_train_minutes,
             )
             return None
@@ -149,7 +157,7 @@ def _finetune(
         strong = tuple(x for x in PENALTIES if x >= probe.penalty)
         rows = torch.from_numpy(train)
         head = fit_head(embeddings[rows], torch.from_numpy(labels)[rows], num_labels, model.config.multi_label, strong)
-        _set_head(model, *head)
+        set_head(model, *head)
         finished = finetune(
             model,
             tokenizer,
@@ -160,18 +168,16 @@ def _finetune(
             held_out=([t for t, use in zip(texts, part, strict=True) if use], labels[part]),
         )
         assert finished is not None
+        measured = finished.weights
         per_epoch[:, torch.from_numpy(part)] = finished.logits
         covered |= part
         model.load_state_dict(start)
     targets, rows = torch.from_numpy(labels), torch.from_numpy(covered)
 
-    def calibrated_losses(logits: torch.Tensor) -> torch.Tensor:
-        temperature = fit_temperature(logits[rows], targets[rows], model.config.multi_label)
-        return log_loss(logits[rows] / temperature, targets[rows], model.config.multi_label)
-
-    losses = [calibrated_losses(x) for x in per_epoch]
+    multi_label = model.config.multi_label
+    losses = [calibrated_loss(x[rows], targets[rows], multi_label) for x in per_epoch]
     best = int(np.argmin([float(x.mean()) for x in losses]))
-    reference = calibrated_losses(probe.out_of_fold_logits)
+    reference = calibrated_loss(probe.out_of_fold_logits[rows], targets[rows], multi_label)
     report["encoder_log_loss"] |= {
         "full": round(float(losses[best].mean()), 5),
         "probe_on_same_rows": round(float(reference.mean()), 5),
@@ -179,8 +185,10 @@ def _finetune(
     # A whole standard error: the epoch was chosen on the same rows.
     if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
         return None
-    # The schedule that was measured, stopped after the epoch that was best.
-    finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
+    if again:  # the schedule that was measured, stopped after the epoch that was best
+        finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
+    else:
+        model.load_state_dict(measured)
     report |= {"encoder_training": "full", "num_train_epochs": best + 1}
     return per_epoch[best], covered
 
@@ -201,9 +209,3 @@ def _held_out_parts(
     parts = [eligible & (folds == f) for f in range(count)]
     parts = [p for p in parts if p.any()]
     return parts if len(labels) <= SMALL else parts[:1]
-
-
-def _set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor, bias: torch.Tensor) -> None:
-    with torch.no_grad():
-        model.encoder_head.weight.copy_(weight)
-        model.encoder_head.bias.copy_(bias)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .losses import log_loss, minimize
+
+if TYPE_CHECKING:
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
 
 # Strength of the penalty on the weights of standardised embeddings, from strong to weak: a path that is warm-started.
 PENALTIES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
@@ -130,6 +134,13 @@ def fit_head(
     *_, (w, b) = _path(features, labels, num_labels, multi_label, penalties)
     weight = (w / scale).T.contiguous()
     return weight, b - weight @ mean
+
+
+def set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Make weight `(K, hidden)` and bias `(K,)` the encoder's head."""
+    with torch.no_grad():
+        model.encoder_head.weight.copy_(weight)
+        model.encoder_head.bias.copy_(bias)
 
 
 def _standardised(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
