@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
+from labelfusion.training import finetune_fit
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoding import complete, encode_texts
-from labelfusion.training.finetune import FinetuneOptions
+from labelfusion.training.finetune import FinetuneOptions, finetune
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
@@ -30,6 +31,31 @@ FOLDS = 5
 BINS = 15  # of the reliability
 # Fusion of RoBERTa-base and LLMs in arXiv:2512.10793, by number of training rows, on the data set's test split.
 PAPER = {"ag_news": {4000: 0.924}, "reuters10": {292: 0.706, 1168: 0.720, 5842: 0.923}}
+
+
+class SharedTraining:
+    """`finetune`, once for all folds where it learns from the rows without scores: they are the same in each."""
+
+    def __init__(self) -> None:
+        self.key, self.epochs = 0, list[dict[str, torch.Tensor]]()
+
+    def __call__(
+        self, model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any
+    ) -> None:
+        if on_epoch is None:
+            return finetune(model, tokenizer, texts, *args, **kwargs)
+        if self.key != (key := hash((*texts, *kwargs.items()))):
+            found: list[dict[str, torch.Tensor]] = []
+            weights = model.state_dict
+            finetune(model, tokenizer, texts, *args, on_epoch=lambda: found.append(_copy(weights())), **kwargs)
+            self.key, self.epochs = key, found
+        for epoch in self.epochs:
+            model.load_state_dict(epoch, strict=False)
+            on_epoch()
+
+
+def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in weights.items() if name.startswith("encoder")}
 
 
 def one(
@@ -225,6 +251,7 @@ def main() -> None:
     keys = ("part", "encoder", "training", "control", "size", "seed", "fold")
     seen = {tuple(r[k] for k in keys) for r in done}
     embed = Embedder(args.encoder, args.cache, args.device, args.bf16)
+    finetune_fit.finetune = SharedTraining()  # type: ignore[assignment]
     for name in args.part:
         data = load(args.data, name, args.cache)
         for size in args.sizes or PARTS[name].sizes:

@@ -1,4 +1,4 @@
-"""Fine-tuning the encoder, or its upper layers: number of epochs from held-out rows, out-of-sample outputs kept."""
+"""Fine-tuning the encoder, or its upper layers: the Trainer on labels alone."""
 
 import logging
 import tempfile
@@ -13,11 +13,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback, TrainingArguments
 
-from .calibration import fit_temperature
 from .contrastive import fast_bf16, upper_layers
-from .encoding import encode_texts, evaluating, tokenize
 from .encoding import max_length as length_limit
-from .losses import log_loss
+from .encoding import tokenize
 from .trainer import LabelFusionTrainer
 
 if TYPE_CHECKING:
@@ -54,19 +52,6 @@ class FinetuneOptions:
     trainer_args: dict[str, Any] | None = None
 
 
-@dataclass
-class Epochs:
-    """What held-out rows say after every epoch.
-
-    Args:
-        logits: float32 `(epochs, n, K)`.
-        weights: The model's, after the epoch whose logits have the least log loss once they are calibrated.
-    """
-
-    logits: torch.Tensor
-    weights: dict[str, torch.Tensor]
-
-
 class _Rows(torch.utils.data.Dataset):
     """Tokenised rows with labels; what the Trainer iterates over."""
 
@@ -81,12 +66,12 @@ class _Rows(torch.utils.data.Dataset):
 
 
 class _AfterEpoch(TrainerCallback):
-    def __init__(self, watch: Callable[[], None] | None, stop_after: int | None) -> None:
-        self.watch, self.stop_after = watch, stop_after
+    def __init__(self, on_epoch: Callable[[], None] | None, stop_after: int | None) -> None:
+        self.on_epoch, self.stop_after = on_epoch, stop_after
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.watch is not None:
-            self.watch()
+        if self.on_epoch is not None:
+            self.on_epoch()
         control.should_training_stop |= self.stop_after is not None and round(state.epoch) >= self.stop_after
 
 
@@ -99,8 +84,8 @@ def finetune(
     *,
     num_epochs: int,
     stop_after: int | None = None,
-    held_out: tuple[list[str], NDArray[Any]] | None = None,
-) -> Epochs | None:
+    on_epoch: Callable[[], None] | None = None,
+) -> None:
     """Fine-tune encoder and head, in place, on the labels alone.
 
     Args:
@@ -112,31 +97,12 @@ def finetune(
         options: How.
         num_epochs: Epochs of the schedule.
         stop_after: Epochs after which to stop, the schedule being that of all.
-        held_out: Texts and labels that are classified after every epoch.
-
-    Returns:
-        What the held-out rows say, if there are any.
+        on_epoch: Called after every epoch; the model may be used, not changed.
     """
     limit = options.max_length or length_limit(model, tokenizer)
     ids = [tokenizer(t, truncation=True, max_length=limit) for t in texts]
     rows = [{**dict(x), "labels": y} for x, y in zip(ids, labels, strict=True)]
     small = sum(p.numel() for p in model.encoder.parameters()) < 50e6
-    watched: list[torch.Tensor] = []
-    weights: dict[str, torch.Tensor] = {}
-    least = float("inf")
-
-    def watch() -> None:
-        nonlocal weights, least
-        assert held_out is not None
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=fast_bf16(model.device)):
-            embeddings = encode_texts(model, tokenizer, held_out[0], batch_size=64, max_length=limit)
-        with evaluating(model), torch.no_grad():
-            logits = model.fuse(embeddings.to(model.device))[1].float().cpu()
-        watched.append(logits)
-        loss = float(calibrated_loss(logits, torch.from_numpy(held_out[1]), model.config.multi_label).mean())
-        if loss < least:
-            least, weights = loss, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
     with tempfile.TemporaryDirectory() as folder, _trained_part(model, options):
         arguments = {
             "output_dir": folder,
@@ -161,16 +127,10 @@ def finetune(
             train_dataset=_Rows(rows),
             processing_class=tokenizer,
             learning_rates={r"^encoder_head\.": 1e-3},
-            callbacks=[_AfterEpoch(watch if held_out is not None else None, stop_after)],
+            callbacks=[_AfterEpoch(on_epoch, stop_after)],
         )
         trainer.train()
     model.eval()
-    return None if held_out is None else Epochs(torch.stack(watched), weights)
-
-
-def calibrated_loss(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    """Log loss `(n,)` of logits `(n, K)` under the temperature that suits them best."""
-    return log_loss(logits / fit_temperature(logits, labels, multi_label), labels, multi_label)
 
 
 def _trained_part(
