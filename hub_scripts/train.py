@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-train-minutes", type=float, default=5.0, help="bound of the encoder's training (default: %(default)s)")
     add("--num-train-epochs", type=int, help="most epochs of fine-tuning (default: 3, or 5 for up to 1,000 rows)")
-    add("--trained-layers", type=float, help="share of layers, from the top, to fine-tune (default: 1; on a CPU 0.5)")
+    add("--trained-layers", type=float, help="share of layers, from the top, to fine-tune (default: 1; on a CPU 0.4)")
     add(
         "--no-extra-sources",
         dest="extra_sources",

@@ -54,7 +54,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this. Default: 3, or 5 for up to
             1,000 rows.
         trained_layers: Share of the encoder's layers, from the top, that fine-tuning trains. Default: all of them, but
-            half on a CPU.
+            0.4 on a CPU.
         learning_rate: Peak learning rate of the encoder. Default: by its size.
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.

@@ -153,8 +153,7 @@ def upper_layers(encoder: nn.Module, share: float) -> Iterator[list[nn.Parameter
     Layers below cost no backward pass then. All parameters where no stack of layers is found, as in ALBERT, which has
     one layer for all.
     """
-    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-    stack = max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
+    stack = layer_stack(encoder)
     top: nn.Module = encoder if stack is None else stack[len(stack) - max(1, round(share * len(stack))) :]
     before = [(p, p.requires_grad) for p in encoder.parameters()]
     chosen = {id(p) for p in top.parameters()}
@@ -165,6 +164,12 @@ def upper_layers(encoder: nn.Module, share: float) -> Iterator[list[nn.Parameter
     finally:
         for p, wanted in before:
             p.requires_grad_(wanted)
+
+
+def layer_stack(encoder: nn.Module) -> nn.ModuleList | None:
+    """The encoder's layers, from the lowest: its largest list of modules."""
+    stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    return max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
 
 
 def fast_bf16(device: torch.device) -> bool:

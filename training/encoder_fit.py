@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from .contrastive import ContrastiveOptions
 from .contrastive_fit import FEW_ROWS, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
+from .finetune import trained_share
 from .finetune_fit import fit_finetuned
 from .folds import assign_folds
 from .losses import log_loss
+from .lower_layers import remembered_below
 from .probe import fit_probe, set_head
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ def fit_encoder(
             progress=options.progress,
         )
     if tuned is None and options.encoder_training in ("auto", "full"):
-        tuned = fit_finetuned(model, tokenizer, texts, labels, embeddings, parts, probe, options, report, started)
+        with remembered_below(model, trained_share(model, options.finetune)):
+            tuned = fit_finetuned(model, tokenizer, texts, labels, embeddings, parts, probe, options, report, started)
     if tuned is not None:
         encoder_logits, covered = tuned
     if options.extra_sources and len(texts) >= FEWEST_ROWS:

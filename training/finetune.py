@@ -34,8 +34,8 @@ class FinetuneOptions:
         num_train_epochs: Most epochs; held-out rows say after which to stop. Default: 3, or 5 for up to 1,000 rows.
         learning_rate: Peak learning rate of the encoder. Default: 2e-5, or 1e-4 for encoders below 50M parameters.
         batch_size: Rows a step.
-        trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all of them, but half on
-            a CPU: two thirds of the time for hardly less.
+        trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all of them, but 0.4 on
+            a CPU: a third of the time, and most of the gain.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
         seed: Seed of the shuffling and dropout.
         progress: Show progress bars.
@@ -136,8 +136,13 @@ def finetune(
 def _trained_part(
     model: "LabelFusionForSequenceClassification", options: FinetuneOptions
 ) -> AbstractContextManager[Any]:
-    share = options.trained_layers or (0.5 if model.device.type == "cpu" else 1.0)
+    share = trained_share(model, options)
     return nullcontext() if share >= 1 else upper_layers(model.encoder, share)
+
+
+def trained_share(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> float:
+    """The share of the encoder's layers that is trained: `options.trained_layers`, or its default there."""
+    return options.trained_layers or (0.4 if model.device.type == "cpu" else 1.0)
 
 
 def seconds_per_row(
@@ -146,20 +151,25 @@ def seconds_per_row(
     texts: list[str],
     options: FinetuneOptions,
     seed: int = 0,
-) -> float:
-    """Measured seconds of one training step per row, on a few batches of the texts; the weights are not changed."""
+) -> tuple[float, float]:
+    """Measured seconds of a training step per row, when a text comes first and when it has been seen before.
+
+    Taken on a few batches of the texts, within `remembered_below` where it is used; the weights are not changed.
+    """
     rng = np.random.default_rng(seed)
     limit = options.max_length or length_limit(model, tokenizer)
     size = min(options.batch_size, len(texts))
-    seconds = []
+    seconds: list[list[float]] = [[], []]
     bf16 = fast_bf16(model.device)
     with _trained_part(model, options):
         for _ in range(3):
             batch = tokenize(tokenizer, [texts[i] for i in rng.integers(0, len(texts), size)], limit).to(model.device)
-            start = time.perf_counter()
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                total = model.encode(**batch)[0].sum()
-            total.backward()
-            model.zero_grad(set_to_none=True)
-            seconds.append((time.perf_counter() - start) / size)
-    return float(np.median(seconds))
+            for times in seconds:
+                start = time.perf_counter()
+                with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+                    total = model.encode(**batch)[0].sum()
+                total.backward()
+                model.zero_grad(set_to_none=True)
+                times.append((time.perf_counter() - start) / size)
+    first, later = (float(np.median(times)) for times in seconds)
+    return first, later

@@ -60,12 +60,12 @@ def fit_finetuned(
     # Training anew with a small held-out part would hardly help: the encoder that was measured is kept.
     again = len(parts) > 1 or parts[0].mean() > SMALL_PART
     if options.encoder_training == "auto":
-        per_row = seconds_per_row(model, tokenizer, texts, options.finetune)
+        first, later = seconds_per_row(model, tokenizer, texts, options.finetune)
         budget = options.max_train_minutes * 60 - (time.perf_counter() - started)
 
         def seconds() -> float:
             trained = sum(len(texts) - int(part.sum()) for part in parts) + again * len(texts)
-            return per_row * epochs * trained
+            return later * epochs * trained + (first - later) * len(texts)
 
         while seconds() > budget:
             if epochs > 2:

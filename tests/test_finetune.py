@@ -1,0 +1,153 @@
+"""Fine-tuning within the recipe: frozen layers run once, the measured encoder is kept, time is bounded."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.training import encoder_fit, finetune_fit, lower_layers
+from labelfusion.training.encoding import encode_texts
+from labelfusion.training.finetune import FinetuneOptions, finetune
+from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.training.lower_layers import remembered_below
+
+WORDS = [
+    "team",
+    "match",
+    "goal",
+    "player",
+    "market",
+    "stock",
+    "price",
+    "bank",
+    "trade",
+    "chip",
+    "code",
+    "phone",
+    "data",
+]
+
+
+def texts_of(n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
+    """Texts in which one word tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    return [" ".join([("good", "bad")[y], *rng.choice(WORDS, rng.integers(3, 12))]) for y in labels], labels
+
+
+@pytest.fixture
+def model(make_model: Any) -> LabelFusionForSequenceClassification:
+    return make_model(num_labels=2, num_providers=0)
+
+
+def lower_runs(model: LabelFusionForSequenceClassification) -> list[int]:
+    """Receives the number of texts whenever the lowest layer computes its attention."""
+    seen: list[int] = []
+    stack: Any = lower_layers.layer_stack(model.encoder)
+    lowest = stack[0].attention
+    lowest.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    return seen
+
+
+def test_lower_layers_run_once_for_a_text_and_say_the_same(model: Any, tiny_tokenizer: Any) -> None:
+    texts, _ = texts_of(20)
+    runs = lower_runs(model)
+    plain = encode_texts(model, tiny_tokenizer, texts, batch_size=5)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    runs.clear()
+    with remembered_below(model, 0.5):
+        for batch_size in (5, 5, 7):  # batches of other texts, padded otherwise
+            torch.testing.assert_close(encode_texts(model, tiny_tokenizer, texts, batch_size=batch_size), plain)
+        assert sum(runs) == len(set(texts))
+        encode_texts(model, tiny_tokenizer, [*texts[:3], "a new text"])
+        assert sum(runs) == len(set(texts)) + 4
+    torch.testing.assert_close(encode_texts(model, tiny_tokenizer, texts), plain)
+    assert sum(runs) > len(set(texts)) + 4
+    assert list(state) == list(model.state_dict())
+
+
+def test_training_on_what_is_remembered_is_training_on_all(make_model: Any, tiny_tokenizer: Any) -> None:
+    texts, labels = texts_of(24)
+    options = FinetuneOptions(
+        batch_size=8, trained_layers=0.5, learning_rate=1e-2, trainer_args={"bf16": False, "max_grad_norm": 0.0}
+    )
+    trained = []
+    for share in (0.5, 1.0):  # remembered, and not
+        model = make_model(num_labels=2, num_providers=0, dropout=0.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        runs = lower_runs(model)
+        with remembered_below(model, share):
+            finetune(model, tiny_tokenizer, texts, labels, options, num_epochs=3)
+        assert sum(runs) == (len(texts) if share < 1 else 3 * len(texts))
+        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert any(".layer.1." in name for name in changed)
+        assert not any(".layer.0." in name or "embeddings" in name for name in changed)
+        trained.append(encode_texts(model, tiny_tokenizer, texts))
+    torch.testing.assert_close(*trained, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_is_bounded(model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, _ = texts_of(20)
+    plain = encode_texts(model, tiny_tokenizer, texts)
+    monkeypatch.setattr(lower_layers, "MOST_BYTES", 1)
+    with remembered_below(model, 0.5):
+        for _ in range(2):
+            torch.testing.assert_close(encode_texts(model, tiny_tokenizer, texts, batch_size=5), plain)
+
+
+def fitted(model: Any, tokenizer: Any, scored: int, **options: Any) -> dict[str, Any]:
+    texts, labels = texts_of(60)
+    scores = np.full((60, 1, 2), np.nan, dtype=np.float32)
+    scores[:scored, 0] = np.eye(2)[labels[:scored]]
+    settings = FitOptions(extra_sources=False, **options)
+    settings.finetune = FinetuneOptions(num_train_epochs=2, learning_rate=1e-2)
+    return fit_model(model, tokenizer, texts, labels, scores, settings)
+
+
+@pytest.mark.parametrize(("scored", "trainings"), [(8, [52]), (16, [44, 60]), (60, [40, 40, 40, 60])])
+def test_an_encoder_that_was_measured_on_a_small_part_is_kept(
+    scored: int, trainings: list[int], make_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def recorded(model: Any, tokenizer: Any, texts: list[str], *args: Any, **kwargs: Any) -> None:
+        rows.append(len(texts))
+        finetune(model, tokenizer, texts, *args, **kwargs)
+
+    monkeypatch.setattr(finetune_fit, "finetune", recorded)
+    model = make_model(num_labels=2, num_providers=1)
+    report = fitted(model, tiny_tokenizer, scored, encoder_training="full")
+    assert rows == trainings
+    assert report["encoder_training"] == "full"
+    if len(trainings) == 1:
+        # What the fusion was fitted on is what the model answers to these rows.
+        texts, labels = texts_of(60)
+        with torch.no_grad():
+            logits = model.fuse(encode_texts(model, tiny_tokenizer, texts[:scored]))[1]
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[:scored]))
+        assert float(loss) == pytest.approx(report["encoder_log_loss"]["full"], abs=0.05)
+
+
+@pytest.mark.parametrize(("minutes", "trained"), [(100.0, [40, 40, 40, 60]), (1.5, [40]), (0.1, [])])
+def test_less_time_means_fewer_epochs_and_parts_and_then_none(
+    minutes: float, trained: list[int], make_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def recorded(model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any) -> None:
+        rows.append(len(texts))
+        for _ in range(2 if on_epoch else 0):
+            on_epoch()
+
+    monkeypatch.setattr(finetune_fit, "finetune", recorded)
+    monkeypatch.setattr(finetune_fit, "clearly_better", lambda *_, **__: True)
+    monkeypatch.setattr(finetune_fit, "seconds_per_row", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(finetune_fit, "FEWEST_JUDGED", 20)
+    monkeypatch.setattr(encoder_fit, "FEW_ROWS", range(0))  # no contrastive training before it
+    report = fitted(make_model(num_labels=2, num_providers=1), tiny_tokenizer, 60, max_train_minutes=minutes)
+    assert rows == trained
+    assert report["encoder_training"] == ("full" if trained else "probe")
