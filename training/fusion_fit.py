@@ -19,7 +19,7 @@ from .mlp_fit import fit_mlp, mlp_out_of_fold
 # Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
 POOL_PENALTIES = (3000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
 ALONE_PENALTY = 30.0  # the same for a single LLM, when it is calibrated alone
-STIFFNESS = 30.0  # of the prior on each source's weight; with several labels a text, rows tell more: 1
+STIFFNESS = 30.0  # of the prior on each weight, where several LLMs share it; else 1
 
 
 @dataclass
@@ -201,14 +201,13 @@ def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None 
     answers = mask.sum(dim=0).clamp_min(1.0) * num_labels
     scale = (evidence.square().sum(dim=(0, 2)) / answers).sqrt().clamp_min(1e-3)
     evidence = evidence / scale[:, None]
-    prior = torch.ones(num_providers, 1, 1)
-    stiffness = 1.0
+    prior, stiffness = torch.ones(num_providers, 1, 1), 1.0
     if only is None:
-        stiffness = 1.0 if data.multi_label else STIFFNESS
         # A source starts as good for about one nat; several share it as independent witnesses never quite are.
         prior *= num_providers**-0.5
         if num_providers > 1 and not data.multi_label:
             prior *= _weights_alone(evidence, data.labels)[:, None, None]
+            stiffness = STIFFNESS
     shift, shift_k = torch.zeros(num_providers, 1), torch.zeros(num_providers, num_labels)
     weight, weight_k = prior.clone(), torch.zeros(num_providers, num_labels, num_labels)
     bias = torch.zeros(num_providers, num_labels)
