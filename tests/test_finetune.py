@@ -11,6 +11,8 @@ from labelfusion.training.encoding import encode_texts
 from labelfusion.training.finetune import FinetuneOptions, finetune
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.lower_layers import remembered_below
+from test_modeling_encoders import COMMON, ENCODERS
+from transformers import AutoConfig
 
 WORDS = [
     "team",
@@ -54,9 +56,9 @@ def test_lower_layers_run_once_for_a_text_and_say_the_same(model: Any, tiny_toke
     texts, _ = texts_of(20)
     runs = lower_runs(model)
     plain = encode_texts(model, tiny_tokenizer, texts, batch_size=5)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    runs.clear()
+    names = list(model.state_dict())
     with remembered_below(model, 0.5):
+        runs.clear()
         for batch_size in (5, 5, 7):  # batches of other texts, padded otherwise
             torch.testing.assert_close(encode_texts(model, tiny_tokenizer, texts, batch_size=batch_size), plain)
         assert sum(runs) == len(set(texts))
@@ -64,7 +66,34 @@ def test_lower_layers_run_once_for_a_text_and_say_the_same(model: Any, tiny_toke
         assert sum(runs) == len(set(texts)) + 4
     torch.testing.assert_close(encode_texts(model, tiny_tokenizer, texts), plain)
     assert sum(runs) > len(set(texts)) + 4
-    assert list(state) == list(model.state_dict())
+    assert list(model.state_dict()) == names
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    **ENCODERS,
+    "mpnet": {**COMMON, "vocab_size": 70},
+    "electra": {**COMMON, "embedding_size": 16},
+    "albert": {**COMMON, "embedding_size": 16},
+    "xlnet": {"vocab_size": 70, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    "gpt2": {"vocab_size": 70, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_encoder_says_the_same(kind: str, make_model: Any) -> None:
+    """In batches of other texts, other padding and as many texts as tokens."""
+    config = AutoConfig.for_model(kind, **{**KINDS[kind], "vocab_size": 70})
+    model = make_model(encoder_config=config, num_providers=0)
+    ids = torch.randint(6, 70, (9, 5), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[6:, 3:] = 0
+    batches = [[0, 1, 2, 3, 4], [4, 3, 6, 1, 5], [6, 7], [5, 8, 0]]
+    with torch.no_grad():
+        plain = model.encode(input_ids=ids, attention_mask=mask)[0]
+        with remembered_below(model, 0.5):
+            for rows in batches + batches[::-1]:
+                found = model.encode(input_ids=ids[rows], attention_mask=mask[rows])[0]
+                torch.testing.assert_close(found, plain[rows], rtol=1e-4, atol=1e-4)
 
 
 def test_training_on_what_is_remembered_is_training_on_all(make_model: Any, tiny_tokenizer: Any) -> None:
@@ -81,6 +110,7 @@ def test_training_on_what_is_remembered_is_training_on_all(make_model: Any, tiny
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         runs = lower_runs(model)
         with remembered_below(model, share):
+            runs.clear()
             finetune(model, tiny_tokenizer, texts, labels, options, num_epochs=3)
         assert sum(runs) == (len(texts) if share < 1 else 3 * len(texts))
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .contrastive import layer_stack
+from .encoding import evaluating
 
 if TYPE_CHECKING:
     from ..modeling_labelfusion import LabelFusionForSequenceClassification
@@ -20,7 +21,7 @@ def remembered_below(model: "LabelFusionForSequenceClassification", share: float
     """While the upper `share` of the encoder's layers is trained, run the lower ones once for each text.
 
     What the last of them puts out is kept, by the text's tokens, as it is without dropout. Nothing is remembered where
-    no stack of layers is found, where all layers are trained, or where an embedding is pooled from the lower ones.
+    no stack of layers is found, all layers are trained, an embedding is pooled from the lower ones, or a trial fails.
     """
     stack = layer_stack(model.encoder)
     below = 0 if stack is None else len(stack) - max(1, round(share * len(stack)))
@@ -28,15 +29,26 @@ def remembered_below(model: "LabelFusionForSequenceClassification", share: float
         yield
         return
     memory = _Memory(model.encoder, list(stack[:below]), list(stack[below:]))
+    expected = _trial(model)
     hook = model.encoder.register_forward_pre_hook(memory.before, with_kwargs=True)
     for i, layer in enumerate(memory.lower):
         layer.forward = memory.layer(layer.forward, last=i == below - 1)  # type: ignore[method-assign]
     try:
+        _trial(model)
+        # XLNet's layers have the tokens before the texts; others may know a text by more than its tokens.
+        memory.used &= torch.allclose(_trial(model, [1, 0])[[1, 0]], expected, rtol=1e-2, atol=1e-2)
         yield
     finally:
         hook.remove()
         for layer in memory.lower:
             del layer.forward
+
+
+def _trial(model: "LabelFusionForSequenceClassification", order: list[int] | None = None) -> torch.Tensor:
+    """Embeddings of two texts of two tokens."""
+    ids = torch.tensor([[3, 4], [2, 5]], device=model.device)[order or [0, 1]]
+    with evaluating(model), torch.no_grad():
+        return model.encode(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
 
 
 class _Memory:
@@ -50,7 +62,7 @@ class _Memory:
         self.bytes = 0
         self.keys: list[bytes] = []
         self.mask = torch.empty(0)
-        self.known = False
+        self.used, self.known = True, False
         self.in_tuple = False  # how layers return their output, which differs among versions of Transformers
 
     def before(self, encoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -61,7 +73,7 @@ class _Memory:
         self.mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         rows = zip(ids.cpu(), self.mask.cpu(), strict=True)
         self.keys = [row[used].numpy().tobytes() for row, used in rows]
-        self.known = all(key in self.found for key in self.keys)
+        self.known = self.used and all(key in self.found for key in self.keys)
 
     def layer(self, forward: Any, last: bool) -> Any:
         """What stands in for a lower layer's `forward`."""
@@ -70,6 +82,7 @@ class _Memory:
             if not self.known:
                 output = forward(hidden_states, *args, **kwargs)
                 self.in_tuple = isinstance(output, tuple)
+                self.used &= not (self.in_tuple and len(output) > 1)  # what else there is would be missing
                 if last:
                     self._keep(output[0] if self.in_tuple else output)
                 return output
@@ -82,6 +95,8 @@ class _Memory:
         return run
 
     def _keep(self, output: torch.Tensor) -> None:
+        if not self.used or output.shape[:2] != self.mask.shape:
+            return
         if torch.is_autocast_enabled(output.device.type):
             output = output.to(torch.get_autocast_dtype(output.device.type))  # what the next layer computes with
         for key, states, used in zip(self.keys, output.detach(), self.mask, strict=True):
