@@ -181,3 +181,10 @@ def test_less_time_means_fewer_epochs_and_parts_and_then_none(
     report = fitted(make_model(num_labels=2, num_providers=1), tiny_tokenizer, 60, max_train_minutes=minutes)
     assert rows == trained
     assert report["encoder_training"] == ("full" if trained else "probe")
+
+
+def test_odd_and_long_texts_are_trained_on(model: Any, tiny_tokenizer: Any) -> None:
+    texts = ["", "good " * 500, "bad \ud800", "\u4e2d\u6587 bad"]
+    options = FinetuneOptions(batch_size=2, max_length=100_000)  # far more than the encoder has positions
+    finetune(model, tiny_tokenizer, texts, np.array([0, 0, 1, 1]), options, num_epochs=1)
+    assert all(p.isfinite().all() for p in model.parameters())

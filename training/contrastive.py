@@ -115,7 +115,7 @@ def contrast(
         on_step: Called after each step with its number, from 1.
     """
     steps = steps or options.max_steps
-    limit = options.max_length or length_limit(model, tokenizer)
+    limit = length_limit(model, tokenizer, options.max_length)
     sets = labels if labels.ndim == 2 else np.eye(model.config.num_labels, dtype=np.float32)[labels]
     bf16 = fast_bf16(model.device)
     devices = [model.device] if model.device.type == "cuda" else []

@@ -25,12 +25,14 @@ OFFSET_POSITIONS = frozenset([*_ROBERTA_LIKE.split(), "xlm-roberta-xl", "xmod"])
 
 
 def max_length(
-    model: "LabelFusionForSequenceClassification | LabelFusionConfig", tokenizer: "PreTrainedTokenizerBase"
+    model: "LabelFusionForSequenceClassification | LabelFusionConfig",
+    tokenizer: "PreTrainedTokenizerBase",
+    at_most: int | None = None,
 ) -> int:
     """The longest input, in tokens, that both the tokenizer and the encoder's position embeddings allow.
 
     Tokenizers that know no limit say 1e30, and RoBERTa's 514 positions hold only 512 tokens. Without any limit:
-    `DEFAULT_MAX_LENGTH`.
+    `DEFAULT_MAX_LENGTH`; with `at_most`, no more than that.
     """
     config: Any = getattr(model, "config", model)
     encoder = config.encoder_config
@@ -40,7 +42,8 @@ def max_length(
         pad_token_id = 1 if encoder.model_type == "mpnet" else encoder.pad_token_id or 0  # MPNet takes no other
         limits.append(positions - (pad_token_id + 1 if encoder.model_type in OFFSET_POSITIONS else 0))
     limit = min(limits)
-    return int(limit) if limit < 1e9 else DEFAULT_MAX_LENGTH
+    limit = int(limit) if limit < 1e9 else DEFAULT_MAX_LENGTH
+    return min(at_most or limit, limit)
 
 
 @contextmanager
@@ -92,8 +95,7 @@ def encode_texts(
     distinct = list(place)
     # Characters stand for tokens: close enough to keep padding small. The longest first, so that memory runs out early.
     order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
-    limit = _max_length(model, tokenizer)
-    limit = min(max_length or limit, limit)
+    limit = _max_length(model, tokenizer, max_length)
     # Made outside of inference mode, so that training can use it.
     embeddings = torch.empty(len(distinct), model.config.embedding_size, dtype=torch.float32)
     with (
@@ -153,7 +155,7 @@ def inner_layers(
     if not isinstance(depth, int) or depth < 4 or not texts:
         return []
     layers = [round(depth * 5 / 6), round(depth * 7 / 12)]
-    batch = tokenize(tokenizer, list(texts[:16]), min(64, _max_length(model, tokenizer))).to(model.device)
+    batch = tokenize(tokenizer, list(texts[:16]), _max_length(model, tokenizer, 64)).to(model.device)
     with evaluating(model), torch.inference_mode():
         outputs = model.encode(**batch, output_hidden_states=True)[1]
     states, last = getattr(outputs, "hidden_states", None) or (), outputs.last_hidden_state
@@ -178,20 +180,20 @@ def token_batches(
     batch_size: int = 256,
 ) -> Iterator[Any]:
     """Padded batches of the texts, in their order, on the model's device, truncated as `encode_texts` does."""
-    limit = _max_length(model, tokenizer)
-    limit = min(max_length or limit, limit)
+    limit = _max_length(model, tokenizer, max_length)
     for start in range(0, len(texts), batch_size):
         yield tokenize(tokenizer, list(texts[start : start + batch_size]), limit).to(model.device)
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length: int) -> Any:
-    """One padded batch of tensors. Lone surrogates, which no tokenizer accepts, become U+FFFD."""
-    texts = [text if text.isascii() else _without_surrogates(text) for text in texts]
+    """One padded batch of tensors."""
+    texts = [without_surrogates(text) for text in texts]
     return tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
 
 
-def _without_surrogates(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which no tokenizer accepts."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _max_length = max_length  # the function, where an argument has its name

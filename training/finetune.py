@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from .contrastive import fast_bf16, upper_layers
 from .encoding import max_length as length_limit
-from .encoding import tokenize
+from .encoding import tokenize, without_surrogates
 from .trainer import LabelFusionTrainer
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def finetune(
         stop_after: Epochs after which to stop, the schedule being that of all.
         on_epoch: Called after every epoch; the model may be used, not changed.
     """
-    limit = options.max_length or length_limit(model, tokenizer)
-    ids = [tokenizer(t, truncation=True, max_length=limit) for t in texts]
+    limit = length_limit(model, tokenizer, options.max_length)
+    ids = [tokenizer(without_surrogates(t), truncation=True, max_length=limit) for t in texts]
     rows = [{**dict(x), "labels": y} for x, y in zip(ids, labels, strict=True)]
     small = sum(p.numel() for p in model.encoder.parameters()) < 50e6
     with tempfile.TemporaryDirectory() as folder, _trained_part(model, options):
@@ -157,7 +157,7 @@ def seconds_per_row(
     Taken on a few batches of the texts, within `remembered_below` where it is used; the weights are not changed.
     """
     rng = np.random.default_rng(seed)
-    limit = options.max_length or length_limit(model, tokenizer)
+    limit = length_limit(model, tokenizer, options.max_length)
     size = min(options.batch_size, len(texts))
     seconds: list[list[float]] = [[], []]
     bf16 = fast_bf16(model.device)
