@@ -35,7 +35,7 @@ class FinetuneOptions:
         learning_rate: Peak learning rate of the encoder. Default: 2e-5, or 1e-4 for encoders below 50M parameters.
         batch_size: Rows a step.
         trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all of them, but 0.4 on
-            a CPU: a third of the time, and most of the gain.
+            a CPU, less than half of the time.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
         seed: Seed of the shuffling and dropout.
         progress: Show progress bars.

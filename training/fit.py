@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ENCODER_TRAINING = ("auto", "probe", "contrastive", "full")
 NUM_FOLDS = 5
+NOVELTY_ROWS = 2000  # that a trained encoder encodes once more
 
 
 @dataclass
@@ -107,19 +108,25 @@ def fit_model(
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
     settings: dict[str, Any] = {"batch_size": options.batch_size, "max_length": options.finetune.max_length}
 
-    def encode() -> torch.Tensor:
-        found = encode_texts(model, tokenizer, texts, progress=options.progress, **settings)
-        return found[:, : config.pooled_size]
+    def encode(chosen: list[str], width: int) -> torch.Tensor:
+        return encode_texts(model, tokenizer, chosen, progress=options.progress, **settings)[:, :width]
 
     model.set_heads()
     model.set_novelty()
     if embeddings is None:
         model.set_pooling_layers(inner_layers(model, tokenizer, texts) if options.extra_sources else [])
-        embeddings = encode()
+        embeddings = encode(texts, config.pooled_size)
     report: dict[str, Any] = {"rows": len(texts), "scored_rows": int(scored.sum())}
     encoder_logits, covered = fit_encoder(model, tokenizer, texts, labels, scored, folds, embeddings, options, report)
     frozen = report["encoder_training"] == "probe"
-    novelty = fit_novelty(model, (embeddings if frozen else encode())[:, : config.hidden_size], folds)
+    rows = torch.from_numpy(scored & covered)
+    novelty = np.zeros(len(texts), dtype=np.float32)
+    if frozen:
+        novelty = fit_novelty(model, embeddings[:, : config.hidden_size], folds)
+    elif config.num_providers:  # a trained encoder has other embeddings
+        some = _some(rows.numpy(), options.seed)
+        trained = encode([texts[i] for i in some], config.hidden_size)
+        novelty[some] = fit_novelty(model, trained, folds[some])
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_logits[covered], encoder_temperature, calibrated = calibrate_encoder(
         model, encoder_logits[covered], targets[covered], folds[covered], options.calibration
@@ -129,7 +136,6 @@ def fit_model(
         unseen = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
         out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
-    rows = torch.from_numpy(scored & covered)
     logits = encoder_logits.clone()
     fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
     if fused:
@@ -192,6 +198,12 @@ def fit_model(
     config.fusion_report = report
     model.eval()
     return report
+
+
+def _some(needed: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Rows enough to know where texts lie: the needed ones and, up to `NOVELTY_ROWS`, others, in order."""
+    others = np.random.default_rng(seed).permutation(np.flatnonzero(~needed))
+    return np.sort(np.concatenate([np.flatnonzero(needed), others[: max(0, NOVELTY_ROWS - int(needed.sum()))]]))
 
 
 def _set_fusion(model: LabelFusionForSequenceClassification, pool: Any, mlp: Any) -> None:
