@@ -172,7 +172,9 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         "four fifths of the scored rows come; else the number of scored rows. ECE: of the fusion, 15 bins, over all",
         "held-out rows together (multi-label: of each class). The LLM is one whose answers were recorded with the",
         "data, or `SmolLM2-135M-Instruct`, run on this machine, as [local-llm.md](local-llm.md) tells. `paper`:",
-        "arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows.",
+        "arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows. Training `probe`: the encoder",
+        "stays frozen; `full`: it is fine-tuned, on a CPU its upper layers, once for all folds where that learns from",
+        "rows without LLM scores alone. `fit s`: the median over the fits, or the longest where they fine-tune.",
     ]
     summary: list[tuple[str, int, float, float]] = []
     tables: list[str] = []
@@ -184,6 +186,7 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         ["part", "encoder", "training", "control"], sort=False
     ):
         name = str(called).split(",")[0]
+        shown = str(called) if training == "probe" else f"{called}, training {training}"
         data = load(folder, name, cache)
         llms = [c for c in group.columns.astype(str) if c.startswith("accuracy.llm") and group[c].notna().all()]
         paper = PAPER.get(name, {})
@@ -191,7 +194,7 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         heads += ["paper"] if paper else []
         tables += [
             "",
-            f"## {called}" + (f", with {control}" if control else ""),
+            f"## {shown}" + (f", with {control}" if control else ""),
             "",
             f"Encoder `{encoder}`, training `{training}`, {group['seed'].nunique()} seed(s). {data.source}.",
             "",
@@ -210,12 +213,12 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
             cells += [f"**{fused:.1%}** ± {error:.1%}", f"{fused - best:+.1%}"]
             cells += [
                 f"{calibration_error(rows['reliability.fusion'].tolist()):.3f}",
-                f"{rows['seconds'].median():.0f}",
+                f"{rows['seconds'].median() if training == 'probe' else rows['seconds'].max():.0f}",
             ]
             cells += [f"{paper[size]:.1%}" if size in paper else ""] if paper else []
             tables.append("| " + " | ".join(cells) + " |")
             if not control:
-                summary.append((str(called), size, fused - best, error))
+                summary.append((shown, size, fused - best, error))
     worst = min(summary, key=lambda x: x[2] / x[3])
     behind = [f"{name} with {size} rows ({gap:+.1%}, SE {error:.1%})" for name, size, gap, error in summary if gap < 0]
     lines += [
