@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 ROOMS := configuration scoring modeling_labelfusion training pipelines hub_scripts
 TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
 TYPED := .cache/typed
-OLDEST_TESTS := $(patsubst %,tests/test_%.py,configuration modeling modeling_encoders trainer_gradients asking inference \
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,configuration modeling modeling_encoders trainer_gradients finetune asking inference \
 	pipeline matrix export hostile_repo hub_round_trip push)
 
 .DEFAULT_GOAL := help
