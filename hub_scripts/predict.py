@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
     add("model", metavar="DIR", help="folder or Hub id of a model")
-    add("input", metavar="IN", help="CSV, JSONL or Parquet file, or Hub id")
-    add("output", metavar="OUT", help="CSV, JSONL or Parquet file: the columns of IN and the answers")
+    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, or Hub id")
+    add("output", metavar="OUT", help="CSV, TSV, JSON, JSONL or Parquet file: the columns of IN and the answers")
     add_llm_policy(parser)
     add_max_cost(parser)
     add_promises(parser)
@@ -174,7 +174,7 @@ class _Writer(Writer):
         self._new = new
 
     def write(self, row: Row) -> None:
-        if "sources" in row and self.path.suffix.lower() != ".jsonl":
+        if "sources" in row and self.path.suffix.lower() not in (".json", ".jsonl"):
             row["sources"] = json.dumps(row["sources"], ensure_ascii=False)
         super().write(row)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .journal import Journal
 from .score_setup import Task, parse_names, parse_price, set_up
-from .tables import SCORES, SUFFIXES, Table, Writer, number_columns
+from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, number_columns
 
 if TYPE_CHECKING:
     from ..scoring.base import ScoreBatch
@@ -24,8 +24,12 @@ PRIOR_TEXTS = 128  # from which a local model estimates its prior
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("input", metavar="IN", help="CSV, JSONL or Parquet file, or id of a data set on the Hub")
-    add("output", metavar="OUT", help="CSV, JSONL or Parquet file; any other name: a folder that `push` can publish")
+    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub")
+    add(
+        "output",
+        metavar="OUT",
+        help="CSV, TSV, JSON, JSONL or Parquet file; any other name: a folder that `push` can publish",
+    )
     add(
         "--llm",
         action="append",
@@ -225,7 +229,7 @@ def _write(table: Table, task: Task, journal: Journal, path: Path, args: argpars
     """Write the rows of the table with their scores."""
     from ..training.data import CLASSES_SUFFIX
 
-    numbers = {} if path.suffix.lower() == ".csv" else number_columns(table, args.text_column)
+    numbers = {} if path.suffix.lower() in DELIMITERS else number_columns(table, args.text_column)
     metadata = {"labelfusion": json.dumps({"labels": task.labels, "providers": [s.name for s in task.scorers]})}
     if path.suffix.lower() != ".parquet":
         path.with_name(path.name + CLASSES_SUFFIX).write_text(metadata["labelfusion"] + "\n", encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Data files row by row: CSV, JSONL, Parquet and Hub data sets, read and written without holding them in memory."""
+"""Data files row by row: CSV, TSV, JSON, JSONL, Parquet and Hub data sets.
+
+They are read and written without holding them in memory; only JSON is read whole.
+"""
 
 import csv
 import json
@@ -11,7 +14,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SCORES = "llm_scores"
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
@@ -21,7 +25,7 @@ class Table:
     """A data set that can be gone through several times.
 
     Args:
-        source: Path of a CSV, JSONL or Parquet file, or id of a data set on the Hub.
+        source: Path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub.
         split: Split of a data set on the Hub.
 
     Raises:
@@ -51,7 +55,7 @@ class Table:
         return f"{stat.st_size}-{stat.st_mtime_ns}"
 
     def __len__(self) -> int:
-        """Number of rows; reads a CSV or JSONL file once."""
+        """Number of rows; reads other files than Parquet once."""
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -63,10 +67,10 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         """All rows as dicts."""
-        if self.suffix == ".csv":
+        if self.suffix in DELIMITERS:
             csv.field_size_limit(sys.maxsize)
             with open(self.source, encoding="utf-8-sig", newline="") as file:
-                for number, row in enumerate(csv.DictReader(file)):
+                for number, row in enumerate(csv.DictReader(file, delimiter=DELIMITERS[self.suffix])):
                     if None in row or None in row.values():
                         raise ValueError(f"{self.source}: row {number} has another number of cells than the header.")
                     yield dict(row)
@@ -78,6 +82,14 @@ class Table:
                             yield json.loads(line)
                         except json.JSONDecodeError:
                             raise ValueError(f"{self.source}: line {number} is not JSON.") from None
+        elif self.suffix == ".json":
+            try:
+                rows = json.loads(Path(self.source).read_bytes())
+            except ValueError:
+                raise ValueError(f"{self.source} is not JSON. Is it JSONL? Then name it so.") from None
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise ValueError(f"{self.source}: expected a list of objects, one a row.")
+            yield from rows
         elif self.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -121,12 +133,12 @@ class Table:
 
 
 class Writer:
-    """Writes rows to a CSV, JSONL or Parquet file that appears, complete, when the writer is closed without an error.
+    """Writes rows to a file of any of `SUFFIXES`. It appears, complete, when the writer is closed without an error.
 
     Args:
         path: The file.
         schema: Arrow schema of the input's columns, if known; else a Parquet file takes that of the first rows.
-        numbers: Columns of text cells to write as numbers, from a CSV file into another kind: `{column: int or float}`.
+        numbers: Columns of text cells to write as numbers, from CSV or TSV into another kind: `{column: int or float}`.
         metadata: Key-value metadata of a Parquet file.
     """
 
@@ -138,16 +150,18 @@ class Writer:
         metadata: dict[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
+        self._suffix = self.path.suffix.lower()
         self._schema, self._metadata = schema, metadata or {}
-        self._numbers = {} if self.path.suffix.lower() == ".csv" else numbers or {}
+        self._numbers = {} if self._suffix in DELIMITERS else numbers or {}
         self._rows: list[Row] = []
         self._file: Any = None
         self._writer: Any = None
+        self._started = False
 
     def __enter__(self) -> "Writer":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(self.path.name + ".tmp")
-        if self.path.suffix.lower() != ".parquet":
+        if self._suffix != ".parquet":
             self._file = open(self._temporary, "w", encoding="utf-8", newline="")
         return self
 
@@ -155,11 +169,14 @@ class Writer:
         """Add a row."""
         for column, kind in self._numbers.items():
             row[column] = kind(row[column]) if row[column] != "" else None
-        if self.path.suffix.lower() == ".jsonl":
-            self._file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-        elif self.path.suffix.lower() == ".csv":
+        if self._suffix in (".json", ".jsonl"):
+            line = json.dumps(row, ensure_ascii=False, default=str)
+            self._file.write(f"{line}\n" if self._suffix == ".jsonl" else f"{',' if self._started else '['}\n{line}")
+            self._started = True
+        elif self._suffix in DELIMITERS:
             if self._writer is None:
-                self._writer = csv.DictWriter(self._file, list(row), lineterminator="\n")
+                delimiter = DELIMITERS[self._suffix]
+                self._writer = csv.DictWriter(self._file, list(row), delimiter=delimiter, lineterminator="\n")
                 self._writer.writeheader()
             self._writer.writerow({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()})
         else:
@@ -184,12 +201,14 @@ class Writer:
         self._rows = []
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if self.path.suffix.lower() == ".parquet":
+        if self._suffix == ".parquet":
             if kind is None and (self._rows or self._writer is None):
                 self._write_parquet()
             if self._writer is not None:
                 self._writer.close()
         else:
+            if self._suffix == ".json":
+                self._file.write("\n]\n" if self._started else "[]\n")
             self._file.close()
         if kind is None:
             self._temporary.replace(self.path)
@@ -207,12 +226,12 @@ def _with_scores(features: bytes) -> bytes:
 
 
 def number_columns(table: Table, text_column: str) -> dict[str, type]:
-    """The columns of a CSV file whose cells are all numbers, `{column: int or float}`; of other files none.
+    """The columns of a CSV or TSV file whose cells are all numbers, `{column: int or float}`; of other files none.
 
     "007" and numbers too long for 64 bits stay texts: they are names of something.
     """
     kinds: dict[str, type | None] = {}
-    for row in table if table.suffix == ".csv" else ():
+    for row in table if table.suffix in DELIMITERS else ():
         for column, cell in row.items():
             kind = kinds.setdefault(column, int)
             if cell and kind is int and not _INTEGER.fullmatch(cell):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from labelfusion.training.data import prepare
 from llm_server import LLMServer
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -322,6 +323,15 @@ def test_other_mistakes(make: Any, tmp_path: Path) -> None:
         clf.evaluate(frame(9).assign(label="news"))
     with pytest.raises(ValueError, match="llm_policy"):
         clf.predict(["a"], llm_policy="sometimes")
+
+
+@pytest.mark.parametrize(("name", "cell"), [("d.csv", "{},{}"), ("d.tsv", "{}\t{}")])
+def test_words_that_pandas_takes_for_missing_values(tmp_path: Path, name: str, cell: str) -> None:
+    rows = [("text", "label"), ("NA", "None"), ("null", "favor"), ("nan", "None")]
+    (tmp_path / name).write_text("".join(cell.format(*row) + "\n" for row in rows))
+    data = prepare(tmp_path / name)
+    assert data.texts == ["NA", "null", "nan"]
+    assert data.names() == ["None", "favor", "None"]
 
 
 def test_the_original_dict_is_understood() -> None:

@@ -1,5 +1,6 @@
 """`labelfusion score` and `labelfusion cache` on files."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -22,12 +23,15 @@ ROWS = [
     for i in range(60)
 ]
 SORTED = sorted(LABELS)
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     frame = pd.DataFrame(rows)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
+    if path.suffix in SEPARATORS:
+        frame.to_csv(path, index=False, sep=SEPARATORS[path.suffix])
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -36,12 +40,14 @@ def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
 
 
 def read(path: Path) -> list[Any]:
-    if path.suffix == ".csv":
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if path.suffix in SEPARATORS:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, sep=SEPARATORS[path.suffix])
         frame["llm_scores"] = frame["llm_scores"].map(json.loads)
         return frame.to_dict("records")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".json":
+        return list(json.loads(path.read_text()))
     return pd.read_parquet(path).to_dict("records")
 
 
@@ -54,8 +60,10 @@ def right(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
     return np.array([truth(row["text"], SORTED) for row in rows])
 
 
-@pytest.mark.parametrize("source", ["in.csv", "in.jsonl", "in.parquet"])
-@pytest.mark.parametrize("out", ["out.csv", "out.jsonl", "out.parquet"])
+FILES = [(f"in.{a}", f"out.{b}") for a, b in itertools.product(["csv", "jsonl", "parquet"], repeat=2)]
+
+
+@pytest.mark.parametrize(("source", "out"), [*FILES, ("in.tsv", "out.tsv"), ("in.json", "out.json")])
 def test_every_kind_of_file(tmp_path: Path, source: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
     with LLMServer(labels=SORTED) as server:
         assert score(tmp_path, server, write(tmp_path / source), out, "--chunk-size", "25") == 0
@@ -347,7 +355,7 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.startswith("labelfusion score: error: There is no file ")
     source = write(tmp_path / "in.csv")
     assert main(["score", str(source), str(tmp_path / "out.xlsx"), "--llm", "m"]) == 2
-    assert "expected a name that ends in .csv, .jsonl, .parquet, or a folder" in capsys.readouterr().err
+    assert "expected a name that ends in .csv, .tsv, .json, .jsonl, .parquet, or a folder" in capsys.readouterr().err
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text": \n')
     assert main(["score", str(tmp_path / "bad.jsonl"), str(tmp_path / "o.csv"), "--llm", "m", "--labels", "a,b"]) == 2
     assert "line 2 is not JSON" in capsys.readouterr().err

@@ -40,12 +40,12 @@ def rows(n: int, seed: int, providers: int = 1, multi_label: bool = False) -> pd
 def write(frame: pd.DataFrame, path: Path) -> Path:
     if path.suffix == ".parquet":
         frame.to_parquet(path)
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".tsv"):
         frame.assign(
             **{c: frame[c].map(lambda v: None if v is None else json.dumps(v)) for c in ("llm_scores",) if c in frame}
-        ).to_csv(path, index=False)
+        ).to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
     else:
-        frame.to_json(path, orient="records", lines=True)
+        frame.to_json(path, orient="records", lines=path.suffix == ".jsonl")
     return path
 
 
@@ -117,7 +117,7 @@ def test_evaluate_with_a_policy_into_another_folder(trained: Path, tmp_path: Pat
     assert "always, never, auto or a share" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 def test_predict_from_any_file_to_any_file(trained: Path, tmp_path: Path, suffix: str) -> None:
     frame = pd.read_json(trained / "test.jsonl", lines=True).drop(columns="label")
     source, out = write(frame, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
@@ -127,8 +127,10 @@ def test_predict_from_any_file_to_any_file(trained: Path, tmp_path: Path, suffix
     assert source.read_bytes() == before
     if suffix == ".parquet":
         found = pq.read_table(out).to_pylist()
-    elif suffix == ".csv":
-        found = pd.read_csv(out).to_dict("records")
+    elif suffix in (".csv", ".tsv"):
+        found = pd.read_csv(out, sep="," if suffix == ".csv" else "\t").to_dict("records")
+    elif suffix == ".json":
+        found = json.loads(out.read_text())
     else:
         found = [json.loads(line) for line in out.read_text().splitlines()]
     clf = AutoFusionClassifier.from_pretrained(trained / "model")
@@ -137,12 +139,20 @@ def test_predict_from_any_file_to_any_file(trained: Path, tmp_path: Path, suffix
     assert [r["text"] for r in found] == frame["text"].tolist()
     assert [r["predicted_label"] for r in found] == [clf.classes_[i] for i in expected.probabilities.argmax(axis=1)]
     assert [r["score"] for r in found] == pytest.approx(expected.probabilities.max(axis=1).tolist(), abs=1e-5)
-    top = [json.loads(r["top_k"]) if suffix == ".csv" else r["top_k"] for r in found]
+    top = [json.loads(r["top_k"]) if isinstance(r["top_k"], str) else r["top_k"] for r in found]
     assert all(len(t) == 2 and t[0]["label"] == r["predicted_label"] for t, r in zip(top, found, strict=True))
-    sources = [r["sources"] if suffix == ".jsonl" else json.loads(r["sources"]) for r in found]
+    sources = [json.loads(r["sources"]) if isinstance(r["sources"], str) else r["sources"] for r in found]
     told = [s["recorded"] is not None for s in sources]
     assert told == (~np.isnan(expected.llm_scores[:, 0]).any(axis=1)).tolist()
     assert 0 < sum(told) < len(told)
+
+
+def test_json_that_is_no_table_is_refused(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    source, model = tmp_path / "in.json", str(trained / "model")
+    for text, message in (('{"text": "a"}', "a list of objects"), ('{"text": "a"}\n{"text": "b"}', "is not JSON")):
+        source.write_text(text)
+        assert main(["predict", model, str(source), str(tmp_path / "out.json")]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_predict_streams_more_than_a_window_and_keeps_what_it_has(trained: Path, tmp_path: Path, capsys: Any) -> None:

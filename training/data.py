@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from .columns import check_binary, encode_labels, find_classes, is_vector, parse_list, parse_scores
 
 CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
+_CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text and "None" a class
 READERS: dict[str, Callable[[Any], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".tsv": lambda path: pd.read_csv(path, sep="\t"),
+    ".csv": lambda path: pd.read_csv(path, **_CELLS),
+    ".tsv": lambda path: pd.read_csv(path, sep="\t", **_CELLS),
     ".jsonl": lambda path: pd.read_json(path, lines=True),
     ".json": pd.read_json,
     ".parquet": pd.read_parquet,
@@ -98,7 +99,7 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         return pd.DataFrame(list(data)), None
     raise ValueError(
         f"Cannot read data of type {type(data).__name__}: expected a DataFrame, a datasets.Dataset, (texts, labels), a "
-        "list of dicts, the path of a CSV, JSONL or Parquet file, or the id of a data set on the Hub."
+        "list of dicts, the path of a CSV, TSV, JSON, JSONL or Parquet file, or the id of a data set on the Hub."
     )
 
 

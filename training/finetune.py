@@ -1,6 +1,5 @@
 """Fine-tuning the encoder, or its upper layers: the Trainer on labels alone."""
 
-import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
 from .contrastive import fast_bf16, upper_layers
 from .encoding import max_length as length_limit
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..modeling_labelfusion import LabelFusionForSequenceClassification
 
-logger = logging.getLogger(__name__)
+TIMED_BATCHES = 4
 
 
 @dataclass
@@ -73,6 +72,18 @@ class _AfterEpoch(TrainerCallback):
         if self.on_epoch is not None:
             self.on_epoch()
         control.should_training_stop |= self.stop_after is not None and round(state.epoch) >= self.stop_after
+
+
+class _Progress(ProgressCallback):
+    """The Trainer's bar with a name, and without the figures between."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("Fine-tuning")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        pass
 
 
 def finetune(
@@ -129,6 +140,8 @@ def finetune(
             learning_rates={r"^encoder_head\.": 1e-3},
             callbacks=[_AfterEpoch(on_epoch, stop_after)],
         )
+        if trainer.pop_callback(ProgressCallback) is not None:
+            trainer.add_callback(_Progress())
         trainer.train()
     model.eval()
 
@@ -154,22 +167,24 @@ def seconds_per_row(
 ) -> tuple[float, float]:
     """Measured seconds of a training step per row, when a text comes first and when it has been seen before.
 
-    Taken on a few batches of the texts, within `remembered_below` where it is used; the weights are not changed.
+    Taken on a few batches of texts of like length, as they are trained on, within `remembered_below` where it is used;
+    the weights are not changed.
     """
-    rng = np.random.default_rng(seed)
     limit = length_limit(model, tokenizer, options.max_length)
     size = min(options.batch_size, len(texts))
-    seconds: list[list[float]] = [[], []]
+    drawn = np.random.default_rng(seed).permutation(len(texts))[: TIMED_BATCHES * size]
+    some = sorted((texts[i] for i in drawn), key=len)
+    batches = [some[i : i + size] for i in range(0, len(some), size)]
+    seconds = [0.0, 0.0]
     bf16 = fast_bf16(model.device)
     with _trained_part(model, options):
-        for _ in range(3):
-            batch = tokenize(tokenizer, [texts[i] for i in rng.integers(0, len(texts), size)], limit).to(model.device)
-            for times in seconds:
+        for number, batch in enumerate([some[::TIMED_BATCHES], *batches]):  # the first warms up: it is not counted
+            inputs = tokenize(tokenizer, batch, limit).to(model.device)
+            for again in range(2):
                 start = time.perf_counter()
                 with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                    total = model.encode(**batch)[0].sum()
+                    total = model.encode(**inputs)[0].sum()
                 total.backward()
                 model.zero_grad(set_to_none=True)
-                times.append((time.perf_counter() - start) / size)
-    first, later = (float(np.median(times)) for times in seconds)
-    return first, later
+                seconds[again] += (time.perf_counter() - start) * (number > 0)
+    return seconds[0] / len(some), seconds[1] / len(some)
