@@ -40,6 +40,7 @@ class LabelFusionConfig(PretrainedConfig):
         lexical_size: Rows of the lexical head, which reads the words of a text beside the encoder; 0: there is none.
         kernel_size: Landmarks of the kernel head, which compares a text with labelled ones; 0: there is none.
         novelty_size: Directions of the novelty head, which tells texts that are unlike the training texts; 0: none.
+        label_set_size: Sets of labels of the label-set head, which knows what classes come together; 0: none.
         score_floor: Smallest probability before a logarithm is taken of an LLM score.
         score_dropout: Probability with which training hides a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
@@ -79,6 +80,7 @@ class LabelFusionConfig(PretrainedConfig):
         lexical_size: int = 0,
         kernel_size: int = 0,
         novelty_size: int = 0,
+        label_set_size: int = 0,
         score_floor: float = 1e-3,
         score_dropout: float = 0.1,
         encoder_loss_weight: float = 0.5,
@@ -101,6 +103,7 @@ class LabelFusionConfig(PretrainedConfig):
         if isinstance(encoder_config, dict):
             encoder_config = AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
         heads = {"lexical_size": lexical_size, "kernel_size": kernel_size, "novelty_size": novelty_size}
+        heads["label_set_size"] = label_set_size
         check_sizes(kwargs.get("num_labels"), llm_providers, encoder_config, heads)
         self.format_version = FORMAT
         self.encoder_config = encoder_config
@@ -119,6 +122,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.lexical_size = lexical_size
         self.kernel_size = kernel_size
         self.novelty_size = novelty_size
+        self.label_set_size = label_set_size
         self.score_floor = score_floor
         self.score_dropout = score_dropout
         self.encoder_loss_weight = encoder_loss_weight

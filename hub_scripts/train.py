@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     from .model_card import update_card
     from .push import push_folder
     from .report import FILES
+    from .training_report import training_summary
 
     folder = Path(args.output_dir)
     if args.review and Path(args.review).suffix.lower() not in (".csv", ".jsonl"):
@@ -197,44 +198,6 @@ def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int) -> int
     else:
         frame.to_json(path, orient="records", lines=True, force_ascii=False)
     return len(found)
-
-
-def training_summary(clf: "AutoFusionClassifier") -> str:
-    """What `fit` found, as Markdown: all figures are out of sample, from rows that were held out in turn."""
-    from .report import METRIC_TITLES, markdown_table, plain
-
-    report: dict[str, Any] = clf.report_
-    fusion = report.get("fusion", {})
-    lines = [
-        "# Training",
-        f"{report['rows']} rows of {plain(report['data'])}, {report['scored_rows']} of them with LLM scores; "
-        f"{len(clf.classes_)} classes. Encoder: {report['encoder_training']}. "
-        f"{report['seconds_in_all']:.0f} s, ${report['cost_usd']:.4f}.",
-        "All figures are out of sample: each row was judged by a fit that had not seen it.",
-    ]
-    figures = [
-        [METRIC_TITLES.get(name, plain(name)), f"{value:.4f}"] for name, value in report["out_of_sample"].items()
-    ]
-    lines.append(markdown_table(["Result", "Value"], figures))
-    if "log_loss" in fusion:
-        sources = _named_candidates(clf)
-        rows = [
-            [sources.get(name, plain(name)) + (" (chosen)" if name == fusion["chosen"] else ""), f"{loss:.4f}"]
-            for name, loss in fusion["log_loss"].items()
-        ]
-        lines.append(f"Ways to combine the sources, on the {fusion['rows']} rows that have scores:")
-        lines.append(markdown_table(["Candidate", "Log loss"], rows))
-    elif "chosen" in fusion:
-        lines.append(f"Fusion: {plain(fusion['chosen'])}.")
-    return "\n\n".join(lines) + "\n"
-
-
-def _named_candidates(clf: "AutoFusionClassifier") -> dict[str, str]:
-    from ..pipelines.answers import source_names
-    from .report import plain
-
-    found = {f"llm {p}": f"{plain(name)} alone" for p, name in enumerate(source_names(clf.model_.config))}
-    return {"encoder": "Encoder alone", **found}
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""What stands beside the linear head on the encoder's side: words, and nearness to labelled and to known texts."""
+"""What stands beside and after the linear head on the encoder's side: words, labelled and known texts, label sets."""
 
 import torch
 from torch import nn
@@ -107,3 +107,29 @@ class NoveltyHead(nn.Module):
         along = (z @ self.directions.float().T).square().sum(dim=1, keepdim=True)
         scale, offset = self.scale.float()
         return (scale * z.square().sum(dim=1, keepdim=True) - along - offset).clamp(0.0, 1.0).to(embedding)
+
+
+class LabelSetHead(nn.Module):
+    """What classes that come together, or exclude each other, say of one another, in multi-label classification.
+
+    Each set of labels that the training texts have gets the score `sets @ (scale * logits) + bias`, a softmax over the
+    sets makes probabilities of them, and a class has the sum of those of its sets: a conditional random field in which
+    inference is exact (Ghamrawi and McCallum 2005, "Collective multi-label classification", with supported inference).
+
+    Args:
+        num_sets: Sets of labels.
+        num_labels: K.
+    """
+
+    def __init__(self, num_sets: int, num_labels: int) -> None:
+        super().__init__()
+        self.sets = nn.Parameter(torch.zeros(num_sets, num_labels), requires_grad=False)
+        self.scale = nn.Parameter(torch.zeros(num_labels), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(num_sets), requires_grad=False)
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits, float `(batch, num_labels)`, of such logits that were found class by class."""
+        sets = self.sets.float()
+        shares = (logits.float() * self.scale.float() @ sets.T + self.bias.float()).softmax(dim=-1)
+        with_class, without = (shares @ part for part in (sets, 1.0 - sets))
+        return (with_class.clamp_min(1e-9).log() - without.clamp_min(1e-9).log()).to(logits)

@@ -12,7 +12,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
-from .heads import KernelHead, LexicalHead, NoveltyHead
+from .heads import KernelHead, LabelSetHead, LexicalHead, NoveltyHead
 from .monotone import calibrated, map_scores
 from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
 
@@ -45,6 +45,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.set_heads(config.lexical_size, config.kernel_size)
         self.novelty_head: NoveltyHead | None = None
         self.set_novelty(config.novelty_size)
+        self.label_set_head: LabelSetHead | None = None
+        self.set_label_sets(config.label_set_size)
         self.score_pool = ScorePool(config.num_providers, self.num_labels)
         self.fusion_mlp = (
             FusionMLP(
@@ -134,6 +136,12 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         head = NoveltyHead(self.config.hidden_size, novelty_size) if novelty_size else None
         self.novelty_head = None if head is None else head.to(self.encoder_head.weight)
 
+    def set_label_sets(self, label_set_size: int = 0) -> None:
+        """Put a new label-set head of this size, all zeros, after them; 0: none."""
+        self.config.label_set_size = label_set_size
+        head = LabelSetHead(label_set_size, self.num_labels) if label_set_size else None
+        self.label_set_head = None if head is None else head.to(self.encoder_head.weight)
+
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""
         return self.encoder.get_input_embeddings()
@@ -214,6 +222,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         if self.kernel_head is not None:
             encoder_logits = encoder_logits + self.kernel_head(embedding)
         encoder_logits = encoder_logits / self.config.calibration["encoder_temperature"]
+        if self.label_set_head is not None:
+            encoder_logits = self.label_set_head(encoder_logits)
         if llm_scores is None:
             return encoder_logits, encoder_logits
         expected = (embedding.shape[0], self.config.num_providers, self.num_labels)

@@ -71,6 +71,12 @@ def test_train_writes_model_report_and_card(trained: Path) -> None:
     summary = (model / "training_report.md").read_text()
     assert "60 rows of train.jsonl" in summary
     assert f"{clf.report_['out_of_sample']['accuracy']:.4f}" in summary
+    fusion = clf.report_["fusion"]
+    assert f"| recorded (2) alone | {fusion['log_loss']['llm 1']:.4f} |" in summary
+    best = max(fusion["weights"], key=fusion["weights"].get)
+    assert f"| {fusion['log_loss'][best]:.4f} | {fusion['weights'][best]:.3f} |" in summary
+    assert f"Chosen: {fusion['chosen']}." in summary
+    assert f"| Linear head on the frozen encoder | {clf.report_['encoder_log_loss']['probe']:.4f} |" in summary
     card = ModelCard.load(model / "README.md")
     results = {r.metric_name: r.metric_value for r in card.data.eval_results}
     report = json.loads((model / "evaluation" / "report.json").read_text())

@@ -113,17 +113,17 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
             "fusion": "routing",
             "calibration": MAPS,
         },
+        {"num_providers": 1, "multi_label": True, "label_set_size": 6},
     ],
 )
 def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options: dict[str, Any]) -> None:
     folder = saved_model(encoder_config=ROBERTA, **options)
-    if "lexical_size" in options:  # new heads are all zeros
-        zeros = LabelFusionForSequenceClassification.from_pretrained(folder)
-        heads: list[Any] = [zeros.lexical_head, zeros.kernel_head, zeros.novelty_head]
-        with torch.no_grad():
-            for parameter in (p for head in heads for p in head.parameters()):
-                parameter.uniform_(0.1, 1.0)
-        zeros.save_pretrained(folder)
+    zeros = LabelFusionForSequenceClassification.from_pretrained(folder)
+    heads: list[Any] = [zeros.lexical_head, zeros.kernel_head, zeros.novelty_head, zeros.label_set_head]
+    with torch.no_grad():  # new heads are all zeros
+        for parameter in (p for head in heads if head is not None for p in head.parameters()):
+            parameter.uniform_(0.1, 1.0)
+    zeros.save_pretrained(folder)
     assert export_onnx(folder, tmp_path / "onnx") < 1e-4
     model = LabelFusionForSequenceClassification.from_pretrained(folder).eval()
     exported = LabelFusionOnnxModel.from_pretrained(tmp_path / "onnx")

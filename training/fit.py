@@ -22,6 +22,7 @@ from .encoding import encode_texts, inner_layers
 from .finetune import FinetuneOptions
 from .folds import assign_folds
 from .fusion_fit import FusionData, fit_fusion
+from .label_sets import choose_label_sets
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .novelty_fit import fit_novelty
 from .review import check_class_order
@@ -52,7 +53,8 @@ class FitOptions:
             head keeps embeddings of training texts.
         calibration: `"auto"` gives the encoder's side, each LLM and the answer as much as held-out rows show to help.
             `"none"` and `"temperature"` go no further; with rows enough, `"vector"` is a scale and bias for each class
-            of the encoder's side, `"isotonic"` maps graded LLM scores and the answer, beside temperatures.
+            of the encoder's side, `"isotonic"` maps graded LLM scores and the answer, beside temperatures. Multi-label,
+            `"auto"` may add a `LabelSetHead`.
         threshold_metric: Multi-label: what the thresholds are tuned for, `"accuracy"` (exact match), `"micro_f1"` or
             `"macro_f1"`.
         finetune: Options of the fine-tuning.
@@ -113,6 +115,7 @@ def fit_model(
 
     model.set_heads()
     model.set_novelty()
+    model.set_label_sets()
     if embeddings is None:
         model.set_pooling_layers(inner_layers(model, tokenizer, texts) if options.extra_sources else [])
         embeddings = encode(texts, config.pooled_size)
@@ -132,6 +135,10 @@ def fit_model(
         model, encoder_logits[covered], targets[covered], folds[covered], options.calibration
     )
     report["calibration"] = {"encoder": calibrated}
+    if multi_label and options.calibration == "auto":
+        encoder_logits[covered], report["classes"] = choose_label_sets(
+            model, encoder_logits[covered], targets[covered], folds[covered]
+        )
     if out_of_sample is not None:
         unseen = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
         out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
