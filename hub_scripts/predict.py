@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             for answer in _answers(part, config, clf.classes_.tolist(), args, control):
                 writer.write({**waiting.popleft(), **answer})
             rows, asked, missing = rows + len(part), asked + int(part.llm_called.sum()), missing + len(part.errors)
-            cost += float(part.cost_usd.sum())
+            cost += part.total_cost_usd
             bar.update(len(part))
             bar.set_postfix_str(f"${cost:.4f}", refresh=False)
     seconds = time.perf_counter() - started

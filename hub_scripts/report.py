@@ -105,7 +105,7 @@ def measure(
         "reliability": {s.name: reliability(s, truth, config.multi_label) for s in sources if s.answered.any()},
         "llm_share": float(heard.mean()),
         "llm_asked": int(result.llm_called.sum()),
-        "cost_usd": float(result.cost_usd.sum()),
+        "cost_usd": result.total_cost_usd,
         "seconds": round(seconds, 2),
         "missing_answers": dict(reasons.most_common(5)),
         "training": clf.report_,

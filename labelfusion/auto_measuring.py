@@ -73,7 +73,7 @@ class MeasuredClassifierMixin:
             "rows": len(table),
             **source_metrics(result, table.labels, config),
             "llm_share": float(result.answered.any(axis=1).mean()),
-            "cost_usd": float(result.cost_usd.sum()),
+            "cost_usd": result.total_cost_usd,
             "seconds": round(seconds, 3),
             **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control, max_risk)}),
         }

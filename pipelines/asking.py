@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,6 +18,9 @@ from ..configuration import LabelFusionConfig, LLMProvider
 from ..scoring.base import Scorer, ScoringError
 from ..scoring.tasks import gather_or_cancel
 from .patience import DEADLINE, Patience
+
+if TYPE_CHECKING:
+    from ..scoring.money import Budget
 
 Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
 
@@ -174,6 +177,7 @@ class Asker:
         self.config, self.max_cost_usd, self.chunk_size, self.progress = config, max_cost_usd, chunk_size, progress
         self.patience = patience or Patience()
         self.spent = 0.0
+        self._open: list[Budget] = []  # of the questions under way
         self._given = scorers
         self._scorers: dict[int, Scorer] | None = None
         self._worked = False
@@ -243,12 +247,11 @@ class Asker:
     async def _ask_singly(self, scorers: dict[int, Scorer], texts: list[str]) -> Answers:
         """Each text by itself, as long as the patience lasts."""
         distinct = list(dict.fromkeys(texts))
-        questions = [self._in_time(scorers, text) for text in distinct]
         if self.max_cost_usd is None:
-            parts = await gather_or_cancel(questions)
+            parts = await gather_or_cancel([self._in_time(scorers, text) for text in distinct])
         else:
             async with self._turn:
-                parts = [await question for question in questions]
+                parts = [await self._in_time(scorers, text) for text in distinct]
         found = dict(zip(distinct, parts, strict=True))
         shared = Counter(texts)
         rows = [found[text] for text in texts]
@@ -273,11 +276,16 @@ class Asker:
 
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
         from ..scoring.loop import ascore_texts
+        from ..scoring.money import Budget
 
-        remaining = None if self.max_cost_usd is None else self.max_cost_usd - self.spent
-        if remaining is not None and remaining <= 0:
-            self._stop(self._limit_reached())
+        remaining = None
+        if self.max_cost_usd is not None:  # less what those cost that are still to come, late as they may be
+            left = self.max_cost_usd - self.spent - sum(b.spent + b.reserved for b in self._open)
+            remaining = Budget(max(left, 0.0))
+            if left <= 0:
+                self._stop(self._limit_reached())
         if self._stopped is None:
+            self._open += [remaining] if remaining else []
             try:
                 scores, batches = await ascore_texts(
                     list(scorers.values()),
@@ -291,6 +299,8 @@ class Asker:
                         f"{error} (For the encoder alone: llm_policy='never', or llm=None in `fit`.)"
                     ) from error
                 self._stop(str(error))
+            finally:
+                self._open = [budget for budget in self._open if budget is not remaining]
         count = rows.stop - rows.start
         if self._stopped is not None:
             answers.errors.update(dict.fromkeys(range(rows.start, rows.stop), self._stopped))
@@ -310,6 +320,13 @@ class Asker:
         answers.called[rows] = unasked < len(scorers)
         if unasked.any():
             self._stop(self._limit_reached())
+
+    def late_cost_usd(self) -> float:
+        """US dollars of the answers that have come too late, or second, since this was last called."""
+        total = 0.0
+        while self.patience.unheard:
+            total += float(self.patience.unheard.pop().cost_usd.sum())
+        return total
 
     def _limit_reached(self) -> str:
         return f"`max_cost_usd` of ${self.max_cost_usd:g} reached"

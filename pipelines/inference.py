@@ -44,6 +44,8 @@ class Inference:
         multi_label: Whether the classes are independent.
         errors: `{row: reason}` where an answer is missing that was wanted. Holds no text.
         novelty: float32 `(n,)`: 0 for texts like those that the model was trained on, 1 for texts unlike any.
+        late_cost_usd: US dollars of answers that came too late, or second, up to the end of this part of the run; they
+            are in no text's `cost_usd`. What comes after the end of the run is in the score store alone.
     """
 
     logits: NDArray[np.float32]
@@ -54,6 +56,7 @@ class Inference:
     multi_label: bool = False
     errors: dict[int, str] = field(default_factory=dict)
     novelty: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    late_cost_usd: float = 0.0
 
     def __post_init__(self) -> None:
         self.novelty = self.novelty if len(self.novelty) else np.zeros(len(self), dtype=np.float32)
@@ -85,14 +88,20 @@ class Inference:
         arrays = {
             f.name: np.concatenate([getattr(part, f.name) for part in parts])
             for f in fields(cls)
-            if f.name not in ("multi_label", "errors")
+            if f.name not in ("multi_label", "errors", "late_cost_usd")
         }
         errors: dict[int, str] = {}
         start = 0
         for part in parts:
             errors.update({start + row: reason for row, reason in part.errors.items()})
             start += len(part)
-        return cls(**arrays, multi_label=parts[0].multi_label, errors=errors)
+        late = sum(part.late_cost_usd for part in parts)
+        return cls(**arrays, multi_label=parts[0].multi_label, errors=errors, late_cost_usd=late)
+
+    @property
+    def total_cost_usd(self) -> float:
+        """US dollars spent, `late_cost_usd` among them."""
+        return float(self.cost_usd.sum()) + self.late_cost_usd
 
 
 def run(
@@ -299,7 +308,8 @@ class _Engine:
         logits, encoder_logits = self.fuse(embeddings, window.scores)
         multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
         told = (window.scores, window.called, window.cost_usd, multi_label, errors)
-        return Inference(logits, encoder_logits, *told, novelty_of(embeddings, self.model.config))
+        novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
+        return Inference(logits, encoder_logits, *told, novelty, late)
 
     def fuse(
         self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None

@@ -35,6 +35,7 @@ class Patience:
                 raise ValueError(f"`{name}` must be seconds above 0{hint} or None, got {value!r}.")
         self.deadline_s, self.hedge_s = deadline_s, hedge_s
         self._took: deque[float] = deque(maxlen=1000)
+        self.unheard: list[Any] = []  # results that nobody waited for
         self._late: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks only weakly
 
     @property
@@ -74,8 +75,8 @@ class Patience:
 
     def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._late.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen: the loop need not complain about it
+        if not task.cancelled() and task.exception() is None:  # an error is seen: the loop need not complain about it
+            self.unheard.append(task.result())
 
 
 async def _wait(tasks: "set[asyncio.Task[T]]", seconds: float) -> "set[asyncio.Task[T]]":

@@ -105,9 +105,9 @@ async def ascore_texts(
     texts: Sequence[str],
     *,
     progress: bool | Callable[..., None] = False,
-    max_cost_usd: float | None = None,
+    max_cost_usd: float | Budget | None = None,
 ) -> tuple[NDArray[np.float32], list[ScoreBatch]]:
-    """`score_texts` as a coroutine, for callers that have an event loop of their own."""
+    """`score_texts` as a coroutine, for callers that have an event loop, and perhaps a `Budget`, of their own."""
     for scorer in scorers:
         if list(scorer.labels) != list(scorers[0].labels):
             raise ValueError(f"{scorer.name} scores {scorer.labels}, but {scorers[0].name} {scorers[0].labels}.")
@@ -115,7 +115,8 @@ async def ascore_texts(
     shown = Progress(total=len(distinct) * len(scorers), report=progress if callable(progress) else None)
     bar = ProgressBar(shown.total) if progress is True else None
     shown.report = bar or shown.report
-    token = current_run.set(Run(None if max_cost_usd is None else Budget(max_cost_usd), shown))
+    budget = max_cost_usd if max_cost_usd is None or isinstance(max_cost_usd, Budget) else Budget(max_cost_usd)
+    token = current_run.set(Run(budget, shown))
     try:
         batches = await gather_or_cancel(_score(scorer, distinct, shown) for scorer in scorers)
     finally:

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from fake_scorer import FakeScorer
 from labelfusion.pipelines import run
+from labelfusion.pipelines.inference import Inference
 from labelfusion.pipelines.patience import LEAST, Patience
+from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.money import BudgetReachedError
+from labelfusion.scoring.run import current_run
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model
@@ -138,6 +142,44 @@ def test_with_a_deadline_the_budget_still_holds(model: Model, tiny_tokenizer: To
     assert result.cost_usd.sum() == pytest.approx(0.04)
     assert result.llm_called.sum() == 4
     assert sum("max_cost_usd" in reason for reason in result.errors.values()) == 6
+
+
+def test_questions_whose_answers_are_late_count_against_the_budget(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    class Reserving(FakeScorer):
+        """As the scorers of APIs do: what a request may cost is set aside while it is under way."""
+
+        async def score(self, texts: Any) -> ScoreBatch:
+            budget = current_run.get().budget
+            assert budget is not None
+            budget.reserve(self.cost)
+            batch = await super().score(texts)
+            budget.settle(self.cost, self.cost)
+            return batch
+
+    async def slow(texts: list[str]) -> None:
+        await asyncio.sleep(3.0)
+
+    scorer, texts = Reserving(before=slow), [f"w{i} film" for i in range(10)]
+    with pytest.raises(BudgetReachedError):  # which those scorers turn into a reason
+        run(model, tiny_tokenizer, texts, scorers=[scorer], deadline_s=0.05, max_cost_usd=0.035)
+    assert len(scorer.asked) == 3
+
+
+def test_answers_that_nobody_waited_for_are_in_the_sum(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    calls: list[str] = []
+
+    async def wait(texts: list[str]) -> None:
+        calls.extend(texts)
+        again = calls.count(texts[0]) > 1
+        await asyncio.sleep({"good film": 0.0 if again else 0.5, "long film": 10.0 if again else 1.5}[texts[0]])
+
+    result = run(model, tiny_tokenizer, ["good film", "long film"], scorers=[FakeScorer(before=wait)], hedge_s=0.2)
+    assert calls == ["good film", "long film"] * 2
+    assert result.answered.all()
+    assert result.cost_usd.sum() == pytest.approx(0.02)
+    assert result.late_cost_usd == pytest.approx(0.01)  # the other one is still under way
+    assert result.total_cost_usd == pytest.approx(0.03)
+    assert Inference.concatenate([result, result]).total_cost_usd == pytest.approx(0.06)
 
 
 @pytest.mark.parametrize(
