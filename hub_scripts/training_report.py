@@ -26,9 +26,9 @@ def training_summary(clf: "AutoFusionClassifier") -> str:
     report: dict[str, Any] = clf.report_
     how = _TRAINED.get(report["encoder_training"], plain(report["encoder_training"]))
     if "num_train_epochs" in report:
-        how += f", {report['num_train_epochs']} epochs"
+        how += f" ({report['num_train_epochs']} epochs of {report.get('trained_layers', 1):.0%} of the layers)"
     if "contrastive_steps" in report:
-        how += f", {report['contrastive_steps']} steps"
+        how += f" ({report['contrastive_steps']} steps)"
     figures = [
         [METRIC_TITLES.get(name, plain(name)), f"{value:.4f}"] for name, value in report["out_of_sample"].items()
     ]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from labelfusion.hub_scripts.training_report import training_summary
 from labelfusion.training.data import prepare
 from llm_server import LLMServer
 from sklearn.base import clone
@@ -232,6 +233,9 @@ def test_multi_label(make: Any, tmp_path: Path, spelling: str) -> None:
 def test_full_training_beats_chance_and_says_what_it_did(make: Any) -> None:
     clf = make(encoder_training="full", num_train_epochs=2, max_length=16).fit(frame(48))
     assert clf.report_["encoder_training"] == "full"
+    clf.report_["data"] = "news.csv"
+    epochs, share = clf.report_["num_train_epochs"], clf.report_["trained_layers"]
+    assert f"Encoder: fine-tuned ({epochs} epochs of {share:.0%} of the layers)." in training_summary(clf)
     assert clf.report_["num_train_epochs"] in (1, 2)
     assert {"probe", "full"} <= set(clf.report_["encoder_log_loss"])
 

@@ -12,7 +12,7 @@ from .calibration import fit_temperature
 from .contrastive import fast_bf16
 from .contrastive_fit import FEWEST_JUDGED
 from .encoding import encode_texts, evaluating
-from .finetune import finetune, seconds_per_row
+from .finetune import finetune, seconds_per_row, trained_share
 from .losses import clearly_better, log_loss
 from .probe import PENALTIES, Probe, fit_head, set_head
 
@@ -134,5 +134,6 @@ def fit_finetuned(
         finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
     else:
         model.load_state_dict(measured)
-    report |= {"encoder_training": "full", "num_train_epochs": best + 1}
+    share = round(trained_share(model, options.finetune), 2)
+    report |= {"encoder_training": "full", "num_train_epochs": best + 1, "trained_layers": share}
     return per_epoch[best], covered
