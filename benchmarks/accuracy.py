@@ -182,9 +182,9 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
     table["useless"] = table["control"] != ""
     table["place"] = table["part"].map(lambda part: list(PARTS).index(part.split(",")[0]))
     table = table.sort_values(["useless", "place", "part"], kind="stable")
-    for (called, encoder, training, control), group in table.groupby(
-        ["part", "encoder", "training", "control"], sort=False
-    ):
+    sections = ["part", "encoder", "training", "control"]
+    finished = table.groupby([*sections, "size"])["fold"].transform("nunique") == FOLDS
+    for (called, encoder, training, control), group in table[finished].groupby(sections, sort=False):
         name = str(called).split(",")[0]
         shown = str(called) if training == "probe" else f"{called}, training {training}"
         data = load(folder, name, cache)
@@ -202,8 +202,6 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         tables += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for size, rows in group.groupby("size"):
             assert isinstance(size, int)
-            if rows["fold"].nunique() < FOLDS:
-                continue
             weights = rows["rows"]
             mean = {c: np.average(rows[c], weights=weights) for c in ("accuracy.encoder", *llms, "accuracy.fusion")}
             fused = mean["accuracy.fusion"]
