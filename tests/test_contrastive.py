@@ -253,4 +253,4 @@ def test_front_door_and_command(tiny_encoder_dir: str, tmp_path: Path, capsys: p
     data.write_text("text,label\n" + "".join(f"{t},{y}\n" for t, y in zip(texts, names, strict=True)))
     command = ["train", str(data), "--encoder", tiny_encoder_dir, "--output-dir", str(tmp_path / "model")]
     assert main([*command, "--encoder-training", "contrastive", "--max-train-minutes", "0.02", "--device", "cpu"]) == 0
-    assert "Encoder: contrastive" in capsys.readouterr().out
+    assert "Encoder: trained contrastively (" in capsys.readouterr().out

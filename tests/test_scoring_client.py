@@ -303,8 +303,9 @@ def test_many_threads_share_one_scorer() -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from labelfusion.scoring import build_scorer, score_texts
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background is started deaf to it
 url, store = sys.argv[1:]
 scorer = build_scorer({"model": "m", "api_base": url, "method": "json", "max_concurrency": 8},
                       ["World", "Sports", "Business", "Sci/Tech"], False, store=store)
