@@ -102,8 +102,12 @@ class LabelFusionConfig(PretrainedConfig):
         encoder_config = copy.deepcopy(encoder_config)
         if isinstance(encoder_config, dict):
             encoder_config = AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
-        heads = {"lexical_size": lexical_size, "kernel_size": kernel_size, "novelty_size": novelty_size}
-        heads["label_set_size"] = label_set_size
+        heads = {
+            "lexical_size": lexical_size,
+            "kernel_size": kernel_size,
+            "novelty_size": novelty_size,
+            "label_set_size": label_set_size,
+        }
         check_sizes(kwargs.get("num_labels"), llm_providers, encoder_config, heads)
         self.format_version = FORMAT
         self.encoder_config = encoder_config

@@ -174,7 +174,7 @@ class _Writer(Writer):
         self._new = new
 
     def write(self, row: Row) -> None:
-        if "sources" in row and self.path.suffix.lower() not in (".json", ".jsonl"):
+        if "sources" in row and self._suffix not in (".json", ".jsonl"):
             row["sources"] = json.dumps(row["sources"], ensure_ascii=False)
         super().write(row)
 

@@ -1,5 +1,7 @@
 """What stands beside and after the linear head on the encoder's side: words, labelled and known texts, label sets."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -133,3 +135,12 @@ class LabelSetHead(nn.Module):
         shares = (logits.float() * self.scale.float() @ sets.T + self.bias.float()).softmax(dim=-1)
         with_class, without = (shares @ part for part in (sets, 1.0 - sets))
         return (with_class.clamp_min(1e-9).log() - without.clamp_min(1e-9).log()).to(logits)
+
+
+# By the name of their size in the config; from that size, the width of the embedding and the number of classes.
+HEADS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "lexical_size": lambda size, hidden_size, num_labels: LexicalHead(size, num_labels),
+    "kernel_size": lambda size, hidden_size, num_labels: KernelHead(hidden_size, size, num_labels),
+    "novelty_size": lambda size, hidden_size, num_labels: NoveltyHead(hidden_size, size),
+    "label_set_size": lambda size, hidden_size, num_labels: LabelSetHead(size, num_labels),
+}

@@ -12,7 +12,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
 from .fusion import FusionMLP, ScorePool, pool_features
-from .heads import KernelHead, LabelSetHead, LexicalHead, NoveltyHead
+from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead
 from .monotone import calibrated, map_scores
 from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
 
@@ -42,11 +42,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.lexical_head: LexicalHead | None = None
         self.kernel_head: KernelHead | None = None
-        self.set_heads(config.lexical_size, config.kernel_size)
         self.novelty_head: NoveltyHead | None = None
-        self.set_novelty(config.novelty_size)
         self.label_set_head: LabelSetHead | None = None
-        self.set_label_sets(config.label_set_size)
+        self.set_heads(**{name: getattr(config, name) for name in HEADS})
         self.score_pool = ScorePool(config.num_providers, self.num_labels)
         self.fusion_mlp = (
             FusionMLP(
@@ -123,24 +121,16 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         nn.init.zeros_(head.bias)
         self.encoder_head = head
 
-    def set_heads(self, lexical_size: int = 0, kernel_size: int = 0) -> None:
-        """Put new heads of these sizes, all zeros, beside the linear one on the encoder's side; size 0: none."""
-        self.config.lexical_size, self.config.kernel_size = lexical_size, kernel_size
-        like, labels = self.encoder_head.weight, self.num_labels
-        self.lexical_head = LexicalHead(lexical_size, labels).to(like) if lexical_size else None
-        self.kernel_head = KernelHead(self.config.hidden_size, kernel_size, labels).to(like) if kernel_size else None
+    def set_heads(self, **sizes: int) -> None:
+        """Put new heads, all zeros, beside and after the linear one; the others stay.
 
-    def set_novelty(self, novelty_size: int = 0) -> None:
-        """Put a new novelty head of this size, all zeros, beside them, which tells the gate what to doubt; 0: none."""
-        self.config.novelty_size = novelty_size
-        head = NoveltyHead(self.config.hidden_size, novelty_size) if novelty_size else None
-        self.novelty_head = None if head is None else head.to(self.encoder_head.weight)
-
-    def set_label_sets(self, label_set_size: int = 0) -> None:
-        """Put a new label-set head of this size, all zeros, after them; 0: none."""
-        self.config.label_set_size = label_set_size
-        head = LabelSetHead(label_set_size, self.num_labels) if label_set_size else None
-        self.label_set_head = None if head is None else head.to(self.encoder_head.weight)
+        Args:
+            **sizes: Of the config: `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`; 0: no such head.
+        """
+        for name, size in sizes.items():
+            head = HEADS[name](size, self.config.hidden_size, self.num_labels) if size else None
+            setattr(self.config, name, size)
+            setattr(self, name.replace("_size", "_head"), head if head is None else head.to(self.encoder_head.weight))
 
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""

@@ -77,7 +77,7 @@ def test_the_gate_asks_more_in_another_domain(fitted: Any, tiny_tokenizer: Any, 
     at_home, abroad = (ask(model, tiny_tokenizer, texts, "auto").any(axis=1).mean() for texts in (known, foreign))
     assert abroad > 0.9
     assert at_home < abroad - 0.2
-    model.set_novelty()
+    model.set_heads(novelty_size=0)
     assert ask(model, tiny_tokenizer, foreign, "auto").any(axis=1).mean() < abroad - 0.2
 
 
@@ -125,7 +125,7 @@ def test_novelty_is_kept_with_the_model(fitted: Any, tiny_tokenizer: Any, tmp_pa
     completed = complete(model, tiny_tokenizer, texts, embeddings[:, : model.config.hidden_size])
     torch.testing.assert_close(completed, embeddings, atol=1e-4, rtol=1e-4)
     logits = again.fuse(embeddings)[1].detach()
-    again.set_novelty()  # a model of before
+    again.set_heads(novelty_size=0)  # a model of before
     narrow = encode_texts(again, tiny_tokenizer, texts)
     torch.testing.assert_close(again.fuse(narrow)[1].detach(), logits, atol=1e-5, rtol=1e-5)
     assert not novelty_of(narrow, again.config).any()

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion import LabelFusionForSequenceClassification
+from ..modeling_labelfusion.heads import HEADS
 from .baseline_fit import fit_baseline, out_of_fold
 from .calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
 from .dial import calibrate_dial
@@ -113,9 +114,7 @@ def fit_model(
     def encode(chosen: list[str], width: int) -> torch.Tensor:
         return encode_texts(model, tokenizer, chosen, progress=options.progress, **settings)[:, :width]
 
-    model.set_heads()
-    model.set_novelty()
-    model.set_label_sets()
+    model.set_heads(**dict.fromkeys(HEADS, 0))
     if embeddings is None:
         model.set_pooling_layers(inner_layers(model, tokenizer, texts) if options.extra_sources else [])
         embeddings = encode(texts, config.pooled_size)

@@ -44,7 +44,7 @@ def choose_label_sets(
     if chosen == "apart":
         return logits, report
     head = fit_label_sets(logits, labels)
-    model.set_label_sets(len(head.sets))
+    model.set_heads(label_set_size=len(head.sets))
     assert isinstance(model.label_set_head, LabelSetHead)
     model.label_set_head.load_state_dict(head.state_dict())
     return joint, report

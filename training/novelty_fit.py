@@ -29,7 +29,7 @@ def fit_novelty(
     Returns:
         float32 `(n,)`: the novelty of each row, measured so.
     """
-    model.set_novelty()
+    model.set_heads(novelty_size=0)
     points = embeddings.double()
     distances = torch.zeros(len(points), dtype=torch.float64)
     if model.config.num_providers and len(points) >= FEWEST_ROWS and len(np.unique(folds)) > 1:
@@ -41,7 +41,7 @@ def fit_novelty(
         return np.zeros(len(points), dtype=np.float32)
     width = WIDTH * begin
     center, directions, rest = _principal(points)
-    model.set_novelty(len(directions))
+    model.set_heads(novelty_size=len(directions))
     head = model.novelty_head
     assert isinstance(head, NoveltyHead)
     with torch.no_grad():
