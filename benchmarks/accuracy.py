@@ -160,6 +160,12 @@ def calibration_error(tables: list[list[list[float]]]) -> float:
     return float(np.abs(confidence - right).sum() / count.sum())
 
 
+def _seeds(group: pd.DataFrame) -> str:
+    """How many seeds the lines of a table have."""
+    least, most = group.groupby("size")["seed"].nunique().agg(["min", "max"])
+    return f"{least} to {most} seeds" if least < most else f"{most} seed{'s' if most > 1 else ''}"
+
+
 def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) -> None:
     """The report: one table a data set, mean over folds and seeds, standard error over the held-out rows."""
     lines = [
@@ -183,7 +189,7 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
     table["place"] = table["part"].map(lambda part: list(PARTS).index(part.split(",")[0]))
     table = table.sort_values(["useless", "place", "part"], kind="stable")
     sections = ["part", "encoder", "training", "control"]
-    finished = table.groupby([*sections, "size"])["fold"].transform("nunique") == FOLDS
+    finished = table.groupby([*sections, "size", "seed"])["fold"].transform("nunique") == FOLDS
     for (called, encoder, training, control), group in table[finished].groupby(sections, sort=False):
         name = str(called).split(",")[0]
         shown = str(called) if training == "probe" else f"{called}, training {training}"
@@ -196,7 +202,7 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
             "",
             f"## {shown}" + (f", with {control}" if control else ""),
             "",
-            f"Encoder `{encoder}`, training `{training}`, {group['seed'].nunique()} seed(s). {data.source}.",
+            f"Encoder `{encoder}`, training `{training}`, {_seeds(group)}. {data.source}.",
             "",
         ]
         tables += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]

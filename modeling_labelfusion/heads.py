@@ -132,9 +132,10 @@ class LabelSetHead(nn.Module):
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits, float `(batch, num_labels)`, of such logits that were found class by class."""
         sets = self.sets.float()
-        shares = (logits.float() * self.scale.float() @ sets.T + self.bias.float()).softmax(dim=-1)
-        with_class, without = (shares @ part for part in (sets, 1.0 - sets))
-        return (with_class.clamp_min(1e-9).log() - without.clamp_min(1e-9).log()).to(logits)
+        shares = torch.addmm(self.bias.float(), logits.float() * self.scale.float(), sets.T).softmax(dim=-1)
+        known = (shares @ torch.cat([sets, 1.0 - sets], dim=1)).clamp_min(1e-9).log()
+        with_class, without = known.chunk(2, dim=1)
+        return (with_class - without).to(logits)
 
 
 # By the name of their size in the config; from that size, the width of the embedding and the number of classes.

@@ -21,7 +21,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
     """Any Hugging Face encoder with a classification head, fused with LLM scores by a pool and a `FusionMLP`.
 
     `logits = ScorePool(encoder_logits, llm_scores) + FusionMLP([norm(embedding); llm_scores; mask])`. A text without
-    scores gets exactly `encoder_logits`, so that one checkpoint serves with and without its LLMs.
+    scores gets exactly `encoder_logits`, so that one checkpoint serves with and without its LLMs. Where a multi-label
+    model has a `LabelSetHead`, both go through it last.
 
     Method: *LabelFusion: Learning to Fuse LLMs and Transformer Classifiers for Robust Text Classification*
     (arXiv:2512.10793); the pool in front of the MLP is a logarithmic opinion pool with learned weights (Genest and
@@ -212,8 +213,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         if self.kernel_head is not None:
             encoder_logits = encoder_logits + self.kernel_head(embedding)
         encoder_logits = encoder_logits / self.config.calibration["encoder_temperature"]
+        apart = encoder_logits
         if self.label_set_head is not None:
-            encoder_logits = self.label_set_head(encoder_logits)
+            encoder_logits = self.label_set_head(apart)
         if llm_scores is None:
             return encoder_logits, encoder_logits
         expected = (embedding.shape[0], self.config.num_providers, self.num_labels)
@@ -236,9 +238,11 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         if self.baseline is not None:
             logits = self.baseline(encoder_logits, llm_scores.to(embedding.dtype))
         else:
-            logits = self.score_pool(encoder_logits, evidence, mask)
+            logits = self.score_pool(apart, evidence, mask)
             if self.fusion_mlp is not None:
                 logits = logits + self.fusion_mlp(embedding, evidence, mask)
+            if self.label_set_head is not None:  # last: what LLMs say of one class tells of those that go with it
+                logits = self.label_set_head(logits)
         # A text without any answer keeps the encoder's own calibration: it is the encoder's answer, unchanged.
         answered = mask.sum(dim=-1, keepdim=True) > 0
         logits = calibrated(logits, self.config.calibration, self.config.multi_label)

@@ -9,6 +9,7 @@ import torch
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.pipelines.policy import Above, StreamSelector, for_accuracy, select
 from labelfusion.training.dial import calibrate_dial
+from labelfusion.training.fusion_fit import FusionData
 from labelfusion.training.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
 from labelfusion.training.gate_fit import (
     calibrate_cascade,
@@ -200,7 +201,8 @@ def test_a_fit_stores_gates_and_risks(make_model: Callable[..., Model], multi_la
     scores = (drawn if multi_label else drawn / drawn.sum(-1, keepdim=True)).numpy()
     labels = (np.random.default_rng(0).random((60, 3)) > 0.5).astype(np.float32)
     labels = labels if multi_label else labels.argmax(axis=1)
-    found = calibrate_dial(model, logits, fused, scores, labels, np.arange(60) % 5)
+    data = FusionData(logits, torch.from_numpy(scores), torch.from_numpy(labels), multi_label, 1e-3)
+    found = calibrate_dial(model, data, fused, np.arange(60) % 5)
     assert len(found["gate"]["stages"]) == 2
     assert found["risk"]["rows"] == 60
     model.config.calibration |= found

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelfusion.modeling_labelfusion.fusion import pool_features
 from labelfusion.modeling_labelfusion.heads import LabelSetHead
 from labelfusion.training import label_sets
 from labelfusion.training.encoding import encode_texts
 from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.label_sets import choose_label_sets, fit_label_sets
+from labelfusion.training.fusion_fit import FusionData, fit_fusion
+from labelfusion.training.label_sets import LabelSets, choose_label_sets, fit_label_sets
 from labelfusion.training.losses import log_loss
 
 from labelfusion import LabelFusionForSequenceClassification as Model
@@ -91,7 +93,8 @@ def test_it_is_chosen_where_classes_depend_on_each_other_alone(make_model: Any, 
     apart = free, torch.bernoulli(free.sigmoid(), generator=generator)
     for (logits, labels), chosen in ((draw(800), "together"), (apart, "apart")):
         model, folds = make_model(num_labels=4, multi_label=True), assign_folds(labels.numpy(), 5)
-        out, report = choose_label_sets(model, logits, labels, folds)
+        found, report = choose_label_sets(model, logits, labels, folds)
+        out = logits if found is None else found(logits)
         assert report["chosen"] == chosen
         assert (model.label_set_head is not None) == (chosen == "together")
         assert model.config.label_set_size == (4 if chosen == "together" else 0)
@@ -99,6 +102,62 @@ def test_it_is_chosen_where_classes_depend_on_each_other_alone(make_model: Any, 
     assert choose_label_sets(model, *draw(200), folds[:200])[1] == {}
     monkeypatch.setattr(label_sets, "MOST_SETS", 3)
     assert choose_label_sets(model, *draw(800), folds)[1] == {}
+
+
+def test_each_row_is_judged_by_the_head_of_its_fold() -> None:
+    parts = [draw(60, seed=k) for k in range(3)]
+    heads = [fit_label_sets(*part) for part in parts]
+    logits, fold = parts[0][0][:9], torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 0])
+    expected = torch.stack([heads[int(k)](x[None])[0] for x, k in zip(logits, fold, strict=True)])
+    judge = LabelSets(heads, fold)
+    torch.testing.assert_close(judge(logits), expected)
+    some = torch.tensor([5, 1, 0])
+    torch.testing.assert_close(judge.rows(some)(logits[some]), expected[some])
+    torch.testing.assert_close(judge.rows(fold == 1)(logits[fold == 1]), expected[fold == 1])
+
+
+def test_the_pool_is_fitted_for_what_they_make_of_it() -> None:
+    """Few rows have scores, of an LLM that says nothing of some classes: they are told by the others."""
+
+    def say(labels: torch.Tensor) -> torch.Tensor:
+        right = torch.rand(len(labels), 1, generator=torch.Generator().manual_seed(1)) < 0.8
+        known = torch.tensor([True, False, True, False])
+        return torch.where(known, torch.where(right, labels, labels.roll(1, dims=0)), 0.5)[:, None]
+
+    logits, labels = draw(900, noise=2.5)
+    folds = assign_folds(labels.numpy(), 5)
+    judge, head, rows = LabelSets.fit(logits, labels, folds), fit_label_sets(logits, labels), torch.arange(40)
+    scored = say(labels)[rows], labels[rows], True, 1e-3, None
+    data = FusionData(logits[rows], *scored, judge.rows(rows))
+    after = fit_fusion(data, folds[:40], fusion="pool")
+    assert after.report["log_loss"]["encoder"] == pytest.approx(float(data.log_loss(logits[rows]).mean()), abs=1e-4)
+    found = float(log_loss(after.out_of_fold_logits, labels[rows], True).mean())
+    assert after.report["log_loss"]["fusion"] == pytest.approx(found, abs=1e-4)
+    before = fit_fusion(FusionData(judge(logits)[rows], *scored), folds[:40], fusion="pool")
+    logits, labels = draw(3000, seed=1, noise=2.5)
+    heard = pool_features(say(labels), True, 1e-3)
+    with torch.no_grad():
+        answers = head(after.pool(logits, *heard)), before.pool(head(logits), *heard)
+    losses = [float(log_loss(x, labels, True).mean()) for x in answers]
+    assert losses[0] < 0.96 * losses[1]
+
+
+def test_the_model_judges_after_the_pool_and_without_scores_as_the_encoder(make_model: Any) -> None:
+    model = make_model(num_labels=4, multi_label=True)
+    embeddings = torch.randn(6, model.config.embedding_size)
+    with torch.no_grad():
+        apart = model.fuse(embeddings)[0]
+        head = fit_label_sets(*draw(200))
+        model.set_heads(label_set_size=len(head.sets))
+        model.label_set_head.load_state_dict(head.state_dict())
+        scores = torch.rand(6, model.config.num_providers, 4)
+        scores[3:] = float("nan")
+        logits, own = model.fuse(embeddings, scores)
+        pooled = model.score_pool(apart, *pool_features(scores, True, model.config.score_floor))
+        mlp = model.fusion_mlp(embeddings, *pool_features(scores, True, model.config.score_floor))
+        torch.testing.assert_close(own, head(apart))
+        torch.testing.assert_close(logits[:3], head(pooled + mlp)[:3])
+        assert torch.equal(logits[3:], own[3:])
 
 
 def test_a_fitted_model_has_it_and_keeps_it(
@@ -125,6 +184,20 @@ def test_a_fitted_model_has_it_and_keeps_it(
         torch.testing.assert_close(again.fuse(embeddings)[0], found)
         assert float(log_loss(found, torch.from_numpy(labels), True).mean()) < report["out_of_sample"]["log_loss"] * 1.2
         assert (found[:, 1] >= found[:, 2] - 1e-3).all()
+    scores = np.where(rng.random((320, 1)) < 0.2, labels[::-1], labels)[:, None].astype(np.float32)
+    scores[rng.random(320) < 0.3] = np.nan
+    fused = Model.from_encoder_pretrained(
+        tiny_encoder_dir, labels=["earn", "grain", "wheat", "ship"], multi_label=True, llm_providers=["mock"]
+    )
+    told = fit_model(fused, tiny_tokenizer, texts, labels, scores, options)
+    assert told["classes"]["chosen"] == "together"
+    assert told["fusion"]["log_loss"]["fusion"] < 0.7 * told["fusion"]["log_loss"]["encoder"]
+    heard = torch.from_numpy(~np.isnan(scores).any(axis=(1, 2)))
+    with torch.no_grad():
+        answers, own = fused.fuse(encode_texts(fused, tiny_tokenizer, texts), torch.from_numpy(scores))
+        assert torch.equal(answers[~heard], own[~heard])
+        loss = log_loss(answers, torch.from_numpy(labels), True)[heard].mean()
+        assert float(loss) < told["out_of_sample"]["log_loss"] * 1.2
     assert "classes" not in fit_model(
         again,
         tiny_tokenizer,

@@ -122,7 +122,7 @@ def calibrate_llms(
                 trial = data.llm_scores.clone()
                 trial[:, p] = way
                 alone = pool_out_of_fold(replace(data, llm_scores=trial), folds, (ALONE_PENALTY,), only=p)[0]
-                losses[name] = log_loss(alone, data.labels, data.multi_label)[heard]
+                losses[name] = data.log_loss(alone)[heard]
             report["log_loss"] = {name: round(float(loss.mean()), 5) for name, loss in losses.items()}
             if wanted == "isotonic" or clearly_better(losses["isotonic"], losses["none"]):
                 report["chosen"] = "isotonic"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import pool_features
 from ..modeling_labelfusion.monotone import calibrated
+from .fusion_fit import FusionData
 from .gate import gate_values
 from .gate_fit import calibrate_cascade, calibrate_gate
 from .metrics import softmax_or_sigmoid
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
 def calibrate_dial(
     model: "LabelFusionForSequenceClassification",
-    encoder_logits: torch.Tensor,
+    data: FusionData,
     logits: torch.Tensor,
-    llm_scores: NDArray[np.float32],
-    labels: NDArray[Any],
     folds: NDArray[np.int64],
     novelty: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
@@ -30,10 +29,8 @@ def calibrate_dial(
 
     Args:
         model: The model, fused, with its calibration and thresholds.
-        encoder_logits: float `(n, K)`: calibrated, out of sample.
+        data: The n rows that it was fused on, with calibrated sources.
         logits: float `(n, K)`: fused and calibrated, out of sample.
-        llm_scores: float32 `(n, P, K)`, NaN for missing; calibrated.
-        labels: int64 `(n,)`, or 0/1 `(n, K)`.
         folds: int64 `(n,)`.
         novelty: float `(n,)`: of texts that `NoveltyHead` had not seen.
 
@@ -42,21 +39,23 @@ def calibrate_dial(
     """
     config = model.config
     multi_label = config.multi_label
-    encoder = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
+    own, llm_scores, labels = data.answer(data.encoder_logits), data.llm_scores.numpy(), data.labels.numpy()
+    encoder = softmax_or_sigmoid(own.numpy(), multi_label)
     fused = softmax_or_sigmoid(logits.numpy(), multi_label)
     decisions = (config.thresholds, config.min_labels)
     gate = calibrate_gate(encoder, fused, llm_scores, labels, multi_label, folds, *decisions, novelty)
 
     def fuse(scores: NDArray[np.floating]) -> NDArray[np.float64]:
         # The pool without the MLP, which has seen these rows and would look too good on them.
-        given = torch.from_numpy(np.asarray(scores, dtype=np.float32)).to(model.device)
-        own = encoder_logits.to(model.device)
+        given = torch.from_numpy(np.asarray(scores, dtype=np.float32))
         evidence, mask = pool_features(given, multi_label, config.score_floor)
+        sources = (evidence, mask) if model.baseline is None else (given,)
+        combine = model.score_pool if model.baseline is None else model.baseline
         with torch.no_grad():
-            pooled = model.score_pool(own, evidence, mask) if model.baseline is None else model.baseline(own, given)
-            answered = mask.sum(dim=-1, keepdim=True) > 0
-            pooled = torch.where(answered, calibrated(pooled, config.calibration, multi_label), own)
-        return softmax_or_sigmoid(pooled.float().cpu().numpy(), multi_label)
+            pooled = combine(*(x.to(model.device) for x in (data.encoder_logits, *sources))).float().cpu()
+            pooled = calibrated(data.answer(pooled), config.calibration, multi_label)
+        answered = mask.sum(dim=-1, keepdim=True) > 0
+        return softmax_or_sigmoid(torch.where(answered, pooled, own).numpy(), multi_label)
 
     if config.num_providers > 1:
         gate["stages"] = calibrate_cascade(encoder, fuse, llm_scores, labels, multi_label, folds, novelty)

@@ -134,24 +134,29 @@ def fit_model(
         model, encoder_logits[covered], targets[covered], folds[covered], options.calibration
     )
     report["calibration"] = {"encoder": calibrated}
+    label_sets, alone = None, encoder_logits.clone()  # the latter: what the encoder's side answers
     if multi_label and options.calibration == "auto":
-        encoder_logits[covered], report["classes"] = choose_label_sets(
+        label_sets, report["classes"] = choose_label_sets(
             model, encoder_logits[covered], targets[covered], folds[covered]
         )
+        if label_sets is not None:
+            alone[covered] = label_sets(encoder_logits[covered])
     if out_of_sample is not None:
-        unseen = softmax_or_sigmoid(encoder_logits.numpy(), multi_label)
+        unseen = softmax_or_sigmoid(alone.numpy(), multi_label)
         out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
-    logits = encoder_logits.clone()
+    logits = alone.clone()
     fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
     if fused:
+        baseline = model.baseline is not None  # combines answers
         data = FusionData(
-            encoder_logits[rows],
+            (alone if baseline else encoder_logits)[rows],
             torch.from_numpy(llm_scores)[rows],
             targets[rows],
             multi_label,
             config.score_floor,
             embeddings[rows, : config.hidden_size] if frozen and model.fusion_mlp is not None else None,
+            None if baseline or label_sets is None else label_sets.rows(rows[covered]),
         )
         maps, data, report["calibration"]["llms"] = calibrate_llms(data, folds[rows.numpy()], options.calibration)
         if any(maps):
@@ -180,19 +185,11 @@ def fit_model(
         config.min_labels = int(labels.sum(axis=1).min() >= 1)
         config.thresholds = tune_thresholds(probabilities, truth, options.threshold_metric, config.min_labels)
     if fused:
-        config.calibration |= calibrate_dial(
-            model,
-            encoder_logits[rows],
-            logits[rows],
-            data.llm_scores.numpy(),
-            labels[rows.numpy()],
-            folds[rows.numpy()],
-            novelty[rows.numpy()],
-        )
+        config.calibration |= calibrate_dial(model, data, logits[rows], folds[rows.numpy()], novelty[rows.numpy()])
     else:
-        alone = softmax_or_sigmoid(encoder_logits[covered].numpy(), multi_label)
+        own = softmax_or_sigmoid(alone[covered].numpy(), multi_label)
         config.calibration["risk"] = calibrate_risk(
-            alone, alone, np.zeros(len(alone)), labels[covered], multi_label, config.thresholds, config.min_labels
+            own, own, np.zeros(len(own)), labels[covered], multi_label, config.thresholds, config.min_labels
         )
     report["out_of_sample"] = {
         k: round(v, 5)

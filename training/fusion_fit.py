@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_features, pool_logits
+from .label_sets import LabelSets
 from .losses import clearly_better, log_loss, minimize
 from .mlp_fit import fit_mlp, mlp_out_of_fold
 
@@ -33,6 +34,7 @@ class FusionData:
         multi_label: Whether the classes are independent.
         floor: Smallest probability before the logarithm, the config's `score_floor`.
         embeddings: float32 `(n, hidden)` for the MLP; `None`: no MLP.
+        label_sets: What judges the classes of the fused rows together; `None`: each stands by itself.
     """
 
     encoder_logits: torch.Tensor
@@ -41,6 +43,7 @@ class FusionData:
     multi_label: bool
     floor: float
     embeddings: torch.Tensor | None = None
+    label_sets: LabelSets | None = None
     evidence: torch.Tensor = field(init=False)
     mask: torch.Tensor = field(init=False)
 
@@ -50,6 +53,7 @@ class FusionData:
     def rows(self, index: torch.Tensor) -> "FusionData":
         """The same for the rows of a boolean or integer index."""
         embeddings = None if self.embeddings is None else self.embeddings[index]
+        label_sets = None if self.label_sets is None else self.label_sets.rows(index)
         return FusionData(
             self.encoder_logits[index],
             self.llm_scores[index],
@@ -57,7 +61,16 @@ class FusionData:
             self.multi_label,
             self.floor,
             embeddings,
+            label_sets,
         )
+
+    def answer(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits that the model answers with, float `(n, K)`, of those that were pooled class by class."""
+        return logits if self.label_sets is None else self.label_sets(logits)
+
+    def log_loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood of that answer, in nats, float `(n,)`."""
+        return log_loss(self.answer(logits), self.labels, self.multi_label)
 
 
 @dataclass
@@ -99,7 +112,7 @@ def fit_fusion(
         candidates[f"llm {p}"] = pool_out_of_fold(data, folds, (ALONE_PENALTY,), only=p)[0]
     for penalty, pooled in zip(POOL_PENALTIES, pool_out_of_fold(data, folds, POOL_PENALTIES), strict=True):
         candidates[f"pool {penalty:g}"] = pooled
-    losses = {name: log_loss(logits, data.labels, data.multi_label) for name, logits in candidates.items()}
+    losses = {name: data.log_loss(logits) for name, logits in candidates.items()}
     if fusion in ("encoder", "llm"):
         alone = [name for name in candidates if name.startswith(fusion)]
         shares = {min(alone, key=lambda name: float(losses[name].mean())): 1.0}
@@ -108,7 +121,7 @@ def fit_fusion(
         shares = {name: float(w) for name, w in zip(candidates, weights, strict=True) if w > 0}
     pool = _average(data, shares)
     base = torch.stack([share * candidates[name] for name, share in shares.items()]).sum(dim=0)
-    base_loss = log_loss(base, data.labels, data.multi_label)
+    base_loss = data.log_loss(base)
     mlp, logits = None, base
     report: dict[str, Any] = {
         "rows": len(data.labels),
@@ -119,14 +132,15 @@ def fit_fusion(
     report["log_loss"]["fusion"] = round(float(base_loss.mean()), 5)
     if fusion == "mlp" and data.embeddings is not None:
         epochs, with_mlp = mlp_out_of_fold(data, folds, base, mlp_kwargs or {})
-        loss = log_loss(with_mlp, data.labels, data.multi_label)
+        loss = data.log_loss(with_mlp)
         report["log_loss"]["fusion with mlp"] = round(float(loss.mean()), 5)
         if epochs and clearly_better(loss, base_loss):
             with torch.no_grad():
                 pooled = pool(data.encoder_logits, data.evidence, data.mask)
             mlp, logits = fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
             report |= {"chosen": "pool and mlp", "mlp_epochs": epochs}
-    return FusionFit(pool, mlp, logits.detach(), list(candidates.values())[: 1 + num_providers], report)
+    sources = [data.answer(x) for x in list(candidates.values())[: 1 + num_providers]]
+    return FusionFit(pool, mlp, data.answer(logits.detach()), sources, report)
 
 
 def stacking_weights(losses: torch.Tensor, draws: int = 500, least: float = 0.02) -> torch.Tensor:
@@ -225,7 +239,7 @@ def _pool_path(data: FusionData, penalties: tuple[float, ...], only: int | None 
             ridge = (weight - prior).square().sum() + (encoder_scale * shift).square().sum()
             # Biases move the class frequencies: cheap to learn, so lightly held.
             held = penalty * extra + stiffness * ridge + min(penalty, 3.0) * bias.square().sum()
-            return log_loss(logits, data.labels, data.multi_label).mean() + 0.5 * held / n
+            return data.log_loss(logits).mean() + 0.5 * held / n
 
         minimize(objective, parameters, max_iter=60)
         pool = ScorePool(num_providers, num_labels)

@@ -1,5 +1,7 @@
 """Classes that come together or exclude each other: fitting the label-set head, and whether it is worth having."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +10,6 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ..modeling_labelfusion.heads import LabelSetHead
-from .calibration_choice import cross_fitted
 from .losses import clearly_better, log_loss, minimize
 
 if TYPE_CHECKING:
@@ -18,12 +19,48 @@ PENALTY = 10.0
 FEWEST_ROWS, MOST_SETS = 300, 256
 
 
+@dataclass
+class LabelSets:
+    """What judges the classes of n rows together, each row by a head that has not seen its fold.
+
+    Args:
+        heads: One a fold.
+        fold: int64 `(n,)`: the head of each row.
+    """
+
+    heads: list[LabelSetHead]
+    fold: torch.Tensor
+
+    @classmethod
+    def fit(cls, logits: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64]) -> "LabelSets":
+        """Fit a head without each fold; the arguments are those of `choose_label_sets`."""
+        names, fold = np.unique(folds, return_inverse=True)
+        seen = [torch.from_numpy(folds != name) for name in names]
+        return cls([fit_label_sets(logits[rows], labels[rows]) for rows in seen], torch.from_numpy(fold))
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits, float `(n, K)`, of such logits that were found class by class."""
+        order, sizes, back = self._by_fold
+        parts = logits[order].split(sizes)
+        return torch.cat([head(part) for head, part in zip(self.heads, parts, strict=True) if len(part)])[back]
+
+    @cached_property
+    def _by_fold(self) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+        """The rows fold by fold, how many there are of each, and the place of each row among them."""
+        order = self.fold.argsort()
+        return order, self.fold.bincount(minlength=len(self.heads)).tolist(), order.argsort()
+
+    def rows(self, index: torch.Tensor) -> "LabelSets":
+        """The same for the rows of a boolean or integer index."""
+        return LabelSets(self.heads, self.fold[index])
+
+
 def choose_label_sets(
     model: "LabelFusionForSequenceClassification",
     logits: torch.Tensor,
     labels: torch.Tensor,
     folds: NDArray[np.int64],
-) -> tuple[torch.Tensor, dict[str, Any]]:
+) -> tuple[LabelSets | None, dict[str, Any]]:
     """Give `model` a label-set head if, on rows that it was not fitted on, it is better by a standard error.
 
     Args:
@@ -33,21 +70,21 @@ def choose_label_sets(
         folds: int64 `(n,)`.
 
     Returns:
-        float32 `(n, K)`: the logits, or what the heads of the other folds make of them; and what was compared.
+        What judges these rows together, `None` if the classes are better judged apart; and what was compared.
     """
     if len(logits) < FEWEST_ROWS or len(labels.unique(dim=0)) > MOST_SETS:
-        return logits, {}
-    joint = cross_fitted(fit_label_sets, logits, labels, folds)
-    losses = {"apart": log_loss(logits, labels, True), "together": log_loss(joint, labels, True)}
+        return None, {}
+    label_sets = LabelSets.fit(logits, labels, folds)
+    losses = {"apart": log_loss(logits, labels, True), "together": log_loss(label_sets(logits), labels, True)}
     chosen = "together" if clearly_better(losses["together"], losses["apart"], errors=1.0) else "apart"
     report = {"chosen": chosen, "log_loss": {name: round(float(loss.mean()), 5) for name, loss in losses.items()}}
     if chosen == "apart":
-        return logits, report
+        return None, report
     head = fit_label_sets(logits, labels)
     model.set_heads(label_set_size=len(head.sets))
     assert isinstance(model.label_set_head, LabelSetHead)
     model.label_set_head.load_state_dict(head.state_dict())
-    return joint, report
+    return label_sets, report
 
 
 def fit_label_sets(logits: torch.Tensor, labels: torch.Tensor) -> LabelSetHead:

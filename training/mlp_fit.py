@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import FusionMLP
-from .losses import log_loss
 
 if TYPE_CHECKING:
     from .fusion_fit import FusionData
@@ -30,9 +29,9 @@ def _train_mlp(
     for epoch in range(1, epochs + 1):
         mlp.train()
         for rows in torch.randperm(len(base)).split(batch):
-            mask, evidence = data.mask[rows], data.evidence[rows]
-            logits = base[rows] + mlp(data.embeddings[rows], evidence, mask)
-            loss = log_loss(logits, data.labels[rows], data.multi_label).mean()
+            some = data.rows(rows)
+            assert some.embeddings is not None
+            loss = some.log_loss(base[rows] + mlp(some.embeddings, some.evidence, some.mask)).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -58,7 +57,7 @@ def mlp_out_of_fold(
     """
     held_out = [torch.from_numpy(folds == fold) for fold in np.unique(folds)]
     best, best_logits = 0, base
-    least = float(log_loss(base, data.labels, data.multi_label).mean())
+    least = float(data.log_loss(base).mean())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         runs = [_train_mlp(data.rows(~rows), base[~rows], mlp_kwargs) for rows in held_out]
@@ -68,7 +67,7 @@ def mlp_out_of_fold(
                 test = data.rows(rows)
                 with torch.no_grad():
                     logits[rows] += mlp(test.embeddings, test.evidence, test.mask)
-            loss = float(log_loss(logits, data.labels, data.multi_label).mean())
+            loss = float(data.log_loss(logits).mean())
             if loss < least:
                 best, best_logits, least = look, logits, loss
             elif look - best >= MLP_PATIENCE:
