@@ -7,8 +7,10 @@ are computed once. The report is written to `docs/accuracy.md`.
 """
 
 import argparse
+import hashlib
 import json
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 FOLDS = 5
@@ -34,28 +37,41 @@ PAPER = {"ag_news": {4000: 0.924}, "reuters10": {292: 0.706, 1168: 0.720, 5842: 
 
 
 class SharedTraining:
-    """`finetune`, once for all folds where it learns from the rows without scores: they are the same in each."""
+    """`finetune`, once for all folds where it learns from the rows without scores: they are the same in each.
 
-    def __init__(self) -> None:
-        self.key, self.epochs = 0, list[dict[str, torch.Tensor]]()
+    The weights after each epoch are kept in `folder`, also for a run that is resumed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __call__(
         self, model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any
     ) -> None:
         if on_epoch is None:
             return finetune(model, tokenizer, texts, *args, **kwargs)
-        if self.key != (key := hash((*texts, *kwargs.items()))):
-            found: list[dict[str, torch.Tensor]] = []
-            weights = model.state_dict
-            finetune(model, tokenizer, texts, *args, on_epoch=lambda: found.append(_copy(weights())), **kwargs)
-            self.key, self.epochs = key, found
-        for epoch in self.epochs:
-            model.load_state_dict(epoch, strict=False)
+        told = (
+            model.config.encoder_config.to_dict(),
+            float(next(model.encoder.parameters()).sum()),
+            texts,
+            args,
+            kwargs,
+        )
+        folder = self.folder / f"finetuned-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
+        if not folder.exists():
+            begun, start = folder.with_suffix(".part"), {k: x.clone() for k, x in model.state_dict().items()}
+            shutil.rmtree(begun, ignore_errors=True)
+            begun.mkdir(parents=True)
+
+            def save() -> None:
+                trained = {k: x for k, x in model.state_dict().items() if not torch.equal(x, start[k])}
+                save_file(trained, begun / f"{len(list(begun.iterdir()))}.safetensors")
+
+            finetune(model, tokenizer, texts, *args, on_epoch=save, **kwargs)
+            begun.rename(folder)
+        for epoch in range(len(list(folder.iterdir()))):
+            model.load_state_dict(load_file(folder / f"{epoch}.safetensors"), strict=False)
             on_epoch()
-
-
-def _copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in weights.items() if name.startswith("encoder")}
 
 
 def one(
@@ -258,7 +274,7 @@ def main() -> None:
     keys = ("part", "encoder", "training", "control", "size", "seed", "fold")
     seen = {tuple(r[k] for k in keys) for r in done}
     embed = Embedder(args.encoder, args.cache, args.device, args.bf16)
-    finetune_fit.finetune = SharedTraining()  # type: ignore[assignment]
+    finetune_fit.finetune = SharedTraining(args.cache)  # type: ignore[assignment]
     for name in args.part:
         data = load(args.data, name, args.cache)
         for size in args.sizes or PARTS[name].sizes:
