@@ -147,6 +147,7 @@ def fit_model(
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
     logits = alone.clone()
     fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
+    scored_folds = folds[rows.numpy()]
     if fused:
         baseline = model.baseline is not None  # combines answers
         data = FusionData(
@@ -158,22 +159,22 @@ def fit_model(
             embeddings[rows, : config.hidden_size] if frozen and model.fusion_mlp is not None else None,
             None if baseline or label_sets is None else label_sets.rows(rows[covered]),
         )
-        maps, data, report["calibration"]["llms"] = calibrate_llms(data, folds[rows.numpy()], options.calibration)
+        maps, data, report["calibration"]["llms"] = calibrate_llms(data, scored_folds, options.calibration)
         if any(maps):
             config.calibration["score_maps"] = maps
         if model.baseline is not None:
             model.baseline.load_state_dict(fit_baseline(config.fusion, data).state_dict())
-            logits[rows] = out_of_fold(config.fusion, data, folds[rows.numpy()])
+            logits[rows] = out_of_fold(config.fusion, data, scored_folds)
             report["fusion"] = {"rows": len(data.labels), "chosen": config.fusion}
         else:
             kwargs = {"fusion_hidden_size": config.fusion_hidden_size, "dropout": config.fusion_dropout}
-            fit = fit_fusion(data, folds[rows.numpy()], fusion=config.fusion, mlp_kwargs=kwargs)
+            fit = fit_fusion(data, scored_folds, fusion=config.fusion, mlp_kwargs=kwargs)
             _set_fusion(model, fit.pool, fit.mlp)
             logits[rows] = fit.out_of_fold_logits
             report["fusion"] = fit.report
             add_after(report["calibration"]["llms"], fit.sources[1:], data)
         logits[rows], found, report["calibration"]["answer"] = calibrate_answer(
-            logits[rows], targets[rows], folds[rows.numpy()], multi_label, options.calibration
+            logits[rows], targets[rows], scored_folds, multi_label, options.calibration
         )
         config.calibration |= found
     elif config.num_providers and scored.any():
@@ -185,7 +186,7 @@ def fit_model(
         config.min_labels = int(labels.sum(axis=1).min() >= 1)
         config.thresholds = tune_thresholds(probabilities, truth, options.threshold_metric, config.min_labels)
     if fused:
-        config.calibration |= calibrate_dial(model, data, logits[rows], folds[rows.numpy()], novelty[rows.numpy()])
+        config.calibration |= calibrate_dial(model, data, logits[rows], scored_folds, novelty[rows.numpy()])
     else:
         own = softmax_or_sigmoid(alone[covered].numpy(), multi_label)
         config.calibration["risk"] = calibrate_risk(
