@@ -52,7 +52,7 @@ class SharedTraining:
             return finetune(model, tokenizer, texts, *args, **kwargs)
         told = (
             model.config.encoder_config.to_dict(),
-            float(next(model.encoder.parameters()).sum()),
+            float(next(model.encoder.parameters()).detach().sum()),
             texts,
             args,
             kwargs,
