@@ -39,11 +39,11 @@ PAPER = {"ag_news": {4000: 0.924}, "reuters10": {292: 0.706, 1168: 0.720, 5842: 
 class SharedTraining:
     """`finetune`, once for all folds where it learns from the rows without scores: they are the same in each.
 
-    The weights after each epoch are kept in `folder`, also for a run that is resumed.
+    The weights after each epoch are kept in `folder`, also for a run that is resumed; `seconds` is what was saved so.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.seconds = folder, 0.0
 
     def __call__(
         self, model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any
@@ -58,7 +58,10 @@ class SharedTraining:
             kwargs,
         )
         folder = self.folder / f"finetuned-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
-        if not folder.exists():
+        if folder.exists():
+            self.seconds += float((folder / "seconds").read_text())
+        else:
+            began = time.perf_counter()
             begun, start = folder.with_suffix(".part"), {k: x.clone() for k, x in model.state_dict().items()}
             shutil.rmtree(begun, ignore_errors=True)
             begun.mkdir(parents=True)
@@ -68,14 +71,22 @@ class SharedTraining:
                 save_file(trained, begun / f"{len(list(begun.iterdir()))}.safetensors")
 
             finetune(model, tokenizer, texts, *args, on_epoch=save, **kwargs)
+            (begun / "seconds").write_text(f"{time.perf_counter() - began:.1f}\n")
             begun.rename(folder)
-        for epoch in range(len(list(folder.iterdir()))):
+        for epoch in range(len(list(folder.glob("*.safetensors")))):
             model.load_state_dict(load_file(folder / f"{epoch}.safetensors"), strict=False)
             on_epoch()
 
 
 def one(
-    name: str, data: Data, size: int, seed: int, fold: int, embed: Embedder, args: argparse.Namespace
+    name: str,
+    data: Data,
+    size: int,
+    seed: int,
+    fold: int,
+    embed: Embedder,
+    shared: SharedTraining,
+    args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Fit on one training part and measure all sources on the held-out fold, and on as much of another domain."""
     part, scored, more = PARTS[name], data.scored, data.unscored
@@ -111,9 +122,9 @@ def one(
         finetune=FinetuneOptions(max_length=part.max_length, seed=seed),
         seed=seed,
     )
-    started = time.perf_counter()
+    started, shared.seconds = time.perf_counter(), 0.0
     report = fit_model(model, embed.tokenizer, texts, labels, scores, options, embeddings=features)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + shared.seconds
 
     def measure(
         rows: LabelledTexts, scores: NDArray[np.float32], known: torch.Tensor, use: NDArray[np.bool_], called: str
@@ -196,14 +207,16 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         "data, or `SmolLM2-135M-Instruct`, run on this machine, as [local-llm.md](local-llm.md) tells. `paper`:",
         "arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows. Training `probe`: the encoder",
         "stays frozen; `full`: it is fine-tuned, on a CPU its upper layers, once for all folds where that learns from",
-        "rows without LLM scores alone. `fit s`: the median over the fits, or the longest where they fine-tune.",
+        "rows without LLM scores alone. `fit s`: the median over the fits, or the longest where they fine-tune; on two",
+        "shared cores, some of it beside other work.",
     ]
     summary: list[tuple[str, int, float, float]] = []
     tables: list[str] = []
     table = pd.json_normalize(results)
     table["useless"] = table["control"] != ""
     table["place"] = table["part"].map(lambda part: list(PARTS).index(part.split(",")[0]))
-    table = table.sort_values(["useless", "place", "part"], kind="stable")
+    table["tuned"] = table["training"] != "probe"
+    table = table.sort_values(["useless", "place", "part", "tuned"], kind="stable")
     sections = ["part", "encoder", "training", "control"]
     finished = table.groupby([*sections, "size", "seed"])["fold"].transform("nunique") == FOLDS
     for (called, encoder, training, control), group in table[finished].groupby(sections, sort=False):
@@ -274,7 +287,8 @@ def main() -> None:
     keys = ("part", "encoder", "training", "control", "size", "seed", "fold")
     seen = {tuple(r[k] for k in keys) for r in done}
     embed = Embedder(args.encoder, args.cache, args.device, args.bf16)
-    finetune_fit.finetune = SharedTraining(args.cache)  # type: ignore[assignment]
+    shared = SharedTraining(args.cache)
+    finetune_fit.finetune = shared  # type: ignore[assignment]
     for name in args.part:
         data = load(args.data, name, args.cache)
         for size in args.sizes or PARTS[name].sizes:
@@ -283,7 +297,7 @@ def main() -> None:
                     run = (name, Path(args.encoder).name, args.encoder_training, args.control, size, seed, fold)
                     if run in seen:
                         continue
-                    for result in one(name, data, size, seed, fold, embed, args):
+                    for result in one(name, data, size, seed, fold, embed, shared, args):
                         done.append(result)
                         with log.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(result) + "\n")
