@@ -1,4 +1,4 @@
-"""The journal of a scoring run: what is finished, on disk chunk by chunk, so that a killed run goes on where it was."""
+"""The journal of a run: what is finished, on disk chunk by chunk, so that a killed run goes on where it was."""
 
 import json
 import os
@@ -10,7 +10,7 @@ Scores = list[list[float] | None]  # of a row: for each provider its scores, or 
 
 
 class Journal:
-    """Scores of finished chunks of rows, in a file beside the output.
+    """Records of finished chunks of rows, in a file beside the output.
 
     Args:
         path: The journal file.
@@ -35,7 +35,7 @@ class Journal:
             try:
                 found = json.loads(header)["run"]
             except (ValueError, KeyError):
-                raise ValueError(f"{self.path} is not the journal of a scoring run; delete it to start anew.") from None
+                raise ValueError(f"{self.path} is not the journal of a run; delete it to start anew.") from None
             if found != run:
                 changed = ", ".join(sorted(k for k in {**run, **found} if run.get(k) != found.get(k)))
                 raise ValueError(
@@ -59,7 +59,7 @@ class Journal:
             return json.loads(file.readline())
 
     def put(self, record: dict[str, Any]) -> None:
-        """Keep the record of a chunk: its `start`, and `scores` of each of its rows."""
+        """Keep the record of a chunk: its `start`, the number of its first row, and whatever else."""
         self._places[record["start"]] = self._append(record)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -68,6 +68,12 @@ class Journal:
             record = self.get(start)
             assert record is not None
             yield record
+
+    def cut(self, start: int) -> None:
+        """Forget the chunks from row `start` on. They must have been put in order."""
+        with self.path.open("rb+") as file:
+            file.truncate(self._places[start])
+        self._places = {known: place for known, place in self._places.items() if known < start}
 
     def delete(self) -> None:
         """Remove the file."""

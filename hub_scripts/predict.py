@@ -1,21 +1,30 @@
-"""`labelfusion predict`: classify a data set of any size, row by row, in bounded memory."""
+"""`labelfusion predict`: classify a data set of any size, row by row, in bounded memory.
+
+What is answered is kept beside the output until all is there: the same command goes on where a run was stopped.
+"""
 
 import argparse
+import hashlib
 import json
+import sys
 import time
-from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .journal import Journal
 from .options import add_llm_policy, add_max_cost, add_promises, load_classifier
 from .tables import SCORES, SUFFIXES, Row, Table, Writer
 
 if TYPE_CHECKING:
+    from labelfusion import AutoFusionClassifier
+
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
+    from ..pipelines.policy import Policy
     from ..training.risk import RiskControl
 
 
@@ -44,55 +53,128 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify IN into OUT."""
-    from tqdm import tqdm
-
     from ..pipelines.policy import controlled_risk, resolve_policy
 
     table, out = Table(args.input, args.split), Path(args.output)
-    _check(args, table, out)
+    _check(table, out, args.overwrite, args.top_k)
     clf = load_classifier(args.model, batch_size=args.batch_size, device=args.device)
-    column = args.text_column or clf.text_column
     config = clf.model_.config
-    waiting: deque[Row] = deque()  # read, and on their way through the model
+    new = _new_columns(config.multi_label, args)
+    _check_columns(table, new)
     policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
     control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
-    rows_in = _read(table, column, waiting)
-    parts = clf.stream_sources(rows_in, policy, args.max_cost_usd, deadline_s=args.deadline_s)
-    total = len(table) if table.suffix == ".parquet" else None
-    started, rows, asked, missing, cost = time.perf_counter(), 0, 0, 0, 0.0
-    with (
-        _Writer(out, table, _new_columns(config.multi_label, args)) as writer,
-        tqdm(total=total, unit=" texts", desc="predict") as bar,
-    ):
-        for part in parts:
-            for answer in _answers(part, config, clf.classes_.tolist(), args, control):
-                writer.write({**waiting.popleft(), **answer})
-            rows, asked, missing = rows + len(part), asked + int(part.llm_called.sum()), missing + len(part.errors)
-            cost += part.total_cost_usd
-            bar.update(len(part))
-            bar.set_postfix_str(f"${cost:.4f}", refresh=False)
+    journal = Journal(out.with_name(out.name + ".journal"), _fingerprint(args, table, config))
+    started = time.perf_counter()
+    try:
+        counts = _answer_all(table, journal, clf, policy, control, args)
+    except BaseException:
+        if kept := sum(record["rows"] for record in journal.records()):
+            print(f"{kept} rows are answered, in {journal.path}: the same command goes on there.", file=sys.stderr)
+        else:
+            journal.delete()
+        raise
     seconds = time.perf_counter() - started
-    print(f"Wrote {out}: {rows} rows in {seconds:.1f} s ({rows / max(seconds, 1e-3):.0f} a second).")
-    if asked or missing:
-        print(f"The LLM was asked about {asked} texts, for ${cost:.4f}; an answer is missing for {missing}.")
+    with _Writer(out, table.schema(), new) as writer:
+        answers = (answer for record in journal.records() for answer in record["answers"])
+        for row, answer in zip(table, answers, strict=True):
+            writer.write({**row, **answer})
+    journal.delete()
+    rows = counts["rows"] - counts["before"]
+    before = f", and {counts['before']} from an earlier run" if counts["before"] else ""
+    print(f"Wrote {out}: {rows} rows in {seconds:.1f} s ({rows / max(seconds, 1e-3):.0f} a second){before}.")
+    if counts["asked"] or counts["missing"]:
+        print(
+            f"The LLM was asked about {counts['asked']} texts, for ${counts['cost_usd']:.4f}; "
+            f"an answer is missing for {counts['missing']}."
+        )
     return 0
 
 
-def _check(args: argparse.Namespace, table: Table, out: Path) -> None:
-    if args.top_k is not None and args.top_k < 1:
-        raise ValueError(f"`--top-k` must be a positive number, got {args.top_k}.")
+def _answer_all(
+    table: Table,
+    journal: Journal,
+    clf: "AutoFusionClassifier",
+    policy: "Policy",
+    control: "RiskControl | None",
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Answer the rows that the journal does not have, into the journal. Returns: sums over all of it."""
+    from tqdm import tqdm
+
+    column = args.text_column or clf.text_column
+    counts = _earlier(table, journal, column)
+    counts["before"] = start = counts["rows"]
+    limit = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - counts["cost_usd"])
+    waiting: list[Any] = []  # read, and on their way through the model
+    rows_in = _read(table, column, start, waiting)
+    total = len(table) if table.suffix == ".parquet" else None
+    with tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar:
+        for part in clf.stream_sources(rows_in, policy, limit, deadline_s=args.deadline_s):
+            record = {
+                "start": counts["rows"],
+                "digest": _digest(waiting[: len(part)]),
+                "answers": list(_answers(part, clf.model_.config, clf.classes_.tolist(), args, control)),
+                "rows": len(part),
+                "asked": int(part.llm_called.sum()),
+                "missing": len(part.errors),
+                "cost_usd": part.total_cost_usd,
+            }
+            del waiting[: len(part)]
+            journal.put(record)
+            counts = {name: value + record.get(name, 0) for name, value in counts.items()}
+            bar.update(len(part))
+            bar.set_postfix_str(f"${counts['cost_usd']:.4f}", refresh=False)
+    return counts
+
+
+def _earlier(table: Table, journal: Journal, column: str) -> dict[str, Any]:
+    """What the journal has of the table's rows; what it has of others is cut off."""
+    counts: dict[str, Any] = dict.fromkeys(("rows", "asked", "missing", "cost_usd"), 0)
+    rows = iter(table)
+    for record in journal.records():
+        read = [(row.get(column), row.get(SCORES)) for row in islice(rows, record["rows"])]
+        if _digest(read) != record["digest"]:
+            journal.cut(record["start"])
+            break
+        counts = {name: value + record[name] for name, value in counts.items()}
+    return counts
+
+
+def _digest(rows: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
+
+
+def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
+    """What must be the same for a journal to be continued; budget and speed may change."""
+    free = ("config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "device")
+    options = {name: value for name, value in vars(args).items() if name not in free}
+    model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
+    return {**options, "input": table.name, "model": model}
+
+
+def _check(table: Table, out: Path, overwrite: bool, top_k: int | None) -> None:
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"`--top-k` must be a positive number, got {top_k}.")
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"`OUT` is {str(out)!r}; expected a name that ends in {', '.join(SUFFIXES)}.")
     if out.exists():
         if table.suffix and out.samefile(table.source):
             raise ValueError("`OUT` is the same file as `IN`, which is never overwritten; give another name.")
-        if not args.overwrite:
+        if not overwrite:
             raise ValueError(f"{str(out)!r} is there already; give another name, or --overwrite.")
 
 
-def _read(table: Table, column: str, waiting: deque[Row]) -> Iterator[tuple[str, Any]]:
-    """`(text, scores)` of each row; the row itself waits for its answer."""
-    for number, row in enumerate(table):
+def _check_columns(table: Table, new: list[str]) -> None:
+    first = next(iter(table), None)
+    if first is None:
+        raise ValueError(f"{table.name} has no rows.")
+    if taken := sorted(set(new) & set(first)):
+        raise ValueError(f"{table.name} has the columns {taken} already: rename or drop them.")
+
+
+def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str, Any]]:
+    """`(text, scores)` of each row from `start` on, also appended to `waiting` as they are in the file."""
+    for number, row in enumerate(islice(table, start, None), start):
         if column not in row:
             raise ValueError(f"Row {number} of {table.name} has no column {column!r} (`--text-column`).")
         if not isinstance(row[column], str):
@@ -100,7 +182,7 @@ def _read(table: Table, column: str, waiting: deque[Row]) -> Iterator[tuple[str,
         scores = row.get(SCORES)
         if isinstance(scores, str):
             scores = json.loads(scores) if scores.strip() else None
-        waiting.append(row)
+        waiting.append((row[column], row.get(SCORES)))
         yield row[column], scores
 
 
@@ -162,15 +244,10 @@ def _new_columns(multi_label: bool, args: argparse.Namespace) -> list[str]:
 
 
 class _Writer(Writer):
-    """A `Writer` for other columns than `llm_scores`, which keeps the rows that were answered before an error."""
+    """A `Writer` for other columns than `llm_scores`."""
 
-    def __init__(self, path: Path, table: Table, new: list[str]) -> None:
-        super().__init__(path, table.schema())
-        first = next(iter(table), None)
-        if first is None:
-            raise ValueError(f"{table.name} has no rows.")
-        if taken := sorted(set(new) & set(first)):
-            raise ValueError(f"{table.name} has the columns {taken} already: rename or drop them.")
+    def __init__(self, path: Path, schema: Any, new: list[str]) -> None:
+        super().__init__(path, schema)
         self._new = new
 
     def write(self, row: Row) -> None:
@@ -203,15 +280,3 @@ class _Writer(Writer):
         empty = pa.types.is_list(field.type) and pa.types.is_null(field.type.value_type)
         kind = pa.float64() if field.name == "score" else pa.string()
         return pa.field(field.name, pa.list_(kind)) if empty else field
-
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        whole = self.path
-        if kind is not None:
-            self.path = whole.with_name(f"{whole.stem}.partial{whole.suffix}")
-        super().__exit__(None, *rest)
-        if kind is not None:
-            import sys
-
-            print(
-                f"The rows that were answered are in {self.path}; LLM answers are in the score store.", file=sys.stderr
-            )

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from labelfusion.hub_scripts.cli import main
+from labelfusion.hub_scripts.journal import Journal
 
 from labelfusion import AutoFusionClassifier
 
@@ -161,22 +162,71 @@ def test_json_that_is_no_table_is_refused(trained: Path, tmp_path: Path, capsys:
         assert message in capsys.readouterr().err
 
 
-def test_predict_streams_more_than_a_window_and_keeps_what_it_has(trained: Path, tmp_path: Path, capsys: Any) -> None:
+def test_predict_goes_on_where_it_was_stopped(
+    trained: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [f"the team is w{i % 10} good" for i in range(700)]
     lines = [json.dumps({"text": t, "n": i}) for i, t in enumerate(texts)]
-    path = tmp_path / "in.jsonl"
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text("\n".join([*lines, '{"text": null}']) + "\n")
-    model = str(trained / "model")
-    assert main(["predict", model, str(path), str(tmp_path / "out.jsonl")]) == 2
-    assert "Row 700 of in.jsonl" in capsys.readouterr().err
-    assert not (tmp_path / "out.jsonl").exists()
-    kept = [json.loads(line) for line in (tmp_path / "out.partial.jsonl").read_text().splitlines()]
-    assert [r["n"] for r in kept] == list(range(700))
-    path.write_text("\n".join(lines) + "\n")
-    assert main(["predict", model, str(path), str(tmp_path / "out.jsonl"), "--llm-policy", "never"]) == 0
-    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    clf = AutoFusionClassifier.from_pretrained(model)
-    assert [r["predicted_label"] for r in found] == clf.predict(texts, llm_policy="never")
+    command = ["predict", str(trained / "model"), str(path), str(out)]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "Row 700 of in.jsonl" in told
+    assert "700 rows are answered" in told
+    assert not out.exists()
+    assert texts[0] not in (tmp_path / "out.jsonl.journal").read_text()
+    assert main([*command, "--top-k", "2"]) == 2
+    assert "other settings (top_k)" in capsys.readouterr().err
+
+    encoded: list[str] = []
+    stream = AutoFusionClassifier.stream_sources
+
+    def noted(rows: Any) -> Iterator[Any]:
+        for text, scores in rows:
+            encoded.append(text)
+            yield text, scores
+
+    def watched(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        return stream(self, noted(rows), *args, **kwargs)
+
+    monkeypatch.setattr(AutoFusionClassifier, "stream_sources", watched)
+    lines[600] = json.dumps({"text": "the bank is w0 good", "n": 600})  # what was mended is answered anew
+    path.write_text("\n".join([*lines, json.dumps({"text": "the end", "n": 700})]) + "\n")
+    assert main(command) == 0
+    assert "512 from an earlier run" in capsys.readouterr().out
+    assert encoded == [json.loads(line)["text"] for line in lines[512:]] + ["the end"]
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [r["n"] for r in found] == list(range(701))
+    clf = AutoFusionClassifier.from_pretrained(trained / "model")
+    assert [r["predicted_label"] for r in found] == clf.predict([r["text"] for r in found])
+    assert not (tmp_path / "out.jsonl.journal").exists()
+
+
+def test_predict_survives_being_killed(
+    trained: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.DataFrame({"text": [f"the team is w{i % 10} good" for i in range(500)]})
+    path, out = write(frame, tmp_path / "in.parquet"), tmp_path / "out.parquet"
+    command = ["predict", str(trained / "model"), str(path), str(out), "--with-sources"]
+    assert main(command) == 0
+    whole = pq.read_table(out).to_pylist()
+    put = Journal.put
+
+    def killed(self: Journal, record: dict[str, Any]) -> None:
+        put(self, record)
+        if record["start"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "put", killed)
+    assert main([*command, "--overwrite"]) == 130
+    monkeypatch.undo()
+    with (tmp_path / "out.parquet.journal").open("rb+") as file:  # the last line was not written to its end
+        file.truncate(file.seek(0, 2) - 9)
+    capsys.readouterr()
+    assert main([*command, "--overwrite"]) == 0
+    assert "372 rows in" in capsys.readouterr().out
+    assert pq.read_table(out).to_pylist() == whole
 
 
 def test_predict_refuses_to_destroy(trained: Path, tmp_path: Path, capsys: Any) -> None:
