@@ -179,14 +179,7 @@ class Embedder:
         digest = hashlib.sha256("\0".join([*settings, *texts]).encode()).hexdigest()[:16]
         path = self.cache / f"{digest}.npy"
         if not path.exists():
-            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16):
-                out = encode_texts(
-                    encoder,
-                    self.tokenizer,
-                    texts,
-                    max_length=max_length,
-                    progress=True,
-                    description=f"Encoding {description}",
-                )
+            options: dict[str, Any] = {"bf16": self.bf16, "progress": True, "description": f"Encoding {description}"}
+            out = encode_texts(encoder, self.tokenizer, texts, max_length=max_length, **options)
             np.save(path, out.numpy())
         return torch.from_numpy(np.load(path))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_llm_policy, add_max_cost, add_promises
+from .options import add_encoding, add_llm_policy, add_max_cost, add_promises
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
     )
-    parser.add_argument("--batch-size", type=int, help="texts in one forward pass of the encoder")
-    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    add_encoding(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
 
 
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from .model_card import update_card
     from .options import load_classifier
 
-    clf = load_classifier(args.model, batch_size=args.batch_size, device=args.device)
+    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
     asking = {name: getattr(args, name) for name in ("llm_policy", "max_cost_usd", "target_accuracy", "max_risk")}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
+BF16 = "run the encoder in bfloat16: about twice as fast on CPUs and GPUs that have it"
+
 
 def add_llm_policy(parser: argparse.ArgumentParser) -> None:
     """`--llm-policy`."""
@@ -100,6 +102,13 @@ def names(text: str) -> list[str]:
 def provider(text: str) -> str | dict[str, Any]:
     """A model string, or the fields of a provider as JSON (`{"model": ..., "prompt": "few-shot"}`)."""
     return json.loads(text) if text.lstrip().startswith("{") else text
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Options of how a saved model runs."""
+    parser.add_argument("--batch-size", type=int, help="texts in one forward pass of the encoder")
+    parser.add_argument("--bf16", action="store_true", default=None, help=BF16)
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
 
 
 def load_classifier(folder_or_repo: str, **options: Any) -> "AutoFusionClassifier":

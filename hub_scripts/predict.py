@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .journal import Journal
-from .options import add_llm_policy, add_max_cost, add_promises, load_classifier
+from .options import add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
 from .tables import SCORES, SUFFIXES, Row, Table, Writer
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--text-column", metavar="NAME", help="column with the texts (default: that of the training data)")
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
-    add("--batch-size", type=int, help="texts in one forward pass of the encoder")
-    add("--device", help="torch device (default: a GPU if there is one)")
+    add_encoding(parser)
     add("--overwrite", action="store_true", help="replace OUT if it is there")
 
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     table, out = Table(args.input, args.split), Path(args.output)
     _check(table, out, args.overwrite, args.top_k)
-    clf = load_classifier(args.model, batch_size=args.batch_size, device=args.device)
+    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     config = clf.model_.config
     new = _new_columns(config.multi_label, args)
     _check_columns(table, new)
@@ -146,7 +145,7 @@ def _digest(rows: list[Any]) -> str:
 
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
     """What must be the same for a journal to be continued; budget and speed may change."""
-    free = ("config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "device")
+    free = ("config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device")
     options = {name: value for name, value in vars(args).items() if name not in free}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
     return {**options, "input": table.name, "model": model}

@@ -59,7 +59,7 @@ def measure_tradeoff(
     scores, costs, seconds = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
     sample = _sample(len(table), latency_rows, seed)
     encoder_s = _timed(clf, [table.texts[i] for i in sample])
-    known: dict[str, Any] = {"batch_size": clf.batch_size, "max_length": clf.max_length, "llm_scores": scores}
+    known: dict[str, Any] = {"llm_scores": scores, **clf.encoding_options()}
     with _recorded(config):
         full = run(clf.model_, clf.tokenizer_, table.texts, llm_policy="always", **known)
         chosen = run(clf.model_, clf.tokenizer_, table.texts, llm_policy=policy, **known)
@@ -107,7 +107,7 @@ def _timed(clf: "AutoFusionClassifier", texts: list[str]) -> NDArray[np.float64]
     seconds = []
     for text in texts:
         started = time.perf_counter()
-        run(clf.model_, clf.tokenizer_, [text], llm_policy="never", max_length=clf.max_length)
+        run(clf.model_, clf.tokenizer_, [text], llm_policy="never", **clf.encoding_options())
         seconds.append(time.perf_counter() - started)
     return np.array(seconds)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_card_metadata, add_max_cost, names, provider
+from .options import BF16, add_card_metadata, add_max_cost, names, provider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--learning-rate", type=float, help="peak learning rate of the encoder (default: by its size)")
     add("--batch-size", type=int, default=32, help="texts in one forward pass (default: %(default)s)")
+    add("--bf16", action="store_true", help=BF16)
     add("--train-batch-size", type=int, default=16, help="rows in one training step (default: %(default)s)")
     add("--max-length", type=int, help="tokens kept of a text (default: as many as the encoder allows)")
     add(
@@ -165,6 +166,7 @@ _PASSED = (
     "trained_layers",
     "learning_rate",
     "batch_size",
+    "bf16",
     "train_batch_size",
     "max_length",
     "fusion",

@@ -59,6 +59,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
         fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
             `"encoder"`, `"llm"` (the best one).
@@ -109,6 +110,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         batch_size: int = 32,
         train_batch_size: int = 16,
         max_length: int | None = None,
+        bf16: bool = False,
         pooling: str = "mean",
         fusion: str = "mlp",
         calibration: str = "auto",
@@ -144,6 +146,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         self.batch_size = batch_size
         self.train_batch_size = train_batch_size
         self.max_length = max_length
+        self.bf16 = bf16
         self.pooling = pooling
         self.fusion = fusion
         self.calibration = calibration
@@ -300,8 +303,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             target_accuracy=target_accuracy,
             deadline_s=deadline_s,
             hedge_s=hedge_s,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
+            **self.encoding_options(),
             progress=self.progress,
         )
 
@@ -317,8 +319,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             scorers=self._scorers,
             llm_policy=llm_policy,
             max_cost_usd=max_cost_usd,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
+            **self.encoding_options(),
             **options,
         )
 
@@ -336,8 +337,12 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
 
     def _encode(self, texts: list[str], progress: bool = False) -> torch.Tensor:
         """float32 `(n, hidden_size)`: the encoder's embeddings, without what other heads have put beside them."""
-        options: dict[str, Any] = {"batch_size": self.batch_size, "max_length": self.max_length, "progress": progress}
-        return encode_texts(self.model_, self.tokenizer_, texts, **options)[:, : self.model_.config.hidden_size]
+        found = encode_texts(self.model_, self.tokenizer_, texts, progress=progress, **self.encoding_options())
+        return found[:, : self.model_.config.hidden_size]
+
+    def encoding_options(self) -> dict[str, Any]:
+        """How texts are encoded: arguments of `pipelines.inference.run`."""
+        return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
         return prepare(
@@ -372,6 +377,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             threshold_metric=self.threshold_metric,
             finetune=finetune,
             batch_size=self.batch_size,
+            bf16=self.bf16,
             seed=self.seed,
             progress=self.progress,
         )

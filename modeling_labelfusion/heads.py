@@ -106,7 +106,8 @@ class NoveltyHead(nn.Module):
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """float `(batch, 1)` in [0, 1], of float `(batch, hidden_size)` embeddings."""
         z = embedding.float() - self.center.float()  # a difference of squares: half precision would lose it
-        along = (z @ self.directions.float().T).square().sum(dim=1, keepdim=True)
+        with torch.autocast(z.device.type, enabled=False):
+            along = (z @ self.directions.float().T).square().sum(dim=1, keepdim=True)
         scale, offset = self.scale.float()
         return (scale * z.square().sum(dim=1, keepdim=True) - along - offset).clamp(0.0, 1.0).to(embedding)
 

@@ -118,6 +118,7 @@ def run(
     hedge_s: float | str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
+    bf16: bool = False,
     progress: bool = False,
 ) -> Inference:
     """Classify a list of texts.
@@ -142,6 +143,7 @@ def run(
         hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; see `Patience`.
         batch_size: Texts in one forward of the encoder.
         max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
+        bf16: Run the encoder in bfloat16, see `encode_texts`.
         progress: Show progress bars.
 
     Raises:
@@ -160,6 +162,7 @@ def run(
         hedge_s=hedge_s,
         batch_size=batch_size,
         max_length=max_length,
+        bf16=bf16,
         progress=progress,
     )
     return Inference.concatenate(list(parts) or [_nothing(model.config)])
@@ -178,6 +181,7 @@ def infer(
     hedge_s: float | str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
+    bf16: bool = False,
     progress: bool = False,
 ) -> Iterator[Inference]:
     """Classify `(text, llm_scores or None)` rows, lazily, one `Inference` for each window of them.
@@ -191,7 +195,8 @@ def infer(
     size = max(4 * batch_size, 128)
     patience = Patience(deadline_s, hedge_s)
     asker = Asker(config, scorers, max_cost_usd, chunk_size=size, progress=progress, patience=patience)
-    encode = partial(encode_texts, model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+    how: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "bf16": bf16, "progress": progress}
+    encode = partial(encode_texts, model, tokenizer, **how)
     if not isinstance(rows, list):
         return _Engine(model, encode, asker, policy, StreamSelector(policy, config)).run(iter(rows), size)
     given_scores([scores for _, scores in rows], config)  # find what is wrong before anything is paid for

@@ -157,6 +157,14 @@ def test_scikit_learn_knows_it(make: Any) -> None:
     assert named.score(texts, labels) == pytest.approx(fitted.score(texts, labels))
 
 
+def test_bf16_reaches_the_encoder(make: Any, tmp_path: Path) -> None:
+    exact, fast = (make(bf16=bf16).fit(frame()) for bf16 in (False, True))
+    assert not np.array_equal(exact.predict_proba(frame(9)), fast.predict_proba(frame(9)))
+    np.testing.assert_allclose(exact.predict_proba(frame(9)), fast.predict_proba(frame(9)), atol=0.05)
+    fast.save_pretrained(tmp_path)  # the next machine may be another
+    assert not AutoFusionClassifier.from_pretrained(tmp_path).bf16
+
+
 def test_policies(make: Any) -> None:
     clf = make().fit(frame())
     test = frame(50, seed=5)

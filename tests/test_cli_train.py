@@ -188,12 +188,13 @@ def test_predict_goes_on_where_it_was_stopped(
             yield text, scores
 
     def watched(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self.bf16
         return stream(self, noted(rows), *args, **kwargs)
 
     monkeypatch.setattr(AutoFusionClassifier, "stream_sources", watched)
     lines[600] = json.dumps({"text": "the bank is w0 good", "n": 600})  # what was mended is answered anew
     path.write_text("\n".join([*lines, json.dumps({"text": "the end", "n": 700})]) + "\n")
-    assert main(command) == 0
+    assert main([*command, "--bf16"]) == 0
     assert "512 from an earlier run" in capsys.readouterr().out
     assert encoded == [json.loads(line)["text"] for line in lines[512:]] + ["the end"]
     found = [json.loads(line) for line in out.read_text().splitlines()]

@@ -73,6 +73,23 @@ def test_the_mode_is_put_back_after_an_error(make_model: MakeModel, tiny_tokeniz
     assert model.training
 
 
+def test_bf16_loses_little(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
+    model = make_model()
+    model.set_heads(novelty_size=4)
+    head, generator = model.novelty_head, torch.Generator().manual_seed(0)
+    assert head is not None
+    head.center.data = torch.randn(32, generator=generator)
+    head.directions.data = torch.randn(4, 32, generator=generator)
+    texts = ["good movie", "a very bad film plot .", "war in the film"]
+    exact, found = (encode_texts(model, tiny_tokenizer, texts, bf16=bf16) for bf16 in (False, True))
+    assert found.dtype == torch.float32
+    assert not torch.equal(exact[:, :32], found[:, :32])
+    torch.testing.assert_close(exact[:, :32], found[:, :32], atol=0.05, rtol=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # differences of squares stay exact
+        again = head(found[:, :32])
+    torch.testing.assert_close(again, head(found[:, :32]), atol=0, rtol=0)
+
+
 def test_half_precision_gives_float32(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model().to(dtype=torch.bfloat16)  # type: ignore[call-arg]
     assert encode_texts(model, tiny_tokenizer, ["good"]).dtype == torch.float32

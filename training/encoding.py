@@ -65,6 +65,7 @@ def encode_texts(
     *,
     batch_size: int = 32,
     max_length: int | None = None,
+    bf16: bool = False,
     progress: bool = False,
     description: str = "Encoding",
 ) -> torch.Tensor:
@@ -76,6 +77,7 @@ def encode_texts(
         texts: n texts. Longer ones are truncated.
         batch_size: Texts in one forward of the encoder.
         max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
+        bf16: Compute in bfloat16 where that loses little (autocast): about twice as fast on CPUs that have it.
         progress: Show a progress bar.
         description: Its title.
 
@@ -101,6 +103,7 @@ def encode_texts(
     with (
         evaluating(model),
         torch.inference_mode(),
+        torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16),
         tqdm(total=len(distinct), desc=description, unit="text", disable=not progress) as bar,
     ):
         for start in range(0, len(order), batch_size):

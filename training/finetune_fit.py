@@ -104,8 +104,8 @@ def fit_finetuned(
 
         def watch(held_out: torch.Tensor = held_out, unseen: list[str] = unseen) -> None:
             nonlocal epoch, least, measured
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=fast_bf16(model.device)):
-                found = encode_texts(model, tokenizer, unseen, batch_size=64, max_length=options.finetune.max_length)
+            settings: dict[str, Any] = {"max_length": options.finetune.max_length, "bf16": fast_bf16(model.device)}
+            found = encode_texts(model, tokenizer, unseen, batch_size=64, **settings)
             with evaluating(model), torch.no_grad():
                 per_epoch[epoch, held_out] = model.fuse(found.to(model.device))[1].float().cpu()
             loss = float(calibrated_loss(per_epoch[epoch], held_out).mean())

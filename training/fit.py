@@ -60,6 +60,7 @@ class FitOptions:
             `"macro_f1"`.
         finetune: Options of the fine-tuning.
         batch_size: Texts in one forward when encoding.
+        bf16: Encode in bfloat16, see `encode_texts`.
         seed: Seed of folds and training.
         progress: Show progress bars.
     """
@@ -71,6 +72,7 @@ class FitOptions:
     threshold_metric: str = "accuracy"
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
+    bf16: bool = False
     seed: int = 0
     progress: bool = False
 
@@ -109,10 +111,10 @@ def fit_model(
     if not multi_label:
         check_class_order(llm_scores, labels, config.label_names, [str(x.name) for x in config.providers])
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
-    settings: dict[str, Any] = {"batch_size": options.batch_size, "max_length": options.finetune.max_length}
+    settings = {name: getattr(options, name) for name in ("batch_size", "bf16", "progress")}
 
     def encode(chosen: list[str], width: int) -> torch.Tensor:
-        return encode_texts(model, tokenizer, chosen, progress=options.progress, **settings)[:, :width]
+        return encode_texts(model, tokenizer, chosen, max_length=options.finetune.max_length, **settings)[:, :width]
 
     model.set_heads(**dict.fromkeys(HEADS, 0))
     if embeddings is None:
