@@ -269,7 +269,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
     ) -> Inference:
-        """What fusion, encoder and each LLM say about n texts; for the arguments see `pipelines.inference.run`.
+        """What fusion, encoder and each LLM say about n texts; for the arguments see `pipelines.inference.infer`.
 
         Returns:
             [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
@@ -341,7 +341,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         return found[:, : self.model_.config.hidden_size]
 
     def encoding_options(self) -> dict[str, Any]:
-        """How texts are encoded: arguments of `pipelines.inference.run`."""
+        """How texts are encoded: arguments of `pipelines.inference.infer`."""
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
     def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:

@@ -109,17 +109,8 @@ def run(
     tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     *,
-    scorers: Scorers | None = None,
     llm_scores: Any = None,
-    llm_policy: Policy = "always",
-    max_cost_usd: float | None = None,
-    target_accuracy: float | None = None,
-    deadline_s: float | None = None,
-    hedge_s: float | str | None = None,
-    batch_size: int = 32,
-    max_length: int | None = None,
-    bf16: bool = False,
-    progress: bool = False,
+    **options: Any,
 ) -> Inference:
     """Classify a list of texts.
 
@@ -127,44 +118,15 @@ def run(
         model: The model.
         tokenizer: Its tokenizer.
         texts: n texts.
-        scorers: One for each declared provider, or a function that makes them, called only if something is asked.
-            `None`: those that the config declares.
         llm_scores: Scores that are there already: `(n, num_providers, num_labels)`, or n entries of `(num_providers,
             num_labels)`, None or NaN for missing. A text that brings any is not asked about.
-        llm_policy: Which texts the LLMs speak on, see `policy.select`; exact for a share. With `"auto"` several LLMs
-            are asked one after the other, in the order of the config, each through a gate of its own. The scores that
-            a text brings are used in any case, except those of a provider declared `"recorded"`: they are its answers,
-            and count only where the policy would have asked for them.
-        max_cost_usd: US dollars that may be spent on the LLMs. Where the policy looks at the encoder, the texts that
-            asking is worth most for come first.
-        target_accuracy: Instead of a policy: as few questions as reached this accuracy on held-out rows, see
-            `policy.for_accuracy`.
-        deadline_s: Seconds after which a text goes without its answer, which is then marked in `errors`.
-        hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; see `Patience`.
-        batch_size: Texts in one forward of the encoder.
-        max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
-        bf16: Run the encoder in bfloat16, see `encode_texts`.
-        progress: Show progress bars.
+        **options: Those of `infer`. A share of the texts is exact.
 
     Raises:
         ValueError: For texts, scores, a policy or a limit that cannot be right.
         ScoringError: If an LLM cannot be asked at all (no key, unknown model).
     """
-    parts = infer(
-        model,
-        tokenizer,
-        read_inputs(texts, llm_scores),
-        scorers=scorers,
-        llm_policy=llm_policy,
-        max_cost_usd=max_cost_usd,
-        target_accuracy=target_accuracy,
-        deadline_s=deadline_s,
-        hedge_s=hedge_s,
-        batch_size=batch_size,
-        max_length=max_length,
-        bf16=bf16,
-        progress=progress,
-    )
+    parts = infer(model, tokenizer, read_inputs(texts, llm_scores), **options)
     return Inference.concatenate(list(parts) or [_nothing(model.config)])
 
 
@@ -184,11 +146,35 @@ def infer(
     bf16: bool = False,
     progress: bool = False,
 ) -> Iterator[Inference]:
-    """Classify `(text, llm_scores or None)` rows, lazily, one `Inference` for each window of them.
+    """Classify rows, lazily, one `Inference` for each window of them.
 
     A list is cut into large windows, for a share of its texts into one. Of anything else, at most three windows of
-    `max(4 * batch_size, 128)` rows are held. If `rows` raises, what was read before is answered first. The other
-    arguments are those of `run`.
+    `max(4 * batch_size, 128)` rows are held. If `rows` raises, what was read before is answered first.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        rows: `(text, llm_scores or None)` each, the scores as in `run`.
+        scorers: One for each declared provider, or a function that makes them, called only if something is asked.
+            `None`: those that the config declares.
+        llm_policy: Which texts the LLMs speak on, see `policy.select`. With `"auto"` several LLMs
+            are asked one after the other, in the order of the config, each through a gate of its own. The scores that
+            a text brings are used in any case, except those of a provider declared `"recorded"`: they are its answers,
+            and count only where the policy would have asked for them.
+        max_cost_usd: US dollars that may be spent on the LLMs. Where the policy looks at the encoder, the texts that
+            asking is worth most for come first.
+        target_accuracy: Instead of a policy: as few questions as reached this accuracy on held-out rows, see
+            `policy.for_accuracy`.
+        deadline_s: Seconds after which a text goes without its answer, which is then marked in `errors`.
+        hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; see `Patience`.
+        batch_size: Texts in one forward of the encoder.
+        max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
+        bf16: Run the encoder in bfloat16, see `encode_texts`.
+        progress: Show progress bars.
+
+    Raises:
+        ValueError: For texts, scores, a policy or a limit that cannot be right.
+        ScoringError: If an LLM cannot be asked at all (no key, unknown model).
     """
     config = model.config
     policy = resolve_policy(llm_policy, target_accuracy, config)

@@ -298,7 +298,7 @@ def load_causal_lm(path: str | Path, dtype: str | None = None, device: str | tor
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = torch.device(device or "cpu")
     if dtype is None:
-        dtype = "bfloat16" if _fast_bfloat16(device) else "float32"
+        dtype = "bfloat16" if fast_bf16(device) else "float32"
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     key = (str(path), dtype, str(device))
@@ -312,7 +312,8 @@ def load_causal_lm(path: str | Path, dtype: str | None = None, device: str | tor
         return lm
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there."""
     if device.type == "cpu":
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: they may go
         return any(getattr(torch.cpu, check, bool)() for check in checks)

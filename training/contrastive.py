@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from ..scoring.local_model import fast_bf16
 from .encoding import max_length as length_limit
 from .encoding import tokenize
 
@@ -170,11 +171,3 @@ def layer_stack(encoder: nn.Module) -> nn.ModuleList | None:
     """The encoder's layers, from the lowest: its largest list of modules."""
     stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     return max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and supported is not None and bool(supported())

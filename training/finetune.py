@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
-from .contrastive import fast_bf16, upper_layers
+from ..scoring.local_model import fast_bf16
+from .contrastive import upper_layers
 from .encoding import max_length as length_limit
 from .encoding import tokenize, without_surrogates
 from .trainer import LabelFusionTrainer

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..scoring.local_model import fast_bf16
 from .calibration import fit_temperature
-from .contrastive import fast_bf16
 from .contrastive_fit import FEWEST_JUDGED
 from .encoding import encode_texts, evaluating
 from .finetune import finetune, seconds_per_row, trained_share
