@@ -64,6 +64,8 @@ class ScorePool(nn.Module):
         # From the evidence for class j to the logit of class k: the diagonal pools, the rest undoes confusions.
         self.weight = nn.Parameter(torch.empty(num_providers, num_labels, num_labels))
         self.bias = nn.Parameter(torch.empty(num_providers, num_labels))
+        # How far each missing answer scales all of this up or down for the others, where there are others.
+        self.missing_shift = nn.Parameter(torch.empty(num_providers, num_providers))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -71,6 +73,7 @@ class ScorePool(nn.Module):
         """Start as a plain pool: the encoder as it is, the LLMs sharing a total weight of one half."""
         self.encoder_shift.zero_()
         self.bias.zero_()
+        self.missing_shift.zero_()
         self.weight.copy_(torch.eye(self.num_labels).expand_as(self.weight) * (0.5 / max(self.num_providers, 1)))
 
     def forward(self, encoder_logits: torch.Tensor, evidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -84,7 +87,9 @@ class ScorePool(nn.Module):
         Returns:
             float `(batch, num_labels)`.
         """
-        return pool_logits(encoder_logits, evidence, mask, self.encoder_shift, self.weight, self.bias)
+        say = 1.0 + (1.0 - mask) @ self.missing_shift
+        inputs = evidence * say.unsqueeze(-1), mask * say
+        return pool_logits(encoder_logits, *inputs, self.encoder_shift, self.weight, self.bias)
 
 
 class FusionMLP(nn.Module):
@@ -121,10 +126,10 @@ class FusionMLP(nn.Module):
             mask: float `(batch, num_providers)`.
 
         Returns:
-            float `(batch, num_labels)`; zero for a text without any LLM answer, where the encoder speaks alone.
+            float `(batch, num_labels)`; less the fewer LLMs have answered, and zero where the encoder speaks alone.
         """
         scores = torch.tanh(evidence / 4.0).flatten(1)  # bounded, so that one-hot and graded scores look alike
         features = torch.cat([self.norm(embedding), scores, mask], dim=-1)
         hidden = F.gelu(self.dense(self.dropout(features)))
-        answered = (mask.sum(dim=-1, keepdim=True) > 0).to(hidden.dtype)
+        answered = mask.mean(dim=-1, keepdim=True).to(hidden.dtype)
         return self.out_proj(self.dropout(hidden)) * answered

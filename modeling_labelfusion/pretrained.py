@@ -90,6 +90,7 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         if isinstance(module, ScorePool):
             init.zeros_(module.encoder_shift)
             init.zeros_(module.bias)
+            init.zeros_(module.missing_shift)
             shares = torch.full((module.num_providers, 1, 1), 0.5 / max(module.num_providers, 1))
             if self.config.fusion in ("encoder", "llm"):  # one source alone; until the best LLM is known, the first
                 shares.zero_()

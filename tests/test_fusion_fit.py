@@ -76,6 +76,35 @@ def test_missing_scores_leave_exactly_the_encoder() -> None:
     assert not torch.equal(fused[1::2], half.encoder_logits[1::2])
 
 
+def witnesses(n: int, seed: int) -> FusionData:
+    """An encoder, an LLM that knows nothing but how the other one errs, and that other one."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    truth = torch.nn.functional.one_hot(labels, 3).float()
+    error = torch.randn(n, 3, generator=generator)
+    scores = torch.stack([2.0 * error, 3.0 * truth + 2.0 * error], dim=1).softmax(dim=-1)
+    logits = 2.0 * truth + torch.randn(n, 3, generator=generator)
+    return FusionData(logits, scores, labels, False, 1e-3)
+
+
+def test_an_llm_whose_partner_is_missing_does_no_harm() -> None:
+    train, test = witnesses(600, 0), witnesses(4000, 1)
+    pool = fit_fusion(train, assign_folds(train.labels.numpy(), 5)).pool
+
+    @torch.no_grad()
+    def loss(mask: torch.Tensor) -> float:
+        logits = pool(test.encoder_logits, test.evidence * mask[:, None], mask.expand(len(test.labels), 2))
+        return float(log_loss(logits, test.labels, False).mean())
+
+    both, first, second, none = (loss(torch.tensor(x)) for x in ([1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]))
+    assert both < 0.5 * second
+    assert second < none - 0.05
+    assert first < none + 0.02
+    pool.missing_shift.data.zero_()  # what that takes
+    assert loss(torch.tensor([1.0, 1.0])) == both
+    assert loss(torch.tensor([1.0, 0.0])) > none + 0.1
+
+
 def test_multi_label_fusion_helps() -> None:
     rng = np.random.default_rng(0)
     labels = torch.from_numpy((rng.random((500, 5)) < 0.25).astype(np.float32))

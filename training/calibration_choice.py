@@ -121,7 +121,7 @@ def calibrate_llms(
             for name, way in ways.items():
                 trial = data.llm_scores.clone()
                 trial[:, p] = way
-                alone = pool_out_of_fold(replace(data, llm_scores=trial), folds, (ALONE_PENALTY,), only=p)[0]
+                (alone,), _ = pool_out_of_fold(replace(data, llm_scores=trial), folds, (ALONE_PENALTY,), only=p)
                 losses[name] = data.log_loss(alone)[heard]
             report["log_loss"] = {name: round(float(loss.mean()), 5) for name, loss in losses.items()}
             if wanted == "isotonic" or clearly_better(losses["isotonic"], losses["none"]):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_features, pool_logits
 from .label_sets import LabelSets
 from .losses import clearly_better, log_loss, minimize
+from .missing_fit import fit_missing
 from .mlp_fit import fit_mlp, mlp_out_of_fold
 
 # Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
@@ -108,10 +109,15 @@ def fit_fusion(
     """
     num_providers = data.llm_scores.shape[1]
     candidates: dict[str, torch.Tensor] = {"encoder": data.encoder_logits}
+    # Of each candidate, for each fold, the pool that has not seen it.
+    unseeing = {"encoder": [_as_encoder(*data.llm_scores.shape[1:]) for _ in np.unique(folds)]}
     for p in range(num_providers):
-        candidates[f"llm {p}"] = pool_out_of_fold(data, folds, (ALONE_PENALTY,), only=p)[0]
-    for penalty, pooled in zip(POOL_PENALTIES, pool_out_of_fold(data, folds, POOL_PENALTIES), strict=True):
-        candidates[f"pool {penalty:g}"] = pooled
+        (candidates[f"llm {p}"],), pools = pool_out_of_fold(data, folds, (ALONE_PENALTY,), only=p)
+        unseeing[f"llm {p}"] = [pool for (pool,) in pools]
+    pooled, paths = pool_out_of_fold(data, folds, POOL_PENALTIES)
+    for i, penalty in enumerate(POOL_PENALTIES):
+        candidates[f"pool {penalty:g}"] = pooled[i]
+        unseeing[f"pool {penalty:g}"] = [path[i] for path in paths]
     losses = {name: data.log_loss(logits) for name, logits in candidates.items()}
     if fusion in ("encoder", "llm"):
         alone = [name for name in candidates if name.startswith(fusion)]
@@ -120,6 +126,9 @@ def fit_fusion(
         weights = stacking_weights(torch.stack(list(losses.values())))
         shares = {name: float(w) for name, w in zip(candidates, weights, strict=True) if w > 0}
     pool = _average(data, shares)
+    if fusion not in ("encoder", "llm") and num_providers > 1:
+        mixed = [_mixed([(share, unseeing[name][i]) for name, share in shares.items()]) for i in range(len(paths))]
+        fit_missing(pool, data, folds, mixed)
     base = torch.stack([share * candidates[name] for name, share in shares.items()]).sum(dim=0)
     base_loss = data.log_loss(base)
     mlp, logits = None, base
@@ -179,7 +188,12 @@ def _average(data: FusionData, shares: dict[str, float]) -> ScorePool:
             pools.append((share, _pool_path(data, (ALONE_PENALTY,), only=int(name.split()[1]))[0]))
         else:
             pools.append((share, path[POOL_PENALTIES.index(float(name.split()[1]))]))
-    average = _as_encoder(num_providers, num_labels)
+    return _mixed(pools)
+
+
+def _mixed(pools: list[tuple[float, ScorePool]]) -> ScorePool:
+    """The weighted average of pools, which is a pool too."""
+    average = _as_encoder(pools[0][1].num_providers, pools[0][1].num_labels)
     with torch.no_grad():
         for parameter, *parts in zip(average.parameters(), *(p.parameters() for _, p in pools), strict=True):
             shares_of = zip(pools, parts, strict=True)
@@ -274,13 +288,14 @@ def _weights_alone(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 def pool_out_of_fold(
     data: FusionData, folds: NDArray[np.int64], penalties: tuple[float, ...], only: int | None = None
-) -> list[torch.Tensor]:
-    """Out-of-fold logits `(n, K)` for each penalty."""
-    logits = [torch.empty_like(data.encoder_logits) for _ in penalties]
+) -> tuple[list[torch.Tensor], list[list[ScorePool]]]:
+    """Out-of-fold logits `(n, K)` for each penalty, and each fold's pools."""
+    logits, pools = [torch.empty_like(data.encoder_logits) for _ in penalties], []
     for fold in np.unique(folds):
         held_out = torch.from_numpy(folds == fold)
         test = data.rows(held_out)
+        pools.append(_pool_path(data.rows(~held_out), penalties, only))
         with torch.no_grad():
-            for out, pool in zip(logits, _pool_path(data.rows(~held_out), penalties, only), strict=True):
+            for out, pool in zip(logits, pools[-1], strict=True):
                 out[held_out] = pool(test.encoder_logits, test.evidence, test.mask)
-    return logits
+    return logits, pools

@@ -1,0 +1,61 @@
+"""What the pool does where some of several LLMs have not answered: after an outage, a budget, an early stop."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_labelfusion.fusion import ScorePool
+from .losses import minimize
+
+if TYPE_CHECKING:
+    from .fusion_fit import FusionData
+
+PENALTY = 10.0  # on what a missing answer changes for the other LLMs
+MOST_ROWS = 3000  # with answers hidden; where there would be more, each row has some hidden once
+
+
+def fit_missing(pool: ScorePool, data: "FusionData", folds: NDArray[np.int64], unseeing: list[ScorePool]) -> None:
+    """Fit, in place, how far a missing answer scales up or down what the others add to the encoder.
+
+    Weights that go together may be wrong apart: beside a strong LLM a weak one may weigh much for what it says of the
+    strong one's errors. So answers are hidden (score dropout, each LLM left alone once and left out once), and the
+    encoder with what is left is fitted on rows that the pools have not seen. What the pool makes of rows with all
+    answers does not change.
+
+    Args:
+        pool: A fitted pool.
+        data: The n rows that it was fitted on.
+        folds: int64 `(n,)`.
+        unseeing: For each fold the pool that has not seen it.
+    """
+    one = torch.eye(data.mask.shape[1])
+    patterns = one if len(one) == 2 else torch.cat([one, 1.0 - one])
+    kept = data.mask * patterns[:, None]  # (patterns, n, P)
+    use = (kept.sum(dim=2) > 0) & (kept != data.mask).any(dim=2)
+    if use.sum() > MOST_ROWS:
+        drawn = torch.randint(len(patterns), (len(data.mask),), generator=torch.Generator().manual_seed(0))
+        use &= drawn == torch.arange(len(patterns))[:, None]
+    index, mask = use.nonzero()[:, 1], kept[use]
+    if len(index) == 0:
+        return
+    some = data.rows(index)
+    added = torch.zeros(len(index), len(one), some.encoder_logits.shape[1])  # to the encoder's logits, by each LLM
+    for fold, unseen in zip(np.unique(folds), unseeing, strict=True):
+        rows = torch.from_numpy(folds == fold)[index]
+        own = some.encoder_logits[rows]
+        for p in range(len(one)):
+            left = mask[rows] * one[p]
+            with torch.no_grad():
+                added[rows, p] = unseen(own, some.evidence[rows] * left[:, :, None], left) - own
+    shift = torch.zeros_like(one, requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        say = 1.0 + (1.0 - mask) @ (shift * (1.0 - one))
+        loss = some.log_loss(some.encoder_logits + (say[:, :, None] * added).sum(dim=1)).mean()
+        return loss + 0.5 * PENALTY * shift.square().sum() / len(data.labels)
+
+    minimize(objective, [shift], max_iter=60)
+    with torch.no_grad():
+        pool.missing_shift.copy_(shift * (1.0 - one))
