@@ -204,11 +204,11 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         "single source, chosen with hindsight. `rows`: those without LLM scores where the data set has any, to which",
         "four fifths of the scored rows come; else the number of scored rows. ECE: of the fusion, 15 bins, over all",
         "held-out rows together (multi-label: of each class). The LLM is one whose answers were recorded with the",
-        "data, or `SmolLM2-135M-Instruct`, run on this machine, as [local-llm.md](local-llm.md) tells. `paper`:",
-        "arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows. Training `probe`: the encoder",
-        "stays frozen; `full`: it is fine-tuned, on a CPU its upper layers, once for all folds where that learns from",
-        "rows without LLM scores alone. `fit s`: the median over the fits, or the longest where they fine-tune; on two",
-        "shared cores, some of it beside other work.",
+        "data, or `SmolLM2-135M-Instruct`, run on this machine, as [local-llm.md](local-llm.md) tells; `+local`: both.",
+        "`paper`: arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows. Training `probe`:",
+        "the encoder stays frozen; `full`: it is fine-tuned, on a CPU its upper layers, once for all folds where",
+        "that learns from rows without LLM scores alone. `fit s`: the median over the fits, or the longest where",
+        "they fine-tune; on two shared cores, some of it beside other work.",
     ]
     summary: list[tuple[str, int, float, float]] = []
     tables: list[str] = []

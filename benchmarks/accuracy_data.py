@@ -1,4 +1,4 @@
-"""The data sets of `accuracy.py`: labelled texts with recorded LLM answers, or with those of the embedded LLM."""
+"""The data sets of `accuracy.py`: labelled texts with recorded LLM answers, with those of the embedded LLM, or both."""
 
 import ast
 import asyncio
@@ -42,6 +42,7 @@ class Part:
         max_length: Tokens kept of a text.
         data: Its folder. Default: its name.
         llm: Ask the embedded LLM about `LLM_ROWS` rows of the scored split.
+        beside: Ask it about all rows of the scored split, beside the LLMs whose answers are recorded.
         elsewhere: Another data set on whose test split the same models are measured too.
     """
 
@@ -51,6 +52,7 @@ class Part:
     max_length: int = 128
     data: str = ""
     llm: bool = False
+    beside: bool = False
     elsewhere: str = ""
 
 
@@ -61,6 +63,9 @@ PARTS = {
     "climate_stance": Part("train", None, (30, 100, 1000)),
     "movie_reviews": Part("train", None, (30, 100, 1000)),
     "semeval_stance": Part("test", None, (30, 100, 348)),
+    "ag_news+local": Part("validation", "train", (80, 800, 4000), data="ag_news", beside=True),
+    "reuters10+local": Part("validation", "train", (292, 1168), 256, data="reuters10", beside=True),
+    "climate_stance+local": Part("train", None, (100, 1000), data="climate_stance", beside=True),
     "trec6": Part("test", "train", (100, 500, 2000), 64, llm=True),
     "goemotions": Part("validation", "train", (300, 3000), 64, llm=True),
     "emotions": Part("validation", "train", (300, 1500), 64, "goemotions", llm=True, elsewhere="tweet_emotion"),
@@ -98,7 +103,12 @@ def load(folder: Path, name: str, cache: Path) -> Data:
         sets = [scored] if elsewhere is None else [scored, elsewhere]
         for rows, scores in zip(sets, _embedded_llm(sets, words, cache), strict=True):
             rows.llm_scores = scores[:, None]
-    providers = ["SmolLM2-135M-Instruct"] if part.llm else meta["providers"]
+    if part.beside:
+        assert scored.llm_scores is not None
+        words = {label: w for label, (_, w) in WORDS[part.data]["classes"].items()}
+        (scores,) = _embedded_llm([scored], words, cache)
+        scored.llm_scores = np.concatenate([scored.llm_scores, scores[:, None]], axis=1)
+    providers = ([] if part.llm else meta["providers"]) + (["SmolLM2-135M-Instruct"] if part.llm or part.beside else [])
     return Data(scored, unscored, elsewhere, providers, origin(meta["source"]))
 
 
