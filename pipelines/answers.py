@@ -12,6 +12,7 @@ from ..training.thresholds import decide
 from .inference import Inference
 
 UNSET: Any = object()
+NO_SCORES = "no scores came with the text, and it was not asked about"
 
 
 def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:
@@ -54,6 +55,8 @@ def format_answers(
     names, providers = config.label_names, source_names(config)
     if control is not None:
         answered, sets = hold_back(inference, config, control)
+    silent = np.flatnonzero(lacking(inference)) if control is not None else []  # says why an answer is held back
+    missing = {int(row): NO_SCORES for row in silent} | inference.errors
     for i in range(len(inference)):
         labels = format_labels(probabilities[i], config, top_k)
         if control is not None:
@@ -67,14 +70,13 @@ def format_answers(
             continue
         sources: dict[str, dict[str, float] | None] = {"encoder": dict(zip(names, encoder[i].tolist(), strict=True))}
         for name, scores in zip(providers, inference.llm_scores[i], strict=True):
-            missing = np.isnan(scores).any()
-            sources[name] = None if missing else dict(zip(names, scores.tolist(), strict=True))
+            sources[name] = None if np.isnan(scores).any() else dict(zip(names, scores.tolist(), strict=True))
         yield {
             **(labels if isinstance(labels, dict) else {"labels": labels}),
             "sources": sources,
             "llm_called": bool(inference.llm_called[i]),
             "cost_usd": float(inference.cost_usd[i]),
-            **({"llm_missing": inference.errors[i]} if i in inference.errors else {}),
+            **({"llm_missing": missing[i]} if i in missing else {}),
         }
 
 
@@ -89,9 +91,15 @@ def hold_back(
     probs = inference.probabilities.astype(np.float64)
     answered = control.answered(probs)
     sets = control.label_sets(probs, config.thresholds, config.min_labels)
-    for row in inference.errors:
-        answered[row], sets[row] = False, True
+    gone = lacking(inference)
+    gone[list(inference.errors)] = True
+    answered[gone], sets[gone] = False, True
     return answered, sets
+
+
+def lacking(inference: Inference) -> NDArray[np.bool_]:
+    """bool `(n,)`: whether the policy wanted an answer that is not there, asked for or not."""
+    return np.asarray((inference.wanted & ~inference.answered).any(axis=1))
 
 
 def source_names(config: LabelFusionConfig) -> list[str]:

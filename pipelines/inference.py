@@ -44,6 +44,7 @@ class Inference:
         multi_label: Whether the classes are independent.
         errors: `{row: reason}` where an answer is missing that was wanted. Holds no text.
         novelty: float32 `(n,)`: 0 for texts like those that the model was trained on, 1 for texts unlike any.
+        wanted: bool `(n, num_providers)`: whether the policy wanted the provider's answer, be it asked for or brought.
         late_cost_usd: US dollars of answers that came too late, or second, up to the end of this part of the run; they
             are in no text's `cost_usd`. What comes after the end of the run is in the score store alone.
     """
@@ -56,10 +57,12 @@ class Inference:
     multi_label: bool = False
     errors: dict[int, str] = field(default_factory=dict)
     novelty: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    wanted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     late_cost_usd: float = 0.0
 
     def __post_init__(self) -> None:
         self.novelty = self.novelty if len(self.novelty) else np.zeros(len(self), dtype=np.float32)
+        self.wanted = self.wanted if len(self.wanted) else np.zeros(self.llm_scores.shape[:2], dtype=bool)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -259,6 +262,7 @@ class _Engine:
             values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
             order = order[np.argsort(-values, kind="stable")]  # if money runs out, then on the easy ones
         window.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
+        window.wanted[chosen | (self.policy == "always")] = True
         window.asked = order[(chosen & ~brought)[order]]
         if window.asked.size:
             window.asking = self.asker.submit([window.texts[i] for i in window.asked])
@@ -276,6 +280,7 @@ class _Engine:
             novelty = novelty_of(window.embeddings, config)
             values, threshold = gate_values(probs, config.calibration, config.multi_label, p, novelty)
             wanted = subject & (values > (0.0 if threshold is None else threshold))
+            window.wanted[wanted, p] = True
             if recorded[p]:
                 window.scores[wanted, p] = brought[wanted, p]
                 continue
@@ -300,7 +305,7 @@ class _Engine:
         multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
         told = (window.scores, window.called, window.cost_usd, multi_label, errors)
         novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
-        return Inference(logits, encoder_logits, *told, novelty, late)
+        return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
 
     def fuse(
         self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None

@@ -33,6 +33,7 @@ class Window:
     def __post_init__(self) -> None:
         self.called = np.zeros(len(self.texts), dtype=bool)
         self.cost_usd = np.zeros(len(self.texts))
+        self.wanted = np.zeros(self.scores.shape[:2], dtype=bool)
         self.errors: dict[int, str] = {}
 
     def proceed(self) -> None:

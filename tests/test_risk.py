@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.configuration import LabelFusionConfig
-from labelfusion.pipelines.answers import format_answers
+from labelfusion.pipelines import run
+from labelfusion.pipelines.answers import format_answers, lacking
 from labelfusion.pipelines.inference import Inference
 from labelfusion.pipelines.policy import Above, controlled_risk
 from labelfusion.training.gate import SHARES
@@ -114,7 +115,7 @@ def answers(make_model: Callable[..., Model], tokenizer: Tokenizer, multi_label:
     wrong = np.arange(40) % 2 == 0
     labels = ((probs > 0.5) ^ wrong[:, None]).astype(float) if multi_label else (probs.argmax(axis=1) + wrong) % 3
     model.config.calibration["risk"] = calibrate_risk(probs, probs, np.zeros(40), labels, multi_label)
-    return list(pipe(iter(texts), max_risk=0.2, **options))
+    return list(pipe(iter(texts), max_risk=0.2, **{"llm_policy": "never", **options}))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -127,9 +128,11 @@ def test_the_pipeline_abstains(make_model: Callable[..., Model], tiny_tokenizer:
         assert set(a["label_set"]) <= {"class0", "class1", "class2"}
         if not multi_label and not a["abstained"]:
             assert a["label_set"][0] == a["label"]
-    with_all = answers(make_model, tiny_tokenizer, multi_label, return_sources=True, llm_policy="never")
+    with_all = answers(make_model, tiny_tokenizer, multi_label, return_sources=True)
     assert [a["abstained"] for a in with_all] == [a["abstained"] for a in found]
-    assert all("sources" in a for a in with_all)
+    assert all("sources" in a and "llm_missing" not in a for a in with_all)
+    without = answers(make_model, tiny_tokenizer, multi_label, return_sources=True, llm_policy="always")
+    assert all(a["abstained"] and "no scores came" in a["llm_missing"] for a in without)
 
 
 def test_a_text_whose_llm_answer_is_missing_is_held_back() -> None:
@@ -137,7 +140,24 @@ def test_a_text_whose_llm_answer_is_missing_is_held_back() -> None:
     nothing = np.full((2, 1, 2), np.nan, dtype=np.float32)
     logits = np.array([[9.0, 0.0], [9.0, 0.0]], dtype=np.float32)
     result = Inference(logits, logits, nothing, np.ones(2, bool), np.zeros(2), False, {1: "deadline"})
+    silent = Inference(logits, logits, nothing, np.zeros(2, bool), np.zeros(2), wanted=np.array([[False], [True]]))
     stored = calibrate_risk(*(np.tile([0.9, 0.1], (100, 1)),) * 2, np.zeros(100), np.zeros(100, int), False)
-    first, second = format_answers(result, config, control=risk_control(0.1, stored, False))
-    assert (first["label"], first["abstained"], len(first["label_set"])) == ("LABEL_0", False, 1)
-    assert (second["label"], second["abstained"], len(second["label_set"])) == (None, True, 2)
+    for inference in (result, silent):
+        first, second = format_answers(inference, config, control=risk_control(0.1, stored, False))
+        assert (first["label"], first["abstained"], len(first["label_set"])) == ("LABEL_0", False, 1)
+        assert (second["label"], second["abstained"], len(second["label_set"])) == (None, True, 2)
+
+
+def test_a_text_without_the_scores_that_the_policy_counts_on_is_held_back(
+    make_model: Callable[..., Model], tiny_tokenizer: Tokenizer
+) -> None:
+    """Recorded scores that do not come, a function that is not saved, a blank text: nobody says an error."""
+    model = make_model(num_providers=2)
+    scores = np.tile(np.array([0.1, 0.8, 0.1], dtype=np.float32), (2, 1))
+    half = np.where([[False], [True]], np.nan, scores)
+    result = run(model, tiny_tokenizer, ["good", "bad", "", "film"], llm_scores=[scores, half, None, None])
+    assert result.wanted.all()
+    assert lacking(result).tolist() == [False, True, True, True]
+    for policy, wanted in (("never", 0), (0.5, 1)):  # of the two texts that bring scores
+        result = run(model, tiny_tokenizer, ["good", "bad"], llm_scores=[scores, half], llm_policy=policy)
+        assert result.wanted.sum() == 2 * wanted
