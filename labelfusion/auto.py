@@ -16,10 +16,10 @@ from .auto_saving import LLM, SavedClassifierMixin
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .original import from_original
-from .pipelines.asking import build_scorers
 from .pipelines.inference import Inference, infer, run
 from .pipelines.inputs import Row
 from .pipelines.policy import Policy
+from .pipelines.scorers import build_scorers
 from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts

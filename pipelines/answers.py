@@ -55,8 +55,9 @@ def format_answers(
     names, providers = config.label_names, source_names(config)
     if control is not None:
         answered, sets = hold_back(inference, config, control)
-    silent = np.flatnonzero(lacking(inference)) if control is not None else []  # says why an answer is held back
-    missing = {int(row): NO_SCORES for row in silent} | inference.errors
+    missing = inference.errors
+    if control is not None:  # say why an answer is held back
+        missing = {int(row): NO_SCORES for row in np.flatnonzero(lacking(inference))} | missing
     for i in range(len(inference)):
         labels = format_labels(probabilities[i], config, top_k)
         if control is not None:

@@ -2,98 +2,31 @@
 
 import asyncio
 import logging
-import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..configuration import LabelFusionConfig, LLMProvider
+from ..configuration import LabelFusionConfig
 from ..scoring.base import Scorer, ScoringError
 from ..scoring.tasks import gather_or_cancel
 from .patience import DEADLINE, Patience
+from .scorers import Scorers, Unbroken, build_scorers, check_scorers
 
 if TYPE_CHECKING:
     from ..scoring.money import Budget
 
-Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
-
-SERVERS_VARIABLE = "LABELFUSION_SERVERS"  # hosts, separated by commas, that models from the Hub may send texts to
 BUDGET_REASON = "budget of $"  # how the reason begins that a scorer gives for a text it had no money for
+LONGEST_UNPAID = 32  # texts in a row that there was no money for, after which no more is asked
+NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remaining texts."
 
 logger = logging.getLogger(__name__)
-
-
-def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) -> list[Scorer]:
-    """Make the scorers of a model's providers.
-
-    Args:
-        config: The model's config.
-        llm: What to ask instead of the declared providers, for one provider or as a list with one entry for each: a
-            function `(list of n texts) -> (n, num_labels)` probabilities, a model string, an `LLMProvider`, a dict of
-            its fields, or a `Scorer`. `None`: as declared.
-        **runtime: For `scoring.build_scorer` (`store`, `cache`, `embed`, `pool`, ...).
-
-    Raises:
-        ValueError: If `llm` does not fit the number of providers.
-        ScoringError: If a model from the Hub names a server of its author's choice, which nobody has allowed.
-    """
-    from ..scoring.factory import build_scorer
-
-    chosen = list(llm) if isinstance(llm, list | tuple) else [llm] * max(config.num_providers, 1)
-    if len(chosen) != config.num_providers or (
-        llm is not None and chosen and chosen[0] is llm and config.num_providers > 1
-    ):
-        names = [p.name for p in config.providers]
-        raise ValueError(
-            f"`llm` must name {config.num_providers} LLMs, one for each provider of the model {names}; got {llm!r}. "
-            + ("The model was made without LLMs." if not names else "Use None in the list for a provider as declared.")
-        )
-    scorers: list[Scorer] = []
-    for provider, choice in zip(config.providers, chosen, strict=True):
-        function = None
-        if hasattr(choice, "score"):
-            scorers.append(choice)
-            continue
-        if choice is None:
-            _check_servers(provider, config)
-        if callable(choice):
-            provider, function = LLMProvider(model="callable", name=provider.name), choice
-        elif choice is not None:
-            provider = LLMProvider.from_any(choice)
-        scorers.append(
-            build_scorer(
-                provider,
-                config.label_names,
-                config.multi_label,
-                config.class_descriptions,
-                function=function,
-                **runtime,
-            )
-        )
-    return scorers
-
-
-def _check_servers(provider: LLMProvider, config: LabelFusionConfig) -> None:
-    """Ask before texts, and perhaps a key, go where a file from the Hub says; a folder of one's own may say so."""
-    source = config.name_or_path
-    if not source or os.path.isdir(source):
-        return
-    urls = [provider.api_base, *(value for value in provider.params.values() if isinstance(value, str))]
-    hosts = {urlsplit(url).hostname for url in urls if url and "://" in url} - {None, "localhost", "127.0.0.1", "::1"}
-    allowed = {host.strip() for host in os.environ.get(SERVERS_VARIABLE, "").split(",")}
-    for host in sorted(hosts - allowed, key=str):
-        key = f", and the key in {provider.api_key_env}" if provider.api_key_env else ""
-        raise ScoringError(
-            f"{source} wants texts{key} sent to {host}, a server that its author chose. If you trust it, set the "
-            f"environment variable {SERVERS_VARIABLE}={host}."
-        )
 
 
 @dataclass
@@ -111,6 +44,19 @@ class Answers:
     called: NDArray[np.bool_]
     cost_usd: NDArray[np.float64]
     errors: dict[int, str] = field(default_factory=dict)
+
+    def note(self, row: int, reason: str) -> None:
+        """One more reason why an answer about a row is missing."""
+        said = self.errors.get(row)
+        self.errors[row] = reason if said in (None, reason) else f"{said}; {reason}"
+
+    def add(self, part: "Answers", rows: slice, share: float = 1.0) -> None:
+        """Put what was said about `rows` beside what is known of them; a `share` of its cost is theirs."""
+        self.scores[rows] = np.where(np.isnan(part.scores), self.scores[rows], part.scores)
+        self.called[rows] |= part.called
+        self.cost_usd[rows] += share * part.cost_usd
+        for row, reason in part.errors.items():
+            self.note(row + rows.start, reason)
 
     @classmethod
     def none(cls, count: int, config: LabelFusionConfig) -> "Answers":
@@ -154,8 +100,8 @@ class Asker:
         max_cost_usd: US dollars that the run may spend; when they are spent, no more is asked.
         chunk_size: Texts asked at a time while there is a limit.
         progress: Show a progress bar.
-        patience: Deadlines and second requests: each text is then a question of its own; with a limit in dollars too,
-            one after the other.
+        patience: Deadlines and second requests: each text is then a question of its own to each LLM; with a limit in
+            dollars too, one text after the other.
 
     Raises:
         ValueError: For a `max_cost_usd` that is not a number from 0.
@@ -182,7 +128,9 @@ class Asker:
         self._scorers: dict[int, Scorer] | None = None
         self._worked = False
         self._local = False  # local models alone, which have a progress bar of their own
-        self._stopped: str | None = None  # why nothing more is asked
+        self._broken: dict[int, str] = {}  # LLMs that are asked no more, and why
+        self._over = False  # the money is spent
+        self._unpaid = 0  # the last texts in a row that there was none for
         self._turn = asyncio.Lock()  # with a limit, one question at a time: the next must know what the last one cost
 
     @property
@@ -190,14 +138,19 @@ class Asker:
         """Indices of the LLMs that can be asked; those of recorded scores cannot."""
         return list(self._resolve())
 
-    def submit(self, texts: list[str], only: int | None = None) -> Asking:
+    def submit(self, texts: list[str], only: int | None = None, end: float | None = None) -> Asking:
         """Ask all LLMs, or that of the index `only`, about `texts` in the background.
+
+        Args:
+            texts: The texts.
+            only: Index of an LLM.
+            end: When the deadline is over, by `time.monotonic`, if it began earlier; not with a limit in dollars.
 
         Raises:
             ValueError: If the scorers do not fit the model.
         """
         scorers = {i: scorer for i, scorer in self._resolve().items() if only in (None, i)}
-        asking = Asking(self._ask(scorers, texts))
+        asking = Asking(self._ask(scorers, texts, end))
         # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
         local = [getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()]
         self._local = all(local)
@@ -229,13 +182,13 @@ class Asker:
                     self._scorers[i] = scorer
         return self._scorers
 
-    async def _ask(self, scorers: dict[int, Scorer], texts: list[str]) -> Answers:
+    async def _ask(self, scorers: dict[int, Scorer], texts: list[str], end: float | None) -> Answers:
         count = len(texts)
         answers = Answers.none(count, self.config)
         if not scorers:
             return answers
         if self.patience.in_use:
-            return await self._ask_singly(scorers, texts)
+            return await self._ask_singly(scorers, texts, end)
         if self.max_cost_usd is None:
             await self._ask_rows(scorers, texts, slice(0, count), answers)
             return answers
@@ -244,82 +197,92 @@ class Asker:
                 await self._ask_rows(scorers, texts, slice(start, min(start + self.chunk_size, count)), answers)
         return answers
 
-    async def _ask_singly(self, scorers: dict[int, Scorer], texts: list[str]) -> Answers:
-        """Each text by itself, as long as the patience lasts."""
-        distinct = list(dict.fromkeys(texts))
-        if self.max_cost_usd is None:
-            parts = await gather_or_cancel([self._in_time(scorers, text) for text in distinct])
-        else:
-            async with self._turn:
-                parts = [await self._in_time(scorers, text) for text in distinct]
-        found = dict(zip(distinct, parts, strict=True))
-        shared = Counter(texts)
-        rows = [found[text] for text in texts]
-        return Answers(
-            np.concatenate([part.scores for part in rows]),
-            np.concatenate([part.called for part in rows]),
-            np.array([part.cost_usd[0] / shared[text] for text, part in zip(texts, rows, strict=True)]),
-            {i: part.errors[0] for i, part in enumerate(rows) if 0 in part.errors},
-        )
+    async def _ask_singly(self, scorers: dict[int, Scorer], texts: list[str], end: float | None) -> Answers:
+        """Each text by itself, and each LLM about it, as long as the patience lasts."""
 
-    async def _in_time(self, scorers: dict[int, Scorer], text: str) -> Answers:
-        async def ask() -> Answers:
+        async def ask(text: str, end: float | None) -> Answers:
+            asked = [self._in_time(p, scorer, text, end, len(scorers) > 1) for p, scorer in scorers.items()]
             answers = Answers.none(1, self.config)
-            await self._ask_rows(scorers, [text], slice(0, 1), answers)
+            for part in await gather_or_cancel(asked):
+                answers.add(part, slice(0, 1))
             return answers
 
-        answers = await self.patience.first(ask)
-        if answers is None:
-            answers = Answers.none(1, self.config)
-            answers.called[0], answers.errors[0] = True, DEADLINE
+        distinct = list(dict.fromkeys(texts))
+        if self.max_cost_usd is None:
+            parts = await gather_or_cancel([ask(text, end) for text in distinct])
+        else:
+            async with self._turn:
+                parts = [await ask(text, None) for text in distinct]
+        found = dict(zip(distinct, parts, strict=True))
+        shared = Counter(texts)
+        answers = Answers.none(len(texts), self.config)
+        for i, text in enumerate(texts):
+            answers.add(found[text], slice(i, i + 1), 1 / shared[text])
         return answers
+
+    async def _in_time(self, p: int, scorer: Scorer, text: str, end: float | None, several: bool) -> Answers:
+        async def ask() -> Answers:
+            answers = Answers.none(1, self.config)
+            await self._ask_rows({p: scorer}, [text], slice(0, 1), answers)
+            return answers
+
+        def usable(answers: Answers) -> bool:
+            return not np.isnan(answers.scores[0, p]).any()
+
+        told, sent = await self.patience.first(ask, end, getattr(scorer, "tells_sent", False), usable)
+        if told is not None:
+            return told
+        late = Answers.none(1, self.config)
+        late.called[0], late.errors[0] = sent, f"{scorer.name}: {DEADLINE}" if several else DEADLINE
+        return late
 
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
         from ..scoring.loop import ascore_texts
         from ..scoring.money import Budget
 
-        remaining = None
+        budget = None
         if self.max_cost_usd is not None:  # less what those cost that are still to come, late as they may be
             left = self.max_cost_usd - self.spent - sum(b.spent + b.reserved for b in self._open)
-            remaining = Budget(max(left, 0.0))
+            budget = Budget(max(left, 0.0))
             if left <= 0:
-                self._stop(self._limit_reached())
-        if self._stopped is None:
-            self._open += [remaining] if remaining else []
-            try:
-                scores, batches = await ascore_texts(
-                    list(scorers.values()),
-                    texts[rows],
-                    progress=self.progress and not self._local,
-                    max_cost_usd=remaining,
-                )
-            except ScoringError as error:
-                if not self._worked:
-                    raise ScoringError(
-                        f"{error} (For the encoder alone: llm_policy='never', or llm=None in `fit`.)"
-                    ) from error
-                self._stop(str(error))
-            finally:
-                self._open = [budget for budget in self._open if budget is not remaining]
+                self._stop()
+        asked = [] if self._over else [p for p in scorers if p not in self._broken]
+        self._open += [budget] if budget else []
+        try:
+            scores, batches = await ascore_texts(
+                [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
+                texts[rows],
+                progress=bool(asked) and self.progress and not self._local and not self.patience.in_use,
+                max_cost_usd=budget,
+            )
+        finally:
+            self._open = [other for other in self._open if other is not budget]
         count = rows.stop - rows.start
-        if self._stopped is not None:
-            answers.errors.update(dict.fromkeys(range(rows.start, rows.stop), self._stopped))
-            return
-        self._worked = True
-        answers.scores[rows, list(scorers)] = scores
-        unasked = np.zeros(count, dtype=int)  # by how many providers, for want of money
-        for scorer, batch in zip(scorers.values(), batches, strict=True):
+        found = Answers.none(count, self.config)
+        if asked:
+            found.scores[:, asked] = scores
+        unpaid: set[int] = set()
+        for p, batch in zip(asked, batches, strict=True):
             self.spent += batch.usage.cost_usd
-            answers.cost_usd[rows] += batch.usage.cost_usd / count
+            found.cost_usd += batch.usage.cost_usd / count
+            called = np.ones(count, dtype=bool)
             for row, reason in batch.errors.items():
-                if reason.startswith(BUDGET_REASON):
-                    unasked[row] += 1
-                    reason = self._limit_reached()
-                said = answers.errors.get(row + rows.start)
-                answers.errors[row + rows.start] = "; ".join(filter(None, [said, f"{scorer.name}: {reason}"]))
-        answers.called[rows] = unasked < len(scorers)
-        if unasked.any():
-            self._stop(self._limit_reached())
+                broken, poor = reason == self._broken.get(p), reason.startswith(BUDGET_REASON)
+                called[row] = not broken and not poor
+                unpaid |= {row} if poor else set()
+                reason = self._limit_reached() if poor else reason
+                found.note(row, reason if broken else f"{scorers[p].name}: {reason}")
+            found.called |= called
+        for p in scorers.keys() - set(asked):
+            for row in range(count):
+                found.note(row, self._limit_reached() if self._over else self._broken[p])
+        self._worked |= bool(found.called.any())
+        if unpaid:
+            paid = np.flatnonzero(found.called)
+            self._unpaid = count - 1 - int(paid[-1]) if len(paid) else self._unpaid + count
+            if self._unpaid >= LONGEST_UNPAID:
+                self._stop()
+        answers.add(found, rows)
 
     def late_cost_usd(self) -> float:
         """US dollars of the answers that have come too late, or second, since this was last called."""
@@ -331,26 +294,19 @@ class Asker:
     def _limit_reached(self) -> str:
         return f"`max_cost_usd` of ${self.max_cost_usd:g} reached"
 
-    def _stop(self, reason: str) -> None:
-        if self._stopped is None:
-            logger.warning("No more LLM questions in this run: %s. The encoder answers the remaining texts.", reason)
-        self._stopped = reason
+    def _stop(self) -> None:
+        if not self._over:
+            self._over = True
+            logger.warning(NO_MORE, self._limit_reached())
 
-
-def check_scorers(scorers: Sequence[Scorer], config: LabelFusionConfig) -> None:
-    """Refuse scorers that do not fit the model.
-
-    Raises:
-        ValueError: For another number of scorers than providers, other classes, or another kind of problem.
-    """
-    if len(scorers) != config.num_providers:
-        raise ValueError(
-            f"`scorers` has {len(scorers)} entries, but the model declares {config.num_providers} LLM providers: "
-            f"{[p.name for p in config.providers]}."
-        )
-    for scorer in scorers:
-        if list(scorer.labels) != config.label_names or scorer.multi_label != config.multi_label:
-            raise ValueError(
-                f"The scorer {scorer.name!r} scores {list(scorer.labels)} (multi_label={scorer.multi_label}), but the "
-                f"model's classes are {config.label_names} (multi_label={config.multi_label})."
-            )
+    def _break(self, p: int, error: ScoringError) -> str:
+        """Ask the LLM `p` no more in this run. What the others say is not lost; at the start of a run all is said."""
+        if not self._worked and (error.batch is None or not error.batch.mask.any()):
+            raise ScoringError(f"{error} (For the encoder alone: llm_policy='never', or llm=None in `fit`.)") from error
+        if p not in self._broken:
+            self._broken[p] = str(error)
+            if len(self._broken) == len(self._resolve()):
+                logger.warning(NO_MORE, error)
+            else:
+                logger.warning("One LLM is asked no more in this run: %s. The others go on.", error)
+        return self._broken[p]

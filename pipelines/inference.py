@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..training.encoding import encode_texts, evaluating, novelty_of
 from ..training.gate import gate_values
-from .asking import Asker, Scorers
+from .asking import Asker
 from .inputs import Row, given_scores, read_inputs
 from .patience import Patience
 from .policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
+from .scorers import Scorers
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -287,7 +288,8 @@ class _Engine:
             rows = np.flatnonzero(wanted & open_)
             if rows.size:
                 window.asked = rows[np.argsort(-values[rows], kind="stable")]
-                window.asking = self.asker.submit([window.texts[i] for i in window.asked], only=p)
+                window.end = window.end or self.asker.patience.end()  # all LLMs together
+                window.asking = self.asker.submit([window.texts[i] for i in window.asked], p, window.end)
                 yield
 
     def finish(self, window: Window) -> Inference:

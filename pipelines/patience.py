@@ -2,9 +2,12 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from ..scoring.run import Question, current_question
 
 T = TypeVar("T")
 
@@ -13,9 +16,10 @@ LEAST = 20  # answers from which the delay of a second request is learnt
 
 
 class Patience:
-    """Waits for answers, each text's by itself.
+    """Waits for answers, each by itself.
 
-    What comes too late is not cancelled: it is being paid for, and goes into the score store for the next time.
+    What comes too late is not cancelled if its request is out: it is being paid for, and goes into the score store for
+    the next time. A question that still waits for its turn is given up, and costs nothing.
 
     Args:
         deadline_s: Seconds after which a text goes without its answer; `None`: never.
@@ -35,6 +39,7 @@ class Patience:
                 raise ValueError(f"`{name}` must be seconds above 0{hint} or None, got {value!r}.")
         self.deadline_s, self.hedge_s = deadline_s, hedge_s
         self._took: deque[float] = deque(maxlen=1000)
+        self._learnt: asyncio.Future[None] | None = None  # done when there are `LEAST` of them
         self.unheard: list[Any] = []  # results that nobody waited for
         self._late: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks only weakly
 
@@ -43,35 +48,89 @@ class Patience:
         """Whether there is anything to watch."""
         return self.deadline_s is not None or self.hedge_s is not None
 
-    async def first(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
-        """The first answer to `ask()`, or `None` if the deadline passes."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        end = math.inf if self.deadline_s is None else started + self.deadline_s
-        tasks = {loop.create_task(ask())}
+    def end(self) -> float:
+        """When a question that starts now is over, by `time.monotonic`."""
+        return math.inf if self.deadline_s is None else time.monotonic() + self.deadline_s
+
+    async def first(
+        self,
+        ask: Callable[[], Coroutine[Any, Any, T]],
+        end: float | None = None,
+        tells_sent: bool = False,
+        usable: Callable[[Any], bool] = lambda answer: True,
+    ) -> tuple[T | None, bool]:
+        """The first answer to `ask()`.
+
+        Args:
+            ask: Asks; called once more for a second request.
+            end: When to give up, by `time.monotonic`. Default: `self.end()`.
+            tells_sent: Whether what `ask` runs tells `scoring.run.current_question` when its request goes out.
+                Otherwise it counts as sent at once.
+            usable: Whether an answer is one; the other request is waited for where it is not.
+
+        Returns:
+            The answer, or `None` if there was none in time; and whether a request went out.
+        """
+        end = self.end() if end is None else end
+        if time.monotonic() >= end:
+            return None, False
+        asked: dict[asyncio.Task[T], Question] = {}
         try:
-            done = await _wait(tasks, min(self._delay(), end - started))
-            if not done and loop.time() < end:
-                tasks.add(loop.create_task(ask()))
-                done = await _wait(tasks, end - loop.time())
+            first, watched = _start(ask, tells_sent)
+            asked[first] = watched
+            if self.hedge_s is not None and await self._is_slow(first, watched, end):
+                asked.update([_start(ask, tells_sent, again=True)])
+            while (waiting := {t for t in asked if not t.done()}) and time.monotonic() < end:
+                if any(t.done() and (t.exception() is not None or usable(t.result())) for t in asked):
+                    break
+                await _wait(waiting, end)
         except asyncio.CancelledError:
-            for task in tasks:
+            for task in asked:
                 task.cancel()
             raise
-        for task in tasks - done:
-            self._late.add(task)
-            task.add_done_callback(self._forget)
+        done = [task for task in asked if task.done()]
+        for task, question in asked.items():
+            if task not in done and question.on_wire:
+                self._late.add(task)
+                task.add_done_callback(self._forget)
+            elif task not in done:
+                task.cancel()
         if not done:
-            return None
-        self._took.append(loop.time() - started)
-        for task in list(done)[1:]:
-            self._forget(task)
-        return next(iter(done)).result()
+            return None, any(question.on_wire for question in asked.values())
+        best = next((t for t in done if t.exception() is None and usable(t.result())), done[0])
+        for task in done:
+            if task is not best:
+                self._forget(task)
+        sent = any(question.on_wire for question in asked.values())
+        if watched.on_wire:  # answers from the store tell nothing about the LLM
+            self._note(time.monotonic() - watched.sent_at)
+        return best.result(), sent
+
+    async def _is_slow(self, task: "asyncio.Task[T]", question: Question, end: float) -> bool:
+        """Wait until a second request is due: not before the first one is out, nor before the delay is known."""
+        for event in (question.sent, *([self._enough()] if self.hedge_s == "p95" else [])):
+            await _wait({task, event}, end)
+            if task.done() or not event.done():
+                return False
+        await _wait({task}, min(end, question.sent_at + self._delay()))
+        return not task.done() and time.monotonic() < end
 
     def _delay(self) -> float:
         if self.hedge_s == "p95":
             return sorted(self._took)[int(0.95 * len(self._took))] if len(self._took) >= LEAST else math.inf
         return math.inf if self.hedge_s is None else float(self.hedge_s)
+
+    def _enough(self) -> "asyncio.Future[None]":
+        if self._learnt is None:
+            self._learnt = asyncio.get_running_loop().create_future()
+        if len(self._took) >= LEAST and not self._learnt.done():
+            self._learnt.set_result(None)
+        return self._learnt
+
+    def _note(self, seconds: float) -> None:
+        self._took.append(seconds)
+        if self.hedge_s == "p95":
+            self._enough()
 
     def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._late.discard(task)
@@ -79,6 +138,20 @@ class Patience:
             self.unheard.append(task.result())
 
 
-async def _wait(tasks: "set[asyncio.Task[T]]", seconds: float) -> "set[asyncio.Task[T]]":
-    timeout = None if math.isinf(seconds) else max(0.0, seconds)
-    return (await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED))[0]
+def _start(
+    ask: Callable[[], Coroutine[Any, Any, T]], tells_sent: bool, again: bool = False
+) -> "tuple[asyncio.Task[T], Question]":
+    question = Question(again)
+    if not tells_sent:
+        question.send()
+    token = current_question.set(question)  # a task takes the values of its beginning along
+    try:
+        return asyncio.get_running_loop().create_task(ask()), question
+    finally:
+        current_question.reset(token)
+
+
+async def _wait(futures: "set[Any]", end: float) -> None:
+    """Until one of them is done, or `end` has come."""
+    timeout = None if math.isinf(end) else max(0.0, end - time.monotonic())
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

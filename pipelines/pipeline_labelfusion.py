@@ -15,10 +15,10 @@ from ..training.encoding import encode_texts, tokenize
 from ..training.encoding import max_length as longest_input
 from ..training.tokenizer_files import tokenizer_error
 from .answers import UNSET, format_answers
-from .asking import Scorers, build_scorers
 from .inference import Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
 from .policy import Policy, check_policy, controlled_risk, resolve_policy
+from .scorers import Scorers, build_scorers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -20,6 +20,7 @@ class Window:
         embeddings: float32 `(n, hidden_size)`, once they are there.
         asked: int `(m,)`: the rows that the question in `asking` is about.
         asking: The question.
+        end: When the deadline of its texts is over, by `time.monotonic`; `None` before the first question.
         steps: Goes on to the next question, where one follows from the answers to the last.
     """
 
@@ -28,6 +29,7 @@ class Window:
     embeddings: torch.Tensor | None = None
     asked: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
     asking: Asking | None = None
+    end: float | None = None
     steps: Iterator[None] = field(default_factory=lambda: iter(()))
 
     def __post_init__(self) -> None:
@@ -49,4 +51,5 @@ class Window:
         self.cost_usd[self.asked] += answers.cost_usd
         for i, reason in answers.errors.items():
             row = int(self.asked[i])
-            self.errors[row] = "; ".join(filter(None, [self.errors.get(row), reason]))
+            said = self.errors.get(row)
+            self.errors[row] = reason if said in (None, reason) else f"{said}; {reason}"

@@ -21,7 +21,7 @@ from .money import BudgetReachedError, require_price
 from .prompts import Example
 from .providers import resolve
 from .questions import Questions
-from .run import Run, current_run
+from .run import Run, current_question, current_run
 from .store import Answer, ScoreStore
 from .tasks import gather_or_cancel
 from .transport import RequestError
@@ -46,6 +46,8 @@ class _Call:
     cached: int = 0
     failures: int = 0  # in a row
     stopped: str | None = None  # why no more is asked
+    broken: ScoringError | None = None  # where that is because nothing can work any more
+    unpaid: str | None = None  # the reason of rows that there was no money for
 
     def note(self, row: int, outcome: Outcome, cached: bool = False) -> None:
         """Note the scores of a row, or the reason why it has none."""
@@ -79,6 +81,7 @@ class APIScorer:
     """
 
     counts_progress = True
+    tells_sent = True
 
     def __init__(
         self,
@@ -127,16 +130,21 @@ class APIScorer:
         if todo:
             engine = await self._engine()
             if self._chosen is None:
-                todo = await self._probe(engine, call, todo)
+                async with engine.probing:  # one call finds out for all
+                    todo = todo if self._chosen else await self._probe(engine, call, todo)
             if self._chosen is not None:
                 await self._answer(engine, call, self._chosen, todo)
         for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
             if row not in call.errors:
                 call.note(row, call.stopped or "not asked")
-        if call.stopped:
+        if call.stopped and call.broken is None:
             logger.warning("%s: stopped early: %s.", self.name, call.stopped)
         method = self._chosen or self.provider.method
-        return expand(ScoreBatch(call.scores, method, call.usage, call.errors, call.cached), rows)
+        batch = expand(ScoreBatch(call.scores, method, call.usage, call.errors, call.cached), rows)
+        if call.broken is not None:
+            call.broken.batch = batch
+            raise call.broken
+        return batch
 
     async def likely_method(self) -> str:
         """The method that will be used, as far as is known without asking; `json` where `auto` has not tried yet."""
@@ -164,13 +172,14 @@ class APIScorer:
         """Answer the rows `todo`: from the store, from a question that is on its way already, or by asking."""
         call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
         found = await engine.stored([call.keys[row] for row in todo])
+        question = current_question.get()
         asked: list[int] = []
         waiting: dict[int, asyncio.Future[Outcome | None]] = {}
         for row in todo:
             key = call.keys[row]
             if key in found:
                 call.note(row, found[key], cached=True)
-            elif (future := engine.claim(key)) is not None:
+            elif (future := engine.claim(key)) is not None and not (question and question.again):
                 waiting[row] = future
             else:
                 asked.append(row)
@@ -180,7 +189,12 @@ class APIScorer:
             for method, rows in groups:
                 if call.stopped:
                     return
-                await self._ask(engine, call, method, rows)
+                try:
+                    await self._ask(engine, call, method, rows)
+                except ScoringError as error:
+                    if not call.usage.requests:
+                        raise
+                    call.broken, call.stopped = error, str(error)  # it worked at first: keep what is paid
 
         try:
             # More workers than requests on the wire: some write prompts and read answers meanwhile.
@@ -221,8 +235,10 @@ class APIScorer:
         """
         try:
             reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
-        except BudgetReachedError as error:
-            call.stopped = str(error)
+        except BudgetReachedError as error:  # a shorter text may still do
+            call.unpaid = str(error)
+            for row in rows:
+                call.note(row, call.unpaid)
             return False
         except RequestError as error:
             if probing and error.status in NOT_OFFERED:
@@ -313,7 +329,8 @@ class APIScorer:
                 return []
         if not options:
             raise ScoringError(f"{self.name} offers none of the methods: {'; '.join(reasons)}.")
-        call.stopped = f"no answer from the API, the last: {call.errors[todo[:PROBES][-1]]}"
+        last = call.errors[todo[:PROBES][-1]]
+        call.stopped = last if last == call.unpaid else f"no answer from the API, the last: {last}"
         return []
 
     async def _recall(self, store: ScoreStore | None) -> str | None:

@@ -65,7 +65,12 @@ class Scorer(Protocol):
 
 
 class ScoringError(RuntimeError):
-    """A scorer cannot work at all: no key, a missing package, an unknown model. The message says how to mend it."""
+    """A scorer cannot work at all: no key, a missing package, an unknown model. The message says how to mend it.
+
+    Where it worked at first, `batch` holds what was answered until then.
+    """
+
+    batch: ScoreBatch | None = None
 
 
 def unique(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:

@@ -11,10 +11,10 @@ from ..configuration import LLMProvider
 from .base import ScoringError, Usage
 from .limits import RateLimit, Slots
 from .method import Method
-from .money import Price, estimate_tokens, find_price, read_usage
+from .money import BudgetReachedError, Price, estimate_tokens, find_price, read_usage
 from .prompts import Example
 from .providers import Endpoint
-from .run import Run
+from .run import Run, current_question
 from .transport import LitellmTransport, OpenAITransport, RequestError, Transport
 
 logger = logging.getLogger(__name__)
@@ -74,19 +74,20 @@ class Client:
             body = method.body(texts, neighbours)
             estimate = estimate_tokens(body_length(body)), method.answer_tokens(len(texts))
             dollars = self.price.cost(*estimate) if self.price else 0.0
-            if run.budget:
-                run.budget.reserve(dollars)
-            spent = Usage()
             try:
-                reply = await self._send(method, body, sum(estimate))
-                spent = read_usage(reply, self.price, estimate)
-            except RequestError:
+                if run.budget:
+                    run.budget.reserve(dollars)
+                spent = Usage()
+                try:
+                    reply = await self._send(method, body, sum(estimate))
+                    spent = read_usage(reply, self.price, estimate)
+                finally:
+                    if run.budget:
+                        run.budget.settle(dollars, spent.cost_usd)
+            except (BudgetReachedError, RequestError):
                 if not replies:
                     raise
                 break  # the votes that are in may do
-            finally:
-                if run.budget:
-                    run.budget.settle(dollars, spent.cost_usd)
             replies.append(reply)
             usage += spent
         if len(replies) > 1:
@@ -103,6 +104,8 @@ class Client:
                 await self._tokens.acquire(tokens)
                 return await self._transport.post(method.path, body)
             except RequestError as error:
+                if (question := current_question.get()) is not None:
+                    question.unsend()
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
                     self._refused.add(str(error.param))
                     continue

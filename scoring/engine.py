@@ -20,6 +20,7 @@ class Engine:
 
     def __init__(self, client: Client, store: ScoreStore | None) -> None:
         self.client, self.store = client, store
+        self.probing = asyncio.Lock()
         self._asking: dict[bytes, asyncio.Future[Outcome | None]] = {}
 
     async def stored(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .base import ScoreBatch, check_scores, missing
+from .run import current_question
 
 
 class CallableScorer:
@@ -16,6 +18,7 @@ class CallableScorer:
     """
 
     method = "callable"
+    tells_sent = True
 
     def __init__(
         self, name: str, labels: list[str], multi_label: bool, function: Callable[[list[str]], Any] | None = None
@@ -27,16 +30,31 @@ class CallableScorer:
 
         Raises:
             ValueError: If its answer is not `(n, K)` of probabilities.
+            RuntimeError: If it wanted to end the program, or an iterator.
         """
         if self.function is None or not texts:
             reason = f"{self.name}: no function was given"
             return ScoreBatch(
                 missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
             )
-        answer = np.asarray(await asyncio.to_thread(self.function, list(texts)), dtype=np.float32)
+        said = await asyncio.to_thread(self._call, self.function, list(texts), _sender())
+        answer = np.asarray(said, dtype=np.float32)
         scores = check_scores(answer, len(texts), len(self.labels), self.multi_label, self.name)
         gone = np.flatnonzero(np.isnan(scores).any(axis=1)).tolist()
         return ScoreBatch(scores, self.method, errors=dict.fromkeys(gone, "the function gave no answer"))
+
+    def _call(self, function: Callable[[list[str]], Any], texts: list[str], begun: Callable[[], Any]) -> Any:
+        begun()
+        try:
+            return function(texts)
+        except (StopIteration, SystemExit, KeyboardInterrupt) as error:  # would end the event loop, or never arrive
+            raise RuntimeError(f"{self.name}: the function raised {type(error).__name__}: {error}") from error
+
+
+def _sender() -> Callable[[], Any]:
+    """What tells, from a thread, that the running question is being answered."""
+    question, loop = current_question.get(), asyncio.get_running_loop()
+    return (lambda: None) if question is None else partial(loop.call_soon_threadsafe, question.send)
 
 
 class RecordedScorer:

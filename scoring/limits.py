@@ -4,6 +4,8 @@ import asyncio
 import time
 from types import TracebackType
 
+from .run import current_question
+
 
 class RateLimit:
     """At most `per_minute` units a minute; `None` is no limit. For use on one event loop."""
@@ -45,6 +47,8 @@ class Slots:
         except BaseException:
             self._free.release()
             raise
+        if (question := current_question.get()) is not None:
+            question.send()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

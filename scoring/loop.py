@@ -4,7 +4,6 @@ A loop per call (`asyncio.run`) would break pooled connections and fail inside J
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -22,16 +21,17 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_pid: int | None = None  # a forked child has the loop object, but not the thread that runs it
+_thread: threading.Thread | None = None  # a forked child has the object, but the thread is not alive
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background event loop, started at the first call in a daemon thread."""
-    global _loop, _pid
+    global _loop, _thread
     with _lock:
-        if _loop is None or _pid != os.getpid():
-            _loop, _pid = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name="labelfusion-loop", daemon=True).start()
+        if _loop is None or _thread is None or not _thread.is_alive():
+            _loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_loop.run_forever, name="labelfusion-loop", daemon=True)
+            _thread.start()
         return _loop
 
 

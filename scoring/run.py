@@ -1,5 +1,6 @@
 """What the scorers of one `score_texts` call share: the budget and the progress display."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -58,7 +59,34 @@ class Run:
     progress: Progress | None = None
 
 
+class Question:
+    """A question that somebody keeps the time of. Belongs to the running event loop.
+
+    The scorer that answers it tells when a request goes out (`send`), and when that came to nothing (`unsend`). While
+    none is out, nothing is being paid, and the question may be cancelled.
+
+    Args:
+        again: The same is being asked already, too slowly: do not wait for that answer.
+    """
+
+    def __init__(self, again: bool = False) -> None:
+        self.again, self.on_wire, self.sent_at = again, False, time.monotonic()
+        self.sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def send(self) -> None:
+        """A request goes out."""
+        self.on_wire = True
+        if not self.sent.done():
+            self.sent_at = time.monotonic()
+            self.sent.set_result(None)
+
+    def unsend(self) -> None:
+        """It failed, and may be sent once more later."""
+        self.on_wire = False
+
+
 current_run: ContextVar[Run] = ContextVar("labelfusion_run")
+current_question: ContextVar[Question | None] = ContextVar("labelfusion_question", default=None)
 
 
 # How the reasons begin for which a text has no answer and will have none, however often it is asked.

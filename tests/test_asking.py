@@ -5,11 +5,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fake_scorer import FakeScorer
+from fake_scorer import NAMES, FakeScorer
 from labelfusion.configuration import LLMProvider
 from labelfusion.pipelines import run
 from labelfusion.pipelines.policy import select
+from labelfusion.scoring import build_scorer
 from labelfusion.scoring.base import ScoreBatch, ScoringError
+from llm_server import LLMServer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model
@@ -122,6 +124,47 @@ def test_an_llm_that_breaks_down_later_is_done_without(
     assert called == [True] * 256 + [False] * 744
     assert len(calls) == 3
     assert sum("too many failures" in record.message for record in caplog.records) == 1
+
+
+def test_an_llm_that_breaks_down_does_not_silence_the_others(
+    make_model: MakeModel, tiny_tokenizer: Tokenizer, caplog: LogCapture
+) -> None:
+    model, calls = make_model(llm_providers=["openai/a", "openai/b"]), []
+
+    async def breaks_down(texts: list[str]) -> None:
+        calls.append(texts)
+        if len(calls) == 2:  # some of its answers are there
+            error = ScoringError("b: the account may not use it")
+            error.batch = await FakeScorer("b", fail=texts[100:]).score(texts)
+            error.batch.errors = dict.fromkeys(error.batch.errors, str(error))
+            error.batch.usage.cost_usd = 1.0
+            raise error
+
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(640)]
+    a, b = FakeScorer("a", cost=0.001), FakeScorer("b", before=breaks_down)
+    pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[a, b])
+    answers = list(pipe(iter(texts), return_sources=True))
+    assert all(answer["sources"]["openai/a"] is not None for answer in answers)
+    heard = [answer["sources"]["openai/b"] is not None for answer in answers]
+    assert heard == [True] * 228 + [False] * 412
+    assert [answer.get("llm_missing") for answer in answers] == [
+        None if there else "b: the account may not use it" for there in heard
+    ]
+    assert sum(answer["cost_usd"] for answer in answers) == pytest.approx(0.64 + 1.28 + 1.0)
+    assert len(calls) == 2
+    assert sum("asked no more in this run" in record.message for record in caplog.records) == 1
+
+
+def test_a_text_that_is_too_dear_does_not_end_the_run(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    texts = [f"w{i % 10} film w{i // 10}" for i in range(20)]
+    texts[3] = "long " * 5000
+    provider = {"model": "m", "method": "json", "price": (1000.0, 1000.0)}
+    with LLMServer(labels=NAMES) as server:
+        scorer = build_scorer({**provider, "api_base": server.url}, NAMES, False, cache=False)
+        result = run(model, tiny_tokenizer, texts, scorers=[scorer], max_cost_usd=6.5)
+    assert [i for i, called in enumerate(result.llm_called) if not called] == [3]
+    assert "max_cost_usd" in result.errors[3]
+    assert result.cost_usd.sum() < 6.5
 
 
 def test_a_function_as_llm(make_model: MakeModel, tiny_tokenizer: Tokenizer, caplog: LogCapture) -> None:

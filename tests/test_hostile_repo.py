@@ -16,7 +16,7 @@ from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.export import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.pipelines.asking import build_scorers
+from labelfusion.pipelines.scorers import build_scorers
 from labelfusion.scoring.base import ScoringError
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 

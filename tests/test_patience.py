@@ -106,7 +106,7 @@ def test_the_delay_of_a_second_request_is_learnt() -> None:
 
     async def several() -> None:
         for _ in range(LEAST):
-            assert await patience.first(lambda: answer(0.005)) == 0.005
+            assert await patience.first(lambda: answer(0.005)) == (0.005, True)
 
     assert patience._delay() == float("inf")
     asyncio.run(several())

@@ -86,3 +86,14 @@ def test_one_that_cannot_work_stops_the_others() -> None:
 
 def test_usage_adds_up() -> None:
     assert Usage(1, 2, 3, 0.5) + Usage(1, 1, 1, 0.25) == Usage(2, 3, 4, 0.75)
+
+
+@pytest.mark.parametrize("error", [SystemExit(2), StopIteration(), KeyboardInterrupt()])
+def test_a_function_cannot_end_the_event_loop(error: BaseException) -> None:
+    def bad(texts: list[str]) -> Any:
+        raise error
+
+    with pytest.raises(RuntimeError, match=f"the function raised {type(error).__name__}"):
+        score_texts([build_scorer("callable/bad", ["a", "b"], False, function=bad)], ["text"])
+    good = build_scorer("callable/good", ["a", "b"], False, function=lambda texts: [[0.5, 0.5]] * len(texts))
+    assert score_texts([good], ["text"])[1][0].mask.all()

@@ -162,6 +162,43 @@ def test_refusals_do_not_stop_a_run() -> None:
         assert server.requests == len(TEXTS)
 
 
+def test_what_was_paid_before_the_breakdown_comes_with_the_error() -> None:
+    with LLMServer(latency=0.1) as server:
+        broke = threading.Timer(0.35, lambda: setattr(server, "status", 402))
+        one = scorer(server, max_concurrency=4)
+        score_texts([one], ["warm"])
+        broke.start()
+        with pytest.raises(ScoringError, match="may not use") as caught:
+            score_texts([one], TEXTS)
+        batch = caught.value.batch
+        assert batch is not None
+        assert batch.mask.sum() == len(server.paid) - 1 > 3
+        assert batch.usage.requests == batch.mask.sum()
+        assert len(batch.errors) == 60 - batch.mask.sum()
+
+
+def test_votes_that_are_paid_count_where_the_money_ends_between_two() -> None:
+    with LLMServer() as server:
+        fields: dict[str, Any] = {"method": "vote", "votes": 3, "price": (1000.0, 1000.0)}
+        whole = score(server, ["a text"], **fields).usage
+        assert whole.requests == 3
+        batch = score(server, ["a text"], max_cost_usd=0.9 * whole.cost_usd, **fields)
+        assert batch.mask.all()
+        assert 0 < batch.usage.requests < 3
+        assert batch.usage.cost_usd == pytest.approx(whole.cost_usd * batch.usage.requests / 3)
+
+
+def test_one_call_finds_the_method_for_all() -> None:
+    with LLMServer(latency=0.05) as server:
+        one = scorer(server, method="auto")
+
+        async def together() -> list[ScoreBatch]:
+            return list(await asyncio.gather(*(one.score([text]) for text in TEXTS)))
+
+        assert all(batch.mask.all() for batch in run_sync(together()))
+        assert server.requests < 60 + 6
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [(401, "the key was refused"), (403, "may not use"), (404, "no model 'm'"), (402, "may not use")],
