@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from .auto_asking import AskingClassifierMixin, declaration
 from .auto_checks import check_data, check_options
 from .auto_measuring import MeasuredClassifierMixin
 from .auto_saving import LLM, SavedClassifierMixin
-from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .original import from_original
 from .pipelines.inference import Inference, infer, run
 from .pipelines.inputs import Row
 from .pipelines.policy import Policy
-from .pipelines.scorers import build_scorers
 from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts
@@ -33,7 +32,9 @@ from .training_scores import score_training_rows
 logger = logging.getLogger(__name__)
 
 
-class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, ClassifierMixin, BaseEstimator):
+class AutoFusionClassifier(
+    AskingClassifierMixin, SavedClassifierMixin, MeasuredClassifierMixin, ClassifierMixin, BaseEstimator
+):
     """Text classifier that fuses a Transformer encoder with LLM scores.
 
     Args:
@@ -188,7 +189,7 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         self.model_ = LabelFusionForSequenceClassification.from_encoder_pretrained(
             source,
             labels=[str(c) for c in data.classes],
-            llm_providers=[_declaration(llm) for llm in llms],
+            llm_providers=[declaration(llm) for llm in llms],
             multi_label=self.multi_label,
             class_descriptions=self.class_descriptions,
             pooling=self.pooling,
@@ -323,15 +324,6 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             **options,
         )
 
-    def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
-        # A provider is asked as the config declares it, with the prior it has learnt, unless it was replaced.
-        replaced: list[Any] = self._llms()
-        for i, (llm, provider) in enumerate(zip(replaced, self.model_.config.providers, strict=False)):
-            if not callable(llm) and _declaration(llm).model == provider.model:
-                replaced[i] = None
-        runtime = {"cache": self.cache if cache is None else cache, "progress": self.progress, "embed": self._embed}
-        return build_scorers(self.model_.config, replaced, pool=pool or getattr(self, "_pool", None), **runtime)
-
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         return self._encode(texts).numpy()
 
@@ -353,11 +345,6 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             text_column=self.text_column,
             num_providers=None if num_providers == 0 else num_providers,
         )
-
-    def _llms(self) -> list[Any]:
-        if self.llm is None:
-            return []
-        return list(self.llm) if isinstance(self.llm, list | tuple) else [self.llm]
 
     def _fit_options(self) -> FitOptions:
         finetune = FinetuneOptions(
@@ -381,13 +368,6 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
             seed=self.seed,
             progress=self.progress,
         )
-
-
-def _declaration(llm: Any) -> LLMProvider:
-    if callable(llm) and not isinstance(llm, LLMProvider):
-        name = getattr(llm, "__name__", type(llm).__name__)
-        return LLMProvider(model=f"callable/{name}")
-    return LLMProvider.from_any(llm)
 
 
 def _labels(data: LabelledTexts) -> NDArray[Any]:

@@ -190,7 +190,7 @@ def infer(
     if not isinstance(rows, list):
         return _Engine(model, encode, asker, policy, StreamSelector(policy, config)).run(iter(rows), size)
     given_scores([scores for _, scores in rows], config)  # find what is wrong before anything is paid for
-    if policy in ("always", "never") or isinstance(policy, float):
+    if policy in ("always", "never") or isinstance(policy, float) or max_cost_usd is not None:
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
     choose = partial(select, policy=policy, config=config)
     return _Engine(model, encode, asker, policy, choose).run(iter(rows), size)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from .answers import UNSET, format_answers
 from .inference import Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
 from .policy import Policy, check_policy, controlled_risk, resolve_policy
-from .scorers import Scorers, build_scorers
+from .scorers import DeferredScorers, Scorers, build_scorers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,7 +79,7 @@ class LabelFusionPipeline(Pipeline):
             options = {"embed": self._embed, **(llm_options or {})}
             if llm is not None and not self.model.config.num_providers:
                 build_scorers(self.model.config, llm)  # says that there is nothing to ask for
-            self.scorers = cache(partial(build_scorers, self.model.config, llm, **options))
+            self.scorers = DeferredScorers(self.model.config, llm, options)
 
     def __call__(
         self, inputs: Any, *args: Any, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any

@@ -63,6 +63,29 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
     return scorers
 
 
+class DeferredScorers:
+    """`build_scorers` at the first call; anew in each process that this is sent to, for clients cannot be sent.
+
+    Args:
+        config: The model's config.
+        llm: As for `build_scorers`.
+        runtime: Its other arguments.
+    """
+
+    def __init__(self, config: LabelFusionConfig, llm: Any, runtime: dict[str, Any]) -> None:
+        self.config, self.llm, self.runtime = config, llm, runtime
+        self._made: list[Scorer] | None = None
+
+    def __call__(self) -> list[Scorer]:
+        """The scorers."""
+        if self._made is None:
+            self._made = build_scorers(self.config, self.llm, **self.runtime)
+        return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
+
+
 class Unbroken:
     """A scorer that, where it cannot work at all, has no answers instead: what others say is not lost.
 

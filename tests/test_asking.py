@@ -58,6 +58,16 @@ def test_a_budget_stops_the_questions(model: Model, tiny_tokenizer: Tokenizer, c
         assert top.tolist() == result.llm_called.tolist()
 
 
+def test_money_goes_where_asking_is_worth_most_in_a_whole_list(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    model.config.calibration["gate"] = {"recall": [0.9] * 3, "rate": [1 / 3] * 3, "threshold": 0.0}
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100 % 10} w{i // 1000}" for i in range(1000)]
+    scorer = FakeScorer(cost=0.01)
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_policy="auto", max_cost_usd=1.0)
+    assert 100 <= len(scorer.asked) < 250
+    top = select(result.encoder_logits, len(scorer.asked) / 1000, model.config, result.novelty)
+    assert top.tolist() == result.llm_called.tolist()
+
+
 @pytest.mark.parametrize("form", [list, iter])
 def test_a_scorer_that_keeps_to_the_budget_itself(
     model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, form: Any

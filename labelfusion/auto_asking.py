@@ -1,0 +1,68 @@
+"""Which LLMs an `AutoFusionClassifier` asks: those of its model, or what its user puts in their place."""
+
+from dataclasses import replace
+from typing import Any
+
+from .auto_saving import LLM
+from .configuration import LLMProvider
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .pipelines.scorers import build_scorers
+
+
+class AskingClassifierMixin:
+    """The scorers, made when first needed."""
+
+    llm: LLM | list[LLM]
+    model_: LabelFusionForSequenceClassification
+    cache: bool
+    progress: bool
+    _embed: Any
+
+    def _llms(self) -> list[Any]:
+        if self.llm is None:
+            return []
+        return list(self.llm) if isinstance(self.llm, list | tuple) else [self.llm]
+
+    def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
+        """The same ones until something changes: they keep connections, and count what the rate limits allow."""
+        providers, pool = self.model_.config.providers, pool or getattr(self, "_pool", None)
+        llms = self._llms()
+        for i, (llm, provider) in enumerate(zip(llms, providers, strict=False)):
+            llms[i] = llm if is_function(llm) else asked_instead(llm, provider)
+        runtime = {"cache": self.cache if cache is None else cache, "progress": self.progress}
+        wanted = ([provider.to_dict() for provider in providers], llms, runtime)
+        built = getattr(self, "_built", None)
+        if built is None or built[0] != wanted or built[1] is not pool:
+            made = build_scorers(self.model_.config, llms, pool=pool, embed=self._embed, **runtime)
+            built = self._built = (wanted, pool, made)
+        return built[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the scorers, whose clients belong to this process."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        return {name: value for name, value in state.items() if name != "_built"}
+
+
+def is_function(llm: Any) -> bool:
+    """Whether an LLM is a Python function."""
+    return callable(llm) and not isinstance(llm, LLMProvider)
+
+
+def declaration(llm: Any) -> LLMProvider:
+    """The provider that stands for what a user gives as an LLM."""
+    if is_function(llm):
+        return LLMProvider(model=f"callable/{getattr(llm, '__name__', type(llm).__name__)}")
+    return LLMProvider.from_any(llm)
+
+
+def asked_instead(llm: Any, declared: LLMProvider) -> LLMProvider | None:
+    """What is asked in place of a declared LLM; `None`: that one.
+
+    A model string says which LLM, not how it is asked. Of the same model, what was learnt for it stays.
+    """
+    given = declaration(llm)
+    if given.model != declared.model:
+        return given
+    learnt = {name: getattr(given, name) or getattr(declared, name) for name in ("prior", "examples", "guidelines")}
+    given = replace(given, **learnt)
+    return None if isinstance(llm, str) or given == declared else given
