@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     config = clf.model_.config
     new = _new_columns(config.multi_label, args)
-    _check_columns(table, new)
+    _check_columns(table, out, new)
     policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
     control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
     journal = Journal(out.with_name(out.name + ".journal"), _fingerprint(args, table, config))
@@ -163,12 +163,19 @@ def _check(table: Table, out: Path, overwrite: bool, top_k: int | None) -> None:
             raise ValueError(f"{str(out)!r} is there already; give another name, or --overwrite.")
 
 
-def _check_columns(table: Table, new: list[str]) -> None:
+def _check_columns(table: Table, out: Path, new: list[str]) -> None:
     first = next(iter(table), None)
     if first is None:
         raise ValueError(f"{table.name} has no rows.")
     if taken := sorted(set(new) & set(first)):
         raise ValueError(f"{table.name} has the columns {taken} already: rename or drop them.")
+    if table.suffix in (".json", ".jsonl") and out.suffix.lower() not in (".json", ".jsonl"):
+        for number, row in enumerate(table):  # before anything is asked: a table has the same columns in each row
+            if other := sorted(row.keys() - first.keys()):
+                raise ValueError(
+                    f"Row {number} of {table.name} has the columns {other}, which row 0 lacks; a {out.suffix} file has "
+                    "one set of columns: give OUT a name that ends in .jsonl."
+                )
 
 
 def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -56,7 +56,7 @@ def measure_tradeoff(
         num_providers=config.num_providers,
     )
     assert table.labels is not None
-    scores, costs, seconds = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
+    scores, costs, seconds, spent = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
     sample = _sample(len(table), latency_rows, seed)
     encoder_s = _timed(clf, [table.texts[i] for i in sample])
     known: dict[str, Any] = {"llm_scores": scores, **clf.encoding_options()}
@@ -85,7 +85,6 @@ def measure_tradeoff(
         {f"policy {policy}": point},
         seed=seed,
     )
-    spent = 0.0 if costs is None else float(costs.sum())
     answered = float(full.answered.any(axis=1).mean())
     return {
         **found,
@@ -114,8 +113,11 @@ def _timed(clf: "AutoFusionClassifier", texts: list[str]) -> NDArray[np.float64]
 
 def _ask_everything(
     clf: "AutoFusionClassifier", table: LabelledTexts, max_cost_usd: float | None, latency_rows: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Scores `(n, P, K)`, dollars `(n, P)` and seconds `(m, P)`; None where nothing was asked, so nothing is known."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64] | None, NDArray[np.float64] | None, float]:
+    """Scores `(n, P, K)`, dollars `(n, P)` and seconds `(m, P)`, and the dollars spent now.
+
+    None where nothing was asked, so nothing is known. An answer from the store has cost what others cost.
+    """
     config = clf.model_.config
     n = len(table)
     scores = np.full((n, config.num_providers, config.num_labels), np.nan, dtype=np.float32)
@@ -126,7 +128,7 @@ def _ask_everything(
     fresh = Asker(config, clf._scorers(cache=False), max_cost_usd)
     asked = fresh.providers if len(open_) else []
     if not asked:
-        return scores, None, None
+        return scores, None, None, 0.0
     sample = open_[_sample(len(open_), latency_rows, seed)] if latency_rows else open_[:0]
     costs, seconds = np.zeros((n, config.num_providers)), np.zeros((len(sample), config.num_providers))
     for i, row in enumerate(sample):
@@ -141,9 +143,10 @@ def _ask_everything(
     for p in asked if len(rest) else []:
         answers = asker.submit([table.texts[i] for i in rest], only=p).result()
         scores[rest, p], costs[rest, p] = answers.scores[:, p], answers.cost_usd
-        if not answers.cost_usd.any() and len(sample):  # from the store: it has cost what the others have
-            costs[rest, p] = costs[sample, p].mean()
-    return scores, costs, seconds if len(sample) else None
+        if len(sample):
+            stored = rest[(answers.cost_usd == 0) & ~np.isnan(answers.scores[:, p]).any(axis=1)]
+            costs[stored, p] = costs[sample, p].mean()
+    return scores, costs, seconds if len(sample) else None, fresh.spent + asker.spent
 
 
 @contextmanager

@@ -90,14 +90,18 @@ class ScoreStore:
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Scores, float32 `(K,)`, of the keys that are stored."""
-        found = {}
+        found: dict[bytes, NDArray[np.float32]] = {}
         with self._lock:
             connection = self._connect()
             for start in range(0, len(keys), 500):
                 part = keys[start : start + 500]
                 marks = ",".join("?" * len(part))
-                for key, scores in connection.execute(f"SELECT key, scores FROM answers WHERE key IN ({marks})", part):
-                    found[key] = np.frombuffer(scores, dtype=np.float32)
+                query = f"SELECT key, scores FROM answers WHERE key IN ({marks})"
+                try:
+                    rows = connection.execute(query, part).fetchall()
+                except sqlite3.DatabaseError as error:  # damaged pages show when they are read
+                    raise self._unusable(error) from None
+                found |= {key: np.frombuffer(scores, dtype=np.float32) for key, scores in rows}
         return found
 
     def put_many(self, answers: Iterable[Answer]) -> None:
@@ -209,12 +213,15 @@ class ScoreStore:
                 self._inherited = self._connection  # kept, as closing it in a forked child would disturb the parent's
                 self._connection = _open(self.path)
             except (sqlite3.Error, OSError) as error:
-                raise ScoringError(
-                    f"The score store {self.path} cannot be used ({error}). Move it away, name another with `store=` "
-                    "(`--store`), or go without it (`cache=False`, `--no-cache`)."
-                ) from None
+                raise self._unusable(error) from None
             self._pid = os.getpid()
         return self._connection
+
+    def _unusable(self, error: Exception) -> ScoringError:
+        return ScoringError(
+            f"The score store {self.path} cannot be used ({error}). Move it away, name another with `store=` "
+            "(`--store`), or go without it (`cache=False`, `--no-cache`)."
+        )
 
 
 def _open(path: str) -> sqlite3.Connection:

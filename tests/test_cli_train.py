@@ -247,6 +247,11 @@ def test_predict_refuses_to_destroy(trained: Path, tmp_path: Path, capsys: Any) 
     taken = write(rows(6, 3).assign(score=1), tmp_path / "taken.csv")
     assert main(["predict", model, str(taken), str(tmp_path / "x.csv")]) == 2
     assert "['score'] already" in capsys.readouterr().err
+    uneven = tmp_path / "uneven.jsonl"
+    uneven.write_text('{"text": "a"}\n{"text": "b", "id": 7}\n')
+    assert main(["predict", model, str(uneven), str(tmp_path / "y.csv")]) == 2
+    assert "Row 1 of uneven.jsonl has the columns ['id']" in capsys.readouterr().err
+    assert main(["predict", model, str(uneven), str(tmp_path / "y.jsonl")]) == 0
 
 
 def test_multi_label_from_parquet_to_predictions(tmp_path: Path, tiny_encoder_dir: str) -> None:

@@ -147,6 +147,18 @@ def test_another_kind_of_file_is_an_error(tmp_path: Path) -> None:
     assert path.read_text().startswith("these are my notes")
 
 
+def test_damaged_pages_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "scores.sqlite"
+    whole = ScoreStore(path)
+    whole.put_many([answer(i) for i in range(3000)])
+    whole.close()
+    content = bytearray(path.read_bytes())
+    content[8192 : len(content) // 2] = bytes(len(content) // 2 - 8192)
+    path.write_bytes(content)
+    with pytest.raises(ScoringError, match=r"score store .*scores.sqlite cannot be used .*Move it away"):
+        ScoreStore(path).get_many([answer(i).key for i in range(3000)])
+
+
 def test_a_store_that_cannot_be_written_costs_no_answer(
     store: ScoreStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

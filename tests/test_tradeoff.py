@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.tradeoff_curve import tradeoff_curve
+from llm_server import LLMServer
 
-from labelfusion import AutoFusionClassifier
+from labelfusion import AutoFusionClassifier, LLMProvider
 
 CLASSES = {"sport": "team game goal player match", "money": "bank stock price trade market"}
 
@@ -148,3 +149,29 @@ def test_predict_holds_answers_back(folder: Path, tmp_path: Path, capsys: Any) -
     assert "cannot be promised" in capsys.readouterr().err
     assert main([*arguments, "--target-accuracy", "0.999", "--overwrite"]) == 2
     assert "was not reached" in capsys.readouterr().err
+
+
+def test_what_was_spent_is_what_was_billed(tiny_encoder_dir: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """The curve counts what every answer would cost; the sum only what was paid now, under a limit and from the store."""
+    monkeypatch.setattr("labelfusion.scoring.store.default_path", lambda: tmp_path / "scores.sqlite")
+    names = sorted(CLASSES)
+    with LLMServer(labels=names) as server:
+        llm = LLMProvider("m", api_base=server.url, method="json", price=(100.0, 100.0))
+        options: dict[str, Any] = {"encoder": tiny_encoder_dir, "encoder_training": "probe", "fusion": "pool"}
+        clf = AutoFusionClassifier(llm="recorded", **options).fit(rows(100, 0)).set_params(llm=llm)
+        test = rows(60, 1, scores=False)
+
+        def billed() -> float:
+            return sum(server.tokens) * 1e-4
+
+        found = clf.tradeoff(test, max_cost_usd=0.5, latency_rows=5)
+        assert found["cost_usd"] == pytest.approx(billed(), rel=1e-6)
+        assert 0 < found["answered"] < 1
+        before = billed()
+        found = clf.tradeoff(test, latency_rows=5)
+        assert found["cost_usd"] == pytest.approx(billed() - before, rel=1e-6)
+        before = billed()
+        found = clf.tradeoff(test, latency_rows=5)  # all from the store, but for the sample
+        assert found["cost_usd"] == pytest.approx(billed() - before, rel=1e-6)
+        a_text = (billed() - before) / 5
+        assert found["points"]["always"]["usd_per_1000"] == pytest.approx(1000 * a_text, rel=0.2)
