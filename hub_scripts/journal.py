@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class Journal:
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
         self.path = path
         self._places: dict[int, int] = {}  # first row of a chunk: place of its newest line in the file
+        self.spent = 0.0  # US dollars, as last noted by `spend`
+        self._lock = threading.Lock()
         if path.exists():
             self._read(run)
         else:
@@ -45,7 +48,11 @@ class Journal:
             while line := file.readline():
                 place = file.tell() - len(line)
                 try:
-                    self._places[json.loads(line)["start"]] = place
+                    record = json.loads(line)
+                    if "spent" in record:
+                        self.spent = record["spent"]
+                    else:
+                        self._places[record["start"]] = place
                 except (ValueError, KeyError):  # cut off when the process was killed
                     file.truncate(place)
                     break
@@ -61,6 +68,12 @@ class Journal:
     def put(self, record: dict[str, Any]) -> None:
         """Keep the record of a chunk: its `start`, the number of its first row, and whatever else."""
         self._places[record["start"]] = self._append(record)
+
+    def spend(self, spent: float) -> None:
+        """Keep what has been spent so far in all, on chunks that are not finished too."""
+        if spent > self.spent:
+            self.spent = spent
+            self._append({"spent": spent})
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all chunks in order."""
@@ -80,7 +93,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _append(self, data: dict[str, Any]) -> int:
-        with self.path.open("ab") as file:
+        with self._lock, self.path.open("ab") as file:
             place = file.tell()
             file.write(json.dumps(data, separators=(",", ":")).encode() + b"\n")
             file.flush()

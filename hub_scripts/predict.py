@@ -7,8 +7,10 @@ import argparse
 import hashlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
     from ..pipelines.policy import Policy
+    from ..scoring.money import Budget
     from ..training.risk import RiskControl
+
+NOTED_S = 0.2  # seconds between two looks at what was spent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         counts = _answer_all(table, journal, clf, policy, control, args)
     except BaseException:
-        if kept := sum(record["rows"] for record in journal.records()):
+        if (kept := sum(record["rows"] for record in journal.records())) or journal.spent:
             print(f"{kept} rows are answered, in {journal.path}: the same command goes on there.", file=sys.stderr)
         else:
             journal.delete()
@@ -100,15 +105,19 @@ def _answer_all(
     """Answer the rows that the journal does not have, into the journal. Returns: sums over all of it."""
     from tqdm import tqdm
 
+    from ..scoring.money import Budget
+
     column = args.text_column or clf.text_column
     counts = _earlier(table, journal, column)
     counts["before"] = start = counts["rows"]
-    limit = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - counts["cost_usd"])
+    before, budget = max(counts["cost_usd"], journal.spent), None
+    if args.max_cost_usd is not None:
+        budget = Budget(max(0.0, args.max_cost_usd - before))
     waiting: list[Any] = []  # read, and on their way through the model
     rows_in = _read(table, column, start, waiting)
     total = len(table) if table.suffix == ".parquet" else None
-    with tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar:
-        for part in clf.stream_sources(rows_in, policy, limit, deadline_s=args.deadline_s):
+    with _noted(journal, before, budget), tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar:
+        for part in clf.stream_sources(rows_in, policy, budget, deadline_s=args.deadline_s):
             record = {
                 "start": counts["rows"],
                 "digest": _digest(waiting[: len(part)]),
@@ -124,6 +133,27 @@ def _answer_all(
             bar.update(len(part))
             bar.set_postfix_str(f"${counts['cost_usd']:.4f}", refresh=False)
     return counts
+
+
+@contextmanager
+def _noted(journal: Journal, before: float, budget: "Budget | None") -> Iterator[None]:
+    """Note what is spent as it is spent: rows that are paid and not finished count when a run goes on, too."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while budget is not None:
+            over = ended.wait(NOTED_S)
+            journal.spend(before + budget.spent)
+            if over:
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _earlier(table: Table, journal: Journal, column: str) -> dict[str, Any]:

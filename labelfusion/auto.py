@@ -309,7 +309,7 @@ class AutoFusionClassifier(
         )
 
     def stream_sources(
-        self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: float | None = None, **options: Any
+        self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
     ) -> Iterator[Inference]:
         """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
         self._check_fitted()

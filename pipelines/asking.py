@@ -97,7 +97,8 @@ class Asker:
         config: The model's config.
         scorers: One for each provider, or a function that makes them, called at the first question. `None`: those that
             the config declares.
-        max_cost_usd: US dollars that the run may spend; when they are spent, no more is asked.
+        max_cost_usd: US dollars that the run may spend, or a budget that its caller can watch; when they are spent, no
+            more is asked.
         chunk_size: Texts asked at a time while there is a limit.
         progress: Show a progress bar.
         patience: Deadlines and second requests: each text is then a question of its own to each LLM; with a limit in
@@ -111,19 +112,15 @@ class Asker:
         self,
         config: LabelFusionConfig,
         scorers: Scorers | None = None,
-        max_cost_usd: float | None = None,
+        max_cost_usd: "float | Budget | None" = None,
         chunk_size: int = 128,
         progress: bool = False,
         patience: Patience | None = None,
     ) -> None:
-        if max_cost_usd is not None and (
-            not isinstance(max_cost_usd, int | float) or isinstance(max_cost_usd, bool) or not max_cost_usd >= 0
-        ):
-            raise ValueError(f"`max_cost_usd` must be US dollars, 0 or more, or None; got {max_cost_usd!r}.")
-        self.config, self.max_cost_usd, self.chunk_size, self.progress = config, max_cost_usd, chunk_size, progress
+        self.config, self.chunk_size, self.progress = config, chunk_size, progress
+        self.budget = as_budget(max_cost_usd)
         self.patience = patience or Patience()
         self.spent = 0.0
-        self._open: list[Budget] = []  # of the questions under way
         self._given = scorers
         self._scorers: dict[int, Scorer] | None = None
         self._worked = False
@@ -189,7 +186,7 @@ class Asker:
             return answers
         if self.patience.in_use:
             return await self._ask_singly(scorers, texts, end)
-        if self.max_cost_usd is None:
+        if self.budget is None:
             await self._ask_rows(scorers, texts, slice(0, count), answers)
             return answers
         async with self._turn:
@@ -208,7 +205,7 @@ class Asker:
             return answers
 
         distinct = list(dict.fromkeys(texts))
-        if self.max_cost_usd is None:
+        if self.budget is None:
             parts = await gather_or_cancel([ask(text, end) for text in distinct])
         else:
             async with self._turn:
@@ -238,25 +235,16 @@ class Asker:
 
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
         from ..scoring.loop import ascore_texts
-        from ..scoring.money import Budget
 
-        budget = None
-        if self.max_cost_usd is not None:  # less what those cost that are still to come, late as they may be
-            left = self.max_cost_usd - self.spent - sum(b.spent + b.reserved for b in self._open)
-            budget = Budget(max(left, 0.0))
-            if left <= 0:
-                self._stop()
+        if self.budget is not None and self.budget.left <= 0:
+            self._stop()
         asked = [] if self._over else [p for p in scorers if p not in self._broken]
-        self._open += [budget] if budget else []
-        try:
-            scores, batches = await ascore_texts(
-                [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
-                texts[rows],
-                progress=bool(asked) and self.progress and not self._local and not self.patience.in_use,
-                max_cost_usd=budget,
-            )
-        finally:
-            self._open = [other for other in self._open if other is not budget]
+        scores, batches = await ascore_texts(
+            [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
+            texts[rows],
+            progress=bool(asked) and self.progress and not self._local and not self.patience.in_use,
+            max_cost_usd=self.budget,
+        )
         count = rows.stop - rows.start
         found = Answers.none(count, self.config)
         if asked:
@@ -264,6 +252,8 @@ class Asker:
         unpaid: set[int] = set()
         for p, batch in zip(asked, batches, strict=True):
             self.spent += batch.usage.cost_usd
+            if self.budget is not None and not getattr(scorers[p], "keeps_budget", False):
+                self.budget.settle(0.0, batch.usage.cost_usd)
             found.cost_usd += batch.usage.cost_usd / count
             called = np.ones(count, dtype=bool)
             for row, reason in batch.errors.items():
@@ -292,7 +282,7 @@ class Asker:
         return total
 
     def _limit_reached(self) -> str:
-        return f"`max_cost_usd` of ${self.max_cost_usd:g} reached"
+        return f"`max_cost_usd` of ${self.budget.limit if self.budget else 0:g} reached"
 
     def _stop(self) -> None:
         if not self._over:
@@ -310,3 +300,18 @@ class Asker:
             else:
                 logger.warning("One LLM is asked no more in this run: %s. The others go on.", error)
         return self._broken[p]
+
+
+def as_budget(max_cost_usd: "float | Budget | None") -> "Budget | None":
+    """The budget of a run.
+
+    Raises:
+        ValueError: For a `max_cost_usd` that is not a number from 0.
+    """
+    if max_cost_usd is None or hasattr(max_cost_usd, "reserve"):
+        return max_cost_usd  # type: ignore[return-value]
+    if not isinstance(max_cost_usd, int | float) or isinstance(max_cost_usd, bool) or not max_cost_usd >= 0:
+        raise ValueError(f"`max_cost_usd` must be US dollars, 0 or more, or None; got {max_cost_usd!r}.")
+    from ..scoring.money import Budget
+
+    return Budget(max_cost_usd)

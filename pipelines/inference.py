@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ..scoring.money import Budget
 
 LIST_WINDOW = 8192  # texts of a list whose embeddings are held at once
 FUSE_BATCH = 1024
@@ -141,7 +142,7 @@ def infer(
     *,
     scorers: Scorers | None = None,
     llm_policy: Policy = "always",
-    max_cost_usd: float | None = None,
+    max_cost_usd: "float | Budget | None" = None,
     target_accuracy: float | None = None,
     deadline_s: float | None = None,
     hedge_s: float | str | None = None,
@@ -165,8 +166,8 @@ def infer(
             are asked one after the other, in the order of the config, each through a gate of its own. The scores that
             a text brings are used in any case, except those of a provider declared `"recorded"`: they are its answers,
             and count only where the policy would have asked for them.
-        max_cost_usd: US dollars that may be spent on the LLMs. Where the policy looks at the encoder, the texts that
-            asking is worth most for come first.
+        max_cost_usd: US dollars that may be spent on the LLMs, or a `Budget` that can be watched. Where the policy
+            looks at the encoder, the texts that asking is worth most for come first.
         target_accuracy: Instead of a policy: as few questions as reached this accuracy on held-out rows, see
             `policy.for_accuracy`.
         deadline_s: Seconds after which a text goes without its answer, which is then marked in `errors`.

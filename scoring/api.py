@@ -82,6 +82,7 @@ class APIScorer:
 
     counts_progress = True
     tells_sent = True
+    keeps_budget = True
 
     def __init__(
         self,

@@ -40,13 +40,18 @@ class Budget:
             raise ValueError(f"`max_cost_usd` must not be negative, got {limit!r}.")
         self.limit, self.spent, self.reserved = limit, 0.0, 0.0
 
+    @property
+    def left(self) -> float:
+        """US dollars that are neither spent nor set aside."""
+        return self.limit - self.spent - self.reserved
+
     def reserve(self, estimate: float) -> None:
         """Set `estimate` dollars aside for a request.
 
         Raises:
             BudgetReachedError: If the limit does not allow it.
         """
-        if self.spent + self.reserved + estimate > self.limit:
+        if estimate > self.left:
             raise BudgetReachedError(f"budget of ${self.limit:g} reached")
         self.reserved += estimate
 

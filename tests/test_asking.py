@@ -76,6 +76,8 @@ def test_a_scorer_that_keeps_to_the_budget_itself(
     from labelfusion.scoring.run import current_run
 
     class Thrifty(FakeScorer):
+        keeps_budget = True
+
         async def score(self, texts: Sequence[str]) -> ScoreBatch:
             batch = await super().score(texts)
             paid, budget = len(texts), current_run.get().budget
@@ -83,6 +85,7 @@ def test_a_scorer_that_keeps_to_the_budget_itself(
             for i in range(len(texts)):
                 try:
                     budget.reserve(0.03)
+                    budget.settle(0.03, 0.03)
                 except BudgetReachedError as error:
                     paid = min(paid, i)
                     batch.scores[i], batch.errors[i] = np.nan, str(error)
