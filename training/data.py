@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .columns import check_binary, encode_labels, find_classes, is_vector, parse_list, parse_scores
+from .columns import (
+    check_binary,
+    encode_labels,
+    find_classes,
+    is_vector,
+    name_labels,
+    parse_list,
+    parse_scores,
+    to_number,
+)
 
 CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
 _CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text and "None" a class
@@ -60,8 +69,9 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         split: Split to take of a data set on the Hub or a `DatasetDict`.
 
     Returns:
-        The data frame, and the class names if the data set declares them: `ClassLabel`, or what `labelfusion score`
-        leaves in a Parquet file or beside a CSV or JSONL file, the order of its scores.
+        The data frame, with names for the indices of a `ClassLabel`, and the class names if the data set declares them:
+        `ClassLabel`, or what `labelfusion score` leaves in a Parquet file or beside a CSV or JSONL file, the order of
+        its scores.
 
     Raises:
         ValueError: For a type that is none of these, or a file of another kind.
@@ -74,7 +84,10 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         if path.suffix.lower() in READERS:
             if not path.is_file():
                 raise FileNotFoundError(f"There is no file {str(path)!r}.")
-            return READERS[path.suffix.lower()](path), _names_in_file(path)
+            metadata = _metadata(path)
+            table, names = _named(READERS[path.suffix.lower()](path), _features(metadata))
+            scored = metadata.get(b"labelfusion")
+            return table, list(json.loads(scored)["labels"]) if scored else names
         if path.exists() or isinstance(data, Path):
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
         from datasets import load_dataset
@@ -86,7 +99,8 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         if len(texts) != len(labels):
             raise ValueError(f"`(texts, labels)`: {len(texts)} texts but {len(labels)} labels.")
         column = "labels" if is_vector(next(iter(labels), None)) else "label"
-        return pd.DataFrame({"text": list(texts), column: list(labels)}), None
+        table = pd.DataFrame({"text": list(texts), column: list(labels)})
+        return _named(table, {column: getattr(labels, "features", None)})  # of a column of a datasets.Dataset
     if isinstance(data, dict) and hasattr(data, "keys") and not hasattr(data, "column_names"):
         return pd.DataFrame(dict(data)), None
     if isinstance(data, dict):  # a DatasetDict
@@ -94,7 +108,7 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
             raise ValueError(f"The data set has no split {split!r}; it has {', '.join(data)}. Pass one of them.")
         return read_table(data[split])
     if hasattr(data, "features") and hasattr(data, "to_pandas"):
-        return data.to_pandas(), _declared_names(data.features)
+        return _named(data.to_pandas(), data.features)
     if isinstance(data, Sequence) and data and isinstance(data[0], dict):
         return pd.DataFrame(list(data)), None
     raise ValueError(
@@ -154,8 +168,10 @@ def prepare(
         column = "labels" if "labels" in table else "label"
         if column in table:
             raw = [parse_list(v) if multi_label else v for v in table[column].tolist()]
+            if declared and not any(to_number(name) is not None for name in declared):  # then a number is an index
+                raw = name_labels(raw, declared)
             classes = find_classes(raw, classes if classes is not None else declared, multi_label)
-            labels = encode_labels(raw, classes, multi_label)
+            labels = encode_labels(raw, classes, multi_label, _other_names(declared, classes))
         elif require_labels:
             raise ValueError(
                 f"The data have no column 'label' or 'labels'; the columns are {', '.join(map(str, table.columns))}. "
@@ -185,7 +201,7 @@ def concatenate(a: LabelledTexts, b: LabelledTexts) -> LabelledTexts:
 
 def is_table(data: Any) -> bool:
     """Whether `data` is tabular, not a plain list or array of texts or labels."""
-    if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "features"):
+    if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "column_names"):
         return True
     if isinstance(data, tuple):
         return len(data) == 2 and not all(isinstance(x, str) for x in data)
@@ -199,29 +215,43 @@ def with_labels(data: Any, y: Any, text_column: str) -> Any:
     if hasattr(data, "columns"):
         column = "labels" if np.ndim(y) == 2 else "label"
         return data.assign(**{column: list(y)})
-    return list(data), list(y)
+    return list(data), y
 
 
-def _names_in_file(path: Path) -> list[str] | None:
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    """What a Parquet file, or the small file beside another one, says about its data."""
     beside = path.with_name(path.name + CLASSES_SUFFIX)
-    if beside.is_file():
-        return list(json.loads(beside.read_text(encoding="utf-8"))["labels"])
-    if path.suffix.lower() != ".parquet":
-        return None
-    import pyarrow.parquet as pq
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        return dict(pq.read_schema(path).metadata or {})
+    return {b"labelfusion": beside.read_bytes()} if beside.is_file() else {}
+
+
+def _features(metadata: dict[bytes, bytes]) -> Any:
+    declared = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
+    if not declared:
+        return {}
     from datasets import Features
 
-    metadata = pq.read_schema(path).metadata or {}
-    if b"labelfusion" in metadata:
-        return list(json.loads(metadata[b"labelfusion"])["labels"])
-    declared = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
-    return _declared_names(Features.from_dict(declared)) if declared else None
+    return Features.from_dict(declared)
 
 
-def _declared_names(features: Any) -> list[str] | None:
-    for column in ("label", "labels"):
+def _named(table: pd.DataFrame, features: Any) -> tuple[pd.DataFrame, list[str] | None]:
+    """The table with names for the indices of `ClassLabel`, and these names."""
+    declared = None
+    for column in ("labels", "label"):
         feature = features.get(column)
         names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-        if names:
-            return list(names)
-    return None
+        if names and column in table:
+            declared = declared or list(names)
+            found = name_labels(table[column].tolist(), names)
+            table = table.assign(**{column: pd.Series(found, index=table.index, dtype=object)})
+    return table, declared
+
+
+def _other_names(declared: list[str] | None, classes: Sequence[Any]) -> list[str]:
+    """What the data call the classes in their order, where none has the same name: `classes` renames them."""
+    given = {str(c).casefold() for c in classes}
+    renamed = declared and len(declared) == len(classes) and given.isdisjoint(c.casefold() for c in declared)
+    return list(declared or []) if renamed else []
