@@ -153,3 +153,25 @@ def test_a_loaded_model_of_numbers_is_fitted_again(make: Any, tmp_path: Path) ->
     assert loaded.fit(TEXTS, numbers).classes_.tolist() == [1, 2, 3]
     assert set(loaded.predict(TEXTS)) <= {1, 2, 3}
     assert loaded.score(TEXTS, numbers) > 0.8
+
+
+def test_columns_of_labels_are_taken_by_name() -> None:
+    table = pd.DataFrame({"text": TEXTS, **{name: [int(name == n) for n in LABELS] for name in NAMES}})
+
+    def read(classes: list[str] | None, multi_label: bool = False) -> Any:
+        return prepare(table, classes=classes, label_columns=NAMES, multi_label=multi_label).names()
+
+    assert read(None) == read(ORDER) == LABELS
+    assert read(ORDER, multi_label=True) == [[name] for name in LABELS]
+    assert read(["A", "B", "C"])[:3] == ["A", "B", "C"]  # other names, in the order of the columns
+    with pytest.raises(ValueError, match="`label_columns` are 3 columns, but there are 2 classes"):
+        read(["film", "sport"])
+
+
+def test_labels_are_ignored_where_texts_are_classified(make: Any) -> None:
+    clf = make().fit(TEXTS, LABELS)
+    expected = clf.predict(TEXTS[:3])
+    for labels in ([None, "film", "news"], [-1, 0, 7], [[], ["film"], None]):
+        assert clf.predict(pd.DataFrame({"text": TEXTS[:3], "label": labels})) == expected
+    columns = {name: [np.nan, 1, 2] for name in NAMES}
+    assert clf.set_params(label_columns=NAMES).predict(pd.DataFrame({"text": TEXTS[:3], **columns})) == expected

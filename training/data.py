@@ -18,6 +18,7 @@ from .columns import (
     name_labels,
     parse_list,
     parse_scores,
+    shorten,
     to_number,
 )
 
@@ -136,7 +137,7 @@ def prepare(
         label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
         text_column: Name of the text column.
         num_providers: Expected number of providers in `llm_scores`; `None`: as many as there are.
-        require_labels: Whether data without labels is an error.
+        require_labels: Whether labels are read; else they are ignored.
 
     Raises:
         ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape; the row is named.
@@ -153,31 +154,9 @@ def prepare(
         if not isinstance(text, str):
             raise ValueError(f"Row {i}: `{text_column}` is {text!r}, expected a string. Drop the row, or give ''.")
     labels: NDArray[Any] | None = None
-    if label_columns:
-        absent = [c for c in label_columns if c not in table]
-        if absent and require_labels:
-            raise ValueError(f"`label_columns`: the data have no column {absent}.")
-        classes = list(label_columns) if classes is None else list(classes)
-        if not absent:
-            labels = check_binary(table[list(label_columns)].to_numpy())
-            if not multi_label:
-                if not (labels.sum(axis=1) == 1).all():
-                    raise ValueError("`label_columns`: single-label rows have exactly one 1; pass multi_label=True.")
-                labels = labels.argmax(axis=1).astype(np.int64)
-    else:
-        column = "labels" if "labels" in table else "label"
-        if column in table:
-            raw = [parse_list(v) if multi_label else v for v in table[column].tolist()]
-            if declared and not any(to_number(name) is not None for name in declared):  # then a number is an index
-                raw = name_labels(raw, declared)
-            classes = find_classes(raw, classes if classes is not None else declared, multi_label)
-            labels = encode_labels(raw, classes, multi_label, _other_names(declared, classes))
-        elif require_labels:
-            raise ValueError(
-                f"The data have no column 'label' or 'labels'; the columns are {', '.join(map(str, table.columns))}. "
-                "Rename yours, or pass `label_columns=[...]` for one 0/1 column a class."
-            )
-    classes = list(classes or [])
+    if require_labels:
+        labels, classes = _read_labels(table, declared, classes, multi_label, label_columns)
+    classes = list(next((c for c in (classes, label_columns, declared) if c is not None), []))
     scores = None
     if "llm_scores" in table:
         scores = parse_scores(table["llm_scores"].tolist(), len(classes), num_providers)
@@ -248,6 +227,45 @@ def _named(table: pd.DataFrame, features: Any) -> tuple[pd.DataFrame, list[str] 
             found = name_labels(table[column].tolist(), names)
             table = table.assign(**{column: pd.Series(found, index=table.index, dtype=object)})
     return table, declared
+
+
+def _read_labels(
+    table: pd.DataFrame,
+    declared: list[str] | None,
+    classes: Sequence[Any] | None,
+    multi_label: bool,
+    label_columns: Sequence[str] | None,
+) -> tuple[NDArray[Any], list[Any]]:
+    """Labels as of `LabelledTexts`, and the classes; the arguments are those of `prepare`."""
+    if label_columns:
+        absent = [c for c in label_columns if c not in table]
+        if absent:
+            raise ValueError(f"`label_columns`: the data have no column {absent}.")
+        classes, columns = list(label_columns if classes is None else classes), {str(c): c for c in label_columns}
+        if len(classes) != len(columns):
+            raise ValueError(
+                f"`label_columns` are {len(columns)} columns, but there are {len(classes)} classes: "
+                f"{shorten(classes)}. Give one column a class."
+            )
+        same = set(columns) == {str(c) for c in classes}  # otherwise `classes` renames the columns, in their order
+        order = [columns[str(c)] for c in classes] if same else list(label_columns)
+        labels = check_binary(table[order].to_numpy())
+        if multi_label:
+            return labels, classes
+        if not (labels.sum(axis=1) == 1).all():
+            raise ValueError("`label_columns`: single-label rows have exactly one 1; pass multi_label=True.")
+        return labels.argmax(axis=1).astype(np.int64), classes
+    column = "labels" if "labels" in table else "label"
+    if column not in table:
+        raise ValueError(
+            f"The data have no column 'label' or 'labels'; the columns are {', '.join(map(str, table.columns))}. "
+            "Rename yours, or pass `label_columns=[...]` for one 0/1 column a class."
+        )
+    raw = [parse_list(v) if multi_label else v for v in table[column].tolist()]
+    if declared and not any(to_number(name) is not None for name in declared):  # then a number is an index
+        raw = name_labels(raw, declared)
+    classes = find_classes(raw, classes if classes is not None else declared, multi_label)
+    return encode_labels(raw, classes, multi_label, _other_names(declared, classes)), classes
 
 
 def _other_names(declared: list[str] | None, classes: Sequence[Any]) -> list[str]:
