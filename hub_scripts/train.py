@@ -216,7 +216,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 def _read(source: str, args: argparse.Namespace) -> "pd.DataFrame":
     from ..training.data import read_table
 
-    table, _ = read_table(source)
+    table, _ = read_table(source, text_column=args.text_column)
     if args.text_column not in table:
         raise ValueError(
             f"{source} has no column {args.text_column!r} (`--text-column`); its columns are "

@@ -1,5 +1,7 @@
 """Cells of a table to arrays: labels in every spelling, and the `llm_scores` column."""
 
+import ast
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -92,10 +94,10 @@ def parse_row(value: Any, row: int) -> list[Any] | None:
     """One cell of the `llm_scores` column as a list with one entry a provider; `None` if it is empty."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value or "null")
         except json.JSONDecodeError:
             raise ValueError(f"`llm_scores` row {row} is text that is not JSON: {value[:60]!r}.") from None
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if is_missing(value) or (is_vector(value) and len(value) == 0):
         return None
     if not is_vector(value):
         raise ValueError(f"`llm_scores` row {row} is {value!r}; expected providers x classes, or null.")
@@ -154,29 +156,46 @@ def _is_binary_vector(items: list[Any], num_labels: int, named: bool) -> bool:
     return named or num_labels > 2 or len(set(items)) < len(items)
 
 
-def check_binary(values: NDArray[Any]) -> NDArray[np.float32]:
+def check_binary(values: NDArray[Any], argument: str = "label_columns") -> NDArray[np.float32]:
     """A 0/1 matrix as float32, or an error that names the row."""
     out = values.astype(np.float32)
     if not np.isin(out, (0.0, 1.0)).all():
         row = int(np.flatnonzero(~np.isin(out, (0.0, 1.0)).all(axis=1))[0])
-        raise ValueError(f"`label_columns`: row {row} holds {values[row].tolist()}; expected 0 and 1 only.")
+        raise ValueError(f"`{argument}`: row {row} holds {values[row].tolist()}; expected 0 and 1 only.")
     return out
 
 
-def parse_list(value: Any) -> Any:
-    """Multi-label cells of a CSV: a JSON list, or names separated by `|` or `;` or `,`."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return json.loads(text.replace("'", '"'))
-    for separator in "|;,":
-        if separator in text:
-            return [part.strip() for part in text.split(separator) if part.strip()]
-    return [text] if text else []
+def parse_lists(column: Sequence[Any]) -> list[Any]:
+    """Multi-label cells of a CSV: lists in the manner of JSON or Python, or names separated by `|`, `;` or `,`.
+
+    A column has one separator, the first of these that occurs in it: with `film, tv|sport`, `film, tv` is one class.
+
+    Raises:
+        ValueError: For a list that cannot be read, naming the row.
+    """
+    cells = [value.strip() if isinstance(value, str) else value for value in column]
+    texts = [cell for cell in cells if isinstance(cell, str) and not cell.startswith("[")]
+    separator = next((s for s in "|;," if any(s in text for text in texts)), "|")
+
+    def parse(cell: Any, row: int) -> Any:
+        if not isinstance(cell, str):
+            return cell
+        if cell.startswith("["):
+            return _parse_list(cell, row)
+        return [part.strip() for part in cell.split(separator) if part.strip()]
+
+    return [parse(cell, i) for i, cell in enumerate(cells)]
+
+
+def _parse_list(text: str, row: int) -> list[Any]:
+    for read in (json.loads, ast.literal_eval):
+        if read is ast.literal_eval and re.search(r"""['"]\s+['"]""", text):
+            break  # an array as numpy prints it: Python would join its names
+        with contextlib.suppress(ValueError, SyntaxError):  # a JSONDecodeError is a ValueError
+            found = read(text)
+            if isinstance(found, list):
+                return found
+    raise ValueError(f"Row {row}: the labels {text[:60]!r} are no list; expected '[\"a\", \"b\"]' or 'a|b'.")
 
 
 def _is_number(value: Any) -> bool:

@@ -14,9 +14,10 @@ from .columns import (
     check_binary,
     encode_labels,
     find_classes,
+    is_missing,
     is_vector,
     name_labels,
-    parse_list,
+    parse_lists,
     parse_scores,
     shorten,
     to_number,
@@ -24,9 +25,9 @@ from .columns import (
 
 CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
 _CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text and "None" a class
-READERS: dict[str, Callable[[Any], pd.DataFrame]] = {
-    ".csv": lambda path: pd.read_csv(path, **_CELLS),
-    ".tsv": lambda path: pd.read_csv(path, sep="\t", **_CELLS),
+READERS: dict[str, Callable[..., pd.DataFrame]] = {
+    ".csv": lambda path, **options: pd.read_csv(path, **_CELLS, **options),
+    ".tsv": lambda path, **options: pd.read_csv(path, sep="\t", **_CELLS, **options),
     ".jsonl": lambda path: pd.read_json(path, lines=True),
     ".json": pd.read_json,
     ".parquet": pd.read_parquet,
@@ -61,13 +62,15 @@ class LabelledTexts:
         return [[c for c, yes in zip(classes, row, strict=True) if yes] for row in self.labels]
 
 
-def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str] | None]:
+def read_table(data: Any, split: str = "train", text_column: str = "text") -> tuple[pd.DataFrame, list[str] | None]:
     """Read anything tabular into a data frame.
 
     Args:
         data: DataFrame, `datasets.Dataset`, dict of columns, list of dicts, pair `(texts, labels)`, path of a CSV, TSV,
             JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
         split: Split to take of a data set on the Hub or a `DatasetDict`.
+        text_column: Name of the text column: of that which `(texts, labels)` get, and that has "" where a cell of a CSV
+            or TSV file is empty.
 
     Returns:
         The data frame, with names for the indices of a `ClassLabel`, and the class names if the data set declares them:
@@ -86,7 +89,10 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
             if not path.is_file():
                 raise FileNotFoundError(f"There is no file {str(path)!r}.")
             metadata = _metadata(path)
-            table, names = _named(READERS[path.suffix.lower()](path), _features(metadata))
+            options = {"dtype": {text_column: str}} if _has_cells(path) else {}  # "123" is a text, and so is ""
+            table, names = _named(READERS[path.suffix.lower()](path, **options), _features(metadata))
+            if options and text_column in table:
+                table[text_column] = table[text_column].fillna("")
             scored = metadata.get(b"labelfusion")
             return table, list(json.loads(scored)["labels"]) if scored else names
         if path.exists() or isinstance(data, Path):
@@ -100,7 +106,7 @@ def read_table(data: Any, split: str = "train") -> tuple[pd.DataFrame, list[str]
         if len(texts) != len(labels):
             raise ValueError(f"`(texts, labels)`: {len(texts)} texts but {len(labels)} labels.")
         column = "labels" if is_vector(next(iter(labels), None)) else "label"
-        table = pd.DataFrame({"text": list(texts), column: list(labels)})
+        table = pd.DataFrame({text_column: pd.Series(list(texts), dtype=object), column: list(labels)})
         return _named(table, {column: getattr(labels, "features", None)})  # of a column of a datasets.Dataset
     if isinstance(data, dict) and hasattr(data, "keys") and not hasattr(data, "column_names"):
         return pd.DataFrame(dict(data)), None
@@ -142,7 +148,7 @@ def prepare(
     Raises:
         ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape; the row is named.
     """
-    table, declared = read_table(data)
+    table, declared = read_table(data, text_column=text_column)
     if len(table) == 0:
         raise ValueError("The data have no rows.")
     if text_column not in table:
@@ -155,7 +161,7 @@ def prepare(
             raise ValueError(f"Row {i}: `{text_column}` is {text!r}, expected a string. Drop the row, or give ''.")
     labels: NDArray[Any] | None = None
     if require_labels:
-        labels, classes = _read_labels(table, declared, classes, multi_label, label_columns)
+        labels, classes = _read_labels(table, declared, classes, multi_label, label_columns, _has_cells(data))
     classes = list(next((c for c in (classes, label_columns, declared) if c is not None), []))
     scores = None
     if "llm_scores" in table:
@@ -178,6 +184,11 @@ def concatenate(a: LabelledTexts, b: LabelledTexts) -> LabelledTexts:
     return LabelledTexts(a.texts + b.texts, np.concatenate([a.labels, b.labels]), scores, a.classes)
 
 
+def _has_cells(data: Any) -> bool:
+    """Whether `data` is the path of a CSV or TSV file, in which an empty text and a missing one look alike."""
+    return isinstance(data, str | Path) and Path(data).suffix.lower() in (".csv", ".tsv")
+
+
 def is_table(data: Any) -> bool:
     """Whether `data` is tabular, not a plain list or array of texts or labels."""
     if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "column_names"):
@@ -187,13 +198,22 @@ def is_table(data: Any) -> bool:
     return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], dict)
 
 
-def with_labels(data: Any, y: Any, text_column: str) -> Any:
-    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given."""
+def with_labels(data: Any, y: Any) -> Any:
+    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given.
+
+    `y` may be a data frame of one column of labels, or of a 0/1 column a class.
+    """
     if y is None:
         return data
+    if hasattr(y, "columns"):
+        names = list(y.columns)
+        y = y[names[0]].tolist() if len(names) == 1 else name_labels(check_binary(y.to_numpy(), "y").tolist(), names)
     if hasattr(data, "columns"):
-        column = "labels" if np.ndim(y) == 2 else "label"
-        return data.assign(**{column: list(y)})
+        if len(data) != len(y):
+            raise ValueError(f"`y`: {len(data)} texts but {len(y)} labels.")
+        labels = pd.Series(list(y), index=data.index, dtype=object)
+        kept = data.drop(columns=["label", "labels"], errors="ignore")
+        return kept.assign(**{"labels" if is_vector(next(iter(y), None)) else "label": labels})
     return list(data), y
 
 
@@ -235,8 +255,12 @@ def _read_labels(
     classes: Sequence[Any] | None,
     multi_label: bool,
     label_columns: Sequence[str] | None,
+    cells: bool,
 ) -> tuple[NDArray[Any], list[Any]]:
-    """Labels as of `LabelledTexts`, and the classes; the arguments are those of `prepare`."""
+    """Labels as of `LabelledTexts`, and the classes; the arguments are those of `prepare`.
+
+    `cells`: an empty list of classes is an empty cell.
+    """
     if label_columns:
         absent = [c for c in label_columns if c not in table]
         if absent:
@@ -261,7 +285,9 @@ def _read_labels(
             f"The data have no column 'label' or 'labels'; the columns are {', '.join(map(str, table.columns))}. "
             "Rename yours, or pass `label_columns=[...]` for one 0/1 column a class."
         )
-    raw = [parse_list(v) if multi_label else v for v in table[column].tolist()]
+    raw = table[column].tolist()
+    if multi_label:
+        raw = parse_lists(["" if cells and is_missing(v) else v for v in raw])
     if declared and not any(to_number(name) is not None for name in declared):  # then a number is an index
         raw = name_labels(raw, declared)
     classes = find_classes(raw, classes if classes is not None else declared, multi_label)
