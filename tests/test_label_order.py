@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from labelfusion.hub_scripts.cli import main
@@ -64,6 +65,16 @@ def test_other_classes_rename_the_declared_ones() -> None:
     assert prepare(declared(ORDER), classes=[0, 1, 2]).names() == ["0", "1", "2"]
     with pytest.raises(ValueError, match="unknown label 'tech'"):  # the same classes, spelled otherwise
         prepare(declared(ORDER), classes=["Film", "Sport", "Tech"])
+
+
+def test_scored_under_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    declared(ORDER).to_parquet(str(path))
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, b"labelfusion": json.dumps({"labels": ["T", "F", "S"]}).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    for classes in (None, ["F", "S", "T"]):
+        assert prepare(path, classes=classes).names() == ["T", "F", "S"]
 
 
 def test_a_missing_index_is_a_missing_label() -> None:

@@ -90,11 +90,12 @@ def read_table(data: Any, split: str = "train", text_column: str = "text") -> tu
                 raise FileNotFoundError(f"There is no file {str(path)!r}.")
             metadata = _metadata(path)
             options = {"dtype": {text_column: str}} if _has_cells(path) else {}  # "123" is a text, and so is ""
-            table, names = _named(READERS[path.suffix.lower()](path, **options), _features(metadata))
+            scored = json.loads(metadata.get(b"labelfusion", b"{}")).get("labels")
+            table = READERS[path.suffix.lower()](path, **options)
             if options and text_column in table:
                 table[text_column] = table[text_column].fillna("")
-            scored = metadata.get(b"labelfusion")
-            return table, list(json.loads(scored)["labels"]) if scored else names
+            table, names = _named(table, _features(metadata), scored)
+            return table, scored or names
         if path.exists() or isinstance(data, Path):
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
         from datasets import load_dataset
@@ -218,13 +219,14 @@ def with_labels(data: Any, y: Any) -> Any:
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:
-    """What a Parquet file, or the small file beside another one, says about its data."""
-    beside = path.with_name(path.name + CLASSES_SUFFIX)
+    """What a Parquet file, and the small file beside any other, say about its data."""
+    found: dict[bytes, bytes] = {}
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
-        return dict(pq.read_schema(path).metadata or {})
-    return {b"labelfusion": beside.read_bytes()} if beside.is_file() else {}
+        found = dict(pq.read_schema(path).metadata or {})
+    beside = path.with_name(path.name + CLASSES_SUFFIX)
+    return found | ({b"labelfusion": beside.read_bytes()} if beside.is_file() else {})
 
 
 def _features(metadata: dict[bytes, bytes]) -> Any:
@@ -236,13 +238,16 @@ def _features(metadata: dict[bytes, bytes]) -> Any:
     return Features.from_dict(declared)
 
 
-def _named(table: pd.DataFrame, features: Any) -> tuple[pd.DataFrame, list[str] | None]:
-    """The table with names for the indices of `ClassLabel`, and these names."""
+def _named(
+    table: pd.DataFrame, features: Any, scored: list[str] | None = None
+) -> tuple[pd.DataFrame, list[str] | None]:
+    """The table with names for the indices of `ClassLabel`, and these names; `scored` renames them, in their order."""
     declared = None
     for column in ("labels", "label"):
         feature = features.get(column)
         names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
         if names and column in table:
+            names = scored if scored and len(scored) == len(names) else names
             declared = declared or list(names)
             found = name_labels(table[column].tolist(), names)
             table = table.assign(**{column: pd.Series(found, index=table.index, dtype=object)})
