@@ -81,9 +81,7 @@ def split_data(path: str | None, seed: int) -> "tuple[pd.DataFrame, pd.DataFrame
     from labelfusion.training.data import read_table
     from sklearn.model_selection import train_test_split
 
-    table, names = read_table(path or DATA)
-    if names and "label" in table:
-        table["label"] = [names[i] for i in table["label"]]
+    table, _ = read_table(path or DATA)
     if "split" in table:
         train, test = table[table["split"] == "train"], table[table["split"] != "train"]
         if len(train) and len(test):

@@ -168,13 +168,14 @@ def _with_guidelines(
 
 def _labels(table: Table, args: argparse.Namespace) -> list[str]:
     """The class names, in the order in which training will find them in the same data."""
-    from ..training.columns import find_classes, parse_list
+    from ..training.columns import find_classes, parse_lists
 
     found = table.class_names()
     column = "labels" if args.multi_label else "label"
     first = next(iter(table))
     if found is None and column in first:
-        raw = [parse_list(row[column]) if args.multi_label else row[column] for row in table]
+        raw = [row[column] for row in table]
+        raw = parse_lists(raw) if args.multi_label else raw
         classes = find_classes([value for value in raw if value not in (None, "")], None, args.multi_label)
         named = all(isinstance(c, str) and not c.isdigit() for c in classes)
         found = classes if named else None

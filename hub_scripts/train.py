@@ -119,15 +119,14 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"`--review` is {args.review!r}; expected a name that ends in .csv or .jsonl.")
     _check_folder(folder, args.overwrite)
     transformers_logging.disable_progress_bar()
-    train, labels = _read(args.data, args)
-    extra = _read(args.eval, args)[0] if args.eval else None
-    if args.test:
-        _read(args.test, args)  # what is wrong with it is said now, not after the training
+    train = _read(args.data, args)
+    for source in filter(None, (args.eval, args.test)):
+        _read(source, args)  # what is wrong with it is said now, not after the training
     folder.mkdir(parents=True, exist_ok=True)
     clf = AutoFusionClassifier(
         encoder=args.encoder,
         llm=_llms(args.llm, train),
-        labels=args.labels or labels,
+        labels=args.labels,
         multi_label=args.multi_label,
         label_columns=args.label_columns,
         text_column=args.text_column,
@@ -137,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in _PASSED},
     )
     with measured(args.track_emissions) as emissions:
-        clf.fit(train, eval_data=extra)
+        clf.fit(args.data, eval_data=args.eval)  # by name: files declare the order of their classes
     if emissions:
         clf.report_["emissions"] = emissions
     clf.report_["data"] = shown_name(args.data)  # for the card
@@ -214,16 +213,16 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _read(source: str, args: argparse.Namespace) -> "tuple[pd.DataFrame, list[str] | None]":
+def _read(source: str, args: argparse.Namespace) -> "pd.DataFrame":
     from ..training.data import read_table
 
-    table, labels = read_table(source)
+    table, _ = read_table(source, text_column=args.text_column)
     if args.text_column not in table:
         raise ValueError(
             f"{source} has no column {args.text_column!r} (`--text-column`); its columns are "
             f"{', '.join(map(str, table.columns))}."
         )
-    return table, labels
+    return table
 
 
 def _llms(given: list[Any] | None, table: "pd.DataFrame") -> list[Any] | Callable[..., Any] | None:

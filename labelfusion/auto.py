@@ -166,7 +166,7 @@ class AutoFusionClassifier(
         Args:
             train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data
                 set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not asked about.
-            y: Labels of a list of texts. Tabular data in this place count as `eval_data`.
+            y: Labels of a list of texts. Tabular data with texts in this place count as `eval_data`.
             eval_data: More labelled data. Everything is used for fitting; out-of-sample outputs come from
                 cross-fitting.
 
@@ -175,11 +175,12 @@ class AutoFusionClassifier(
             ScoringError: If the LLM cannot be asked at all.
         """
         check_options(self)
-        if y is not None and is_table(y) and eval_data is None:
+        labels_only = hasattr(y, "columns") and self.text_column not in y
+        if y is not None and is_table(y) and not labels_only and eval_data is None:
             y, eval_data = None, y
         started = time.perf_counter()
         llms = self._llms()
-        data = self._prepare(with_labels(train, y, self.text_column), self.labels, len(llms))
+        data = self._prepare(with_labels(train, y), self.labels, len(llms))
         if eval_data is not None:
             data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
         check_data(data)

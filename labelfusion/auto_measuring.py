@@ -23,14 +23,13 @@ class MeasuredClassifierMixin:
 
     model_: LabelFusionForSequenceClassification
     classes_: NDArray[Any]
-    text_column: str
     predict_sources: Callable[..., Inference]  # of the class that this is mixed into
     _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any]]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
         config = self.model_.config
-        data = self._prepare(with_labels(X, y, self.text_column), self.classes_.tolist(), config.num_providers)
+        data = self._prepare(with_labels(X, y), self.classes_.tolist(), config.num_providers)
         assert data.labels is not None  # `prepare` has seen to it
         probabilities = self.predict_sources(data).probabilities
         right = is_right(probabilities, data.labels, config.multi_label, config.thresholds, config.min_labels)

@@ -72,7 +72,7 @@ class SavedClassifierMixin:
         declared: Any = list(model.config.providers) or None
         chosen = llm if llm is not None else declared
         encoder = model.config.encoder_config._name_or_path or "roberta-base"
-        clf: Any = cls(encoder=encoder, llm=chosen, labels=list(model.config.label_names), **params)  # type: ignore[call-arg]
+        clf: Any = cls(encoder=encoder, llm=chosen, labels=classes, **params)  # type: ignore[call-arg]
         clf.model_ = model.to(clf._device()).eval()
         clf.tokenizer_ = load_tokenizer(source)
         clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)

@@ -1,41 +1,51 @@
 """Cells of a table to arrays: labels in every spelling, and the `llm_scores` column."""
 
+import ast
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 
-def encode_labels(raw: Sequence[Any], classes: Sequence[Any], multi_label: bool) -> NDArray[Any]:
+def encode_labels(
+    raw: Sequence[Any], classes: Sequence[Any], multi_label: bool, other_names: Sequence[Any] = ()
+) -> NDArray[Any]:
     """Labels to int64 `(n,)` indices, or float32 `(n, K)` 0/1 vectors for multi-label.
 
-    A single label is a class or, where the classes are names, also its index. A multi-label entry is a 0/1 vector or a
-    list of classes.
+    A label is a class, in any spelling of a number ("1", 1, 1.0), or an index where no class is called a number.
+    A multi-label entry is a 0/1 vector or a list of classes. `other_names` are what the data call the K classes.
 
     Raises:
         ValueError: For a missing or unknown label, naming the row.
     """
     index: dict[Any, int] = {c: i for i, c in enumerate(classes)}
-    index |= {str(c): i for i, c in enumerate(classes) if str(c) not in index}
-    named = all(isinstance(c, str) for c in classes)
+    for names in (map(str, classes), other_names):
+        index |= {name: i for i, name in enumerate(names) if name not in index}
+    numbers: dict[float | None, int] = {to_number(c): i for i, c in enumerate(classes) if to_number(c) is not None}
 
     def position(value: Any, row: int) -> int:
         value = value.item() if isinstance(value, np.generic) else value
-        if value is None or (isinstance(value, float) and np.isnan(value)):
+        if is_missing(value):
             raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if value in index:
-            return index[value]
-        if named and isinstance(value, int) and 0 <= value < len(classes):
-            return value
-        raise ValueError(f"Row {row} has the unknown label {value!r}; the classes are {shorten(classes)}.")
+        if is_vector(value):
+            raise ValueError(f"Row {row} has the label {value!r}, expected one class; lists need multi_label=True.")
+        number = to_number(value)
+        found = index.get(value, index.get(str(value), numbers.get(number)))
+        if found is None and not numbers and not isinstance(value, str) and number in range(len(classes)):
+            found = int(value)
+        if found is None:
+            raise ValueError(f"Row {row} has the unknown label {value!r}; the classes are {shorten(classes)}.")
+        return found
 
     if not multi_label:
         return np.array([position(v, i) for i, v in enumerate(raw)], dtype=np.int64)
     out = np.zeros((len(raw), len(classes)), dtype=np.float32)
+    named = not numbers or (all(isinstance(c, str) for c in classes) and _looks_binary(raw))
     for i, value in enumerate(raw):
         if not is_vector(value):
             raise ValueError(f"Row {i}: multi-label `labels` must be a list of classes or a 0/1 vector, got {value!r}.")
@@ -84,10 +94,10 @@ def parse_row(value: Any, row: int) -> list[Any] | None:
     """One cell of the `llm_scores` column as a list with one entry a provider; `None` if it is empty."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value or "null")
         except json.JSONDecodeError:
             raise ValueError(f"`llm_scores` row {row} is text that is not JSON: {value[:60]!r}.") from None
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if is_missing(value) or (is_vector(value) and len(value) == 0):
         return None
     if not is_vector(value):
         raise ValueError(f"`llm_scores` row {row} is {value!r}; expected providers x classes, or null.")
@@ -102,19 +112,40 @@ def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool)
     if given is not None:
         return list(given)
     values = [v for row in raw if is_vector(row) for v in row] if multi_label else raw
-    if multi_label and raw and all(is_vector(r) for r in raw) and _looks_binary(raw):
+    if multi_label and _looks_binary(raw):
         return [str(i) for i in range(len(raw[0]))]
     for i, value in enumerate(values):
-        if value is None or (isinstance(value, float) and np.isnan(value)):
+        if is_missing(value):
             raise ValueError(f"Row {i} has no label. Drop the row: unlabelled texts cannot be trained on.")
     found = {v.item() if isinstance(v, np.generic) else v for v in values}
     if len(found) < 2:
         raise ValueError(f"The data have {len(found)} class(es), {shorten(sorted(map(str, found)))}; two are needed.")
     kinds = {isinstance(v, str) for v in found}
-    return sorted(found) if len(kinds) == 1 else sorted(map(str, found))
+    return sorted(found) if len(kinds) == 1 else sorted(set(map(str, found)))
 
 
-def _looks_binary(raw: list[Any]) -> bool:
+def name_labels(raw: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Indices and 0/1 vectors in the order of `names` as these names; a negative index is a missing label."""
+    binary = _looks_binary(raw) and len(raw[0]) == len(names)
+
+    def name(value: Any) -> Any:
+        if is_vector(value):
+            items = list(value)
+            if binary or (len(set(items)) < len(items) and _is_binary_vector(items, len(names), True)):
+                return [n for n, yes in zip(names, items, strict=True) if yes]
+            return [name(v) for v in items]
+        if not _is_number(value) or is_missing(value) or str(value) in {"True", "False"} & set(names):
+            return value
+        if value < 0:
+            return None
+        return names[int(value)] if value < len(names) else str(value)
+
+    return [name(value) for value in raw]
+
+
+def _looks_binary(raw: Sequence[Any]) -> bool:
+    if not raw or not all(is_vector(r) for r in raw):
+        return False
     lengths = {len(r) for r in raw}
     return len(lengths) == 1 and lengths.pop() > 1 and all(_is_number(v) and v in (0, 1) for r in raw for v in r)
 
@@ -125,33 +156,62 @@ def _is_binary_vector(items: list[Any], num_labels: int, named: bool) -> bool:
     return named or num_labels > 2 or len(set(items)) < len(items)
 
 
-def check_binary(values: NDArray[Any]) -> NDArray[np.float32]:
+def check_binary(values: NDArray[Any], argument: str = "label_columns") -> NDArray[np.float32]:
     """A 0/1 matrix as float32, or an error that names the row."""
     out = values.astype(np.float32)
     if not np.isin(out, (0.0, 1.0)).all():
         row = int(np.flatnonzero(~np.isin(out, (0.0, 1.0)).all(axis=1))[0])
-        raise ValueError(f"`label_columns`: row {row} holds {values[row].tolist()}; expected 0 and 1 only.")
+        raise ValueError(f"`{argument}`: row {row} holds {values[row].tolist()}; expected 0 and 1 only.")
     return out
 
 
-def parse_list(value: Any) -> Any:
-    """Multi-label cells of a CSV: a JSON list, or names separated by `|` or `;` or `,`."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return json.loads(text.replace("'", '"'))
-    for separator in "|;,":
-        if separator in text:
-            return [part.strip() for part in text.split(separator) if part.strip()]
-    return [text] if text else []
+def parse_lists(column: Sequence[Any]) -> list[Any]:
+    """Multi-label cells of a CSV: lists in the manner of JSON or Python, or names separated by `|`, `;` or `,`.
+
+    A column has one separator, the first of these that occurs in it: with `film, tv|sport`, `film, tv` is one class.
+
+    Raises:
+        ValueError: For a list that cannot be read, naming the row.
+    """
+    cells = [value.strip() if isinstance(value, str) else value for value in column]
+    texts = [cell for cell in cells if isinstance(cell, str) and not cell.startswith("[")]
+    separator = next((s for s in "|;," if any(s in text for text in texts)), "|")
+
+    def parse(cell: Any, row: int) -> Any:
+        if not isinstance(cell, str):
+            return cell
+        if cell.startswith("["):
+            return _parse_list(cell, row)
+        return [part.strip() for part in cell.split(separator) if part.strip()]
+
+    return [parse(cell, i) for i, cell in enumerate(cells)]
+
+
+def _parse_list(text: str, row: int) -> list[Any]:
+    for read in (json.loads, ast.literal_eval):
+        if read is ast.literal_eval and re.search(r"""['"]\s+['"]""", text):
+            break  # an array as numpy prints it: Python would join its names
+        with contextlib.suppress(ValueError, SyntaxError):  # a JSONDecodeError is a ValueError
+            found = read(text)
+            if isinstance(found, list):
+                return found
+    raise ValueError(f"Row {row}: the labels {text[:60]!r} are no list; expected '[\"a\", \"b\"]' or 'a|b'.")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number | np.bool_)
+
+
+def to_number(value: Any) -> float | None:
+    """The number that a label is or spells; `None` for a word."""
+    if isinstance(value, str):
+        return float(value) if re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", value) else None
+    return float(value) if _is_number(value) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is None, NaN or `pandas.NA`."""
+    return not is_vector(value) and bool(pd.isna(value))
 
 
 def is_vector(value: Any) -> bool:
