@@ -49,7 +49,7 @@ class Journal:
                 place = file.tell() - len(line)
                 try:
                     record = json.loads(line)
-                    if "spent" in record:
+                    if list(record) == ["spent"]:
                         self.spent = record["spent"]
                     else:
                         self._places[record["start"]] = place

@@ -35,12 +35,12 @@ def after(seconds: float, only: tuple[str, ...] = ()) -> Callable[[list[str]], A
 
 def test_what_is_not_sent_by_the_deadline_is_not_sent_at_all(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model(llm_providers=["openai/m"])
-    with LLMServer(labels=NAMES, latency=0.3) as server:
+    with LLMServer(labels=NAMES, latency=0.5) as server:
         scorer = api(server, max_concurrency=4)
         run(model, tiny_tokenizer, ["warm"], scorers=[scorer])
-        result = run(model, tiny_tokenizer, TEXTS, scorers=[scorer], deadline_s=0.8)
+        result = run(model, tiny_tokenizer, TEXTS, scorers=[scorer], deadline_s=2.5)
         time.sleep(1.5)  # were the rest still sent, it would be now
-        assert 4 <= server.requests - 1 <= 16
+        assert 4 <= server.requests - 1 <= 24
         assert result.llm_called.sum() == server.requests - 1
         assert 0 < result.answered.sum() < server.requests
         assert [result.errors.get(i) == "deadline" for i in range(60)] == (~result.answered[:, 0]).tolist()
