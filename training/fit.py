@@ -173,7 +173,7 @@ def fit_model(
         config.calibration |= found
     elif config.num_providers and scored.any():
         report["fusion"] = {"rows": int(rows.sum()), "chosen": "default pool: too few scored rows to fit one"}
-    evaluated = rows if bool(rows.any()) else torch.from_numpy(covered)
+    evaluated = rows if fused else torch.from_numpy(covered)
     probabilities = softmax_or_sigmoid(logits[evaluated].numpy(), multi_label)
     truth = labels[evaluated.numpy()]
     if multi_label:
