@@ -26,7 +26,7 @@ def frame(n: int, scored: int, multi_label: bool = False) -> pd.DataFrame:
     truth = np.eye(3)[first]
     if multi_label:
         truth[rng.random(n) < 0.3, 0] = 1
-    texts = []
+    texts: list[str] = []
     for row in truth:
         words = [rng.choice(WORDS[name].split()) for name, yes in zip(WORDS, row, strict=True) if yes]
         texts.append(" ".join([*words, *rng.choice(["the", "a", "is", "w1", "w2"], 4), str(len(texts))]))
@@ -42,3 +42,14 @@ def test_thresholds_and_report_come_from_all_rows(make: Any) -> None:
     assert few.report_["fusion"]["chosen"].startswith("default pool")
     assert few.model_.config.thresholds == none.model_.config.thresholds
     assert few.report_["out_of_sample"] == none.report_["out_of_sample"]
+
+
+def test_a_fusion_that_was_not_fitted_promises_nothing(make: Any) -> None:
+    data = frame(120, 3)
+    clf = make().fit(data)
+    for policy in ("always", "auto", 0.5):
+        with pytest.raises(ValueError, match="`max_risk` is known for `llm_policy`='never' alone"):
+            clf.predict(data, max_risk=0.3, llm_policy=policy)
+    assert len(clf.predict(data, max_risk=0.3, llm_policy="never")) == 120
+    alone = make(llm=None).fit(data.drop(columns="llm_scores"))
+    assert len(alone.predict(data["text"].tolist(), max_risk=0.3)) == 120

@@ -182,10 +182,11 @@ def fit_model(
     if fused:
         config.calibration |= calibrate_dial(model, data, logits[rows], scored_folds, novelty[rows.numpy()])
     else:
-        own = softmax_or_sigmoid(alone[covered].numpy(), multi_label)
-        config.calibration["risk"] = calibrate_risk(
-            own, own, np.zeros(len(own)), labels[covered], multi_label, config.thresholds, config.min_labels
+        risk = calibrate_risk(
+            probabilities, probabilities, np.zeros(len(truth)), truth, multi_label, config.thresholds, config.min_labels
         )
+        # What the default pool makes of the scores was not measured.
+        config.calibration["risk"] = risk | ({"encoder_only": True} if config.num_providers else {})
     report["out_of_sample"] = {
         k: round(v, 5)
         for k, v in classification_metrics(
