@@ -42,7 +42,7 @@ def check_data(data: LabelledTexts) -> None:
     """Check that there is something to learn.
 
     Raises:
-        ValueError: For fewer than 4 rows, or a single class.
+        ValueError: For fewer than 4 rows, a single class or a single text.
     """
     labels = data.labels
     assert labels is not None  # `prepare` has seen to it
@@ -50,6 +50,10 @@ def check_data(data: LabelledTexts) -> None:
         raise ValueError(f"All {len(data)} training rows have the class {data.names()[0]!r}; two are needed.")
     if len(data) < 4:
         raise ValueError(f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum.")
+    if len(set(data.texts)) < 2:
+        raise ValueError(
+            f"All {len(data)} training rows have the same text; two different ones are needed. Is `text_column` right?"
+        )
     counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(data.classes))
     empty = [str(c) for c, n in zip(data.classes, counts, strict=True) if n == 0]
     if empty:

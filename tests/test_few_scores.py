@@ -53,3 +53,17 @@ def test_a_fusion_that_was_not_fitted_promises_nothing(make: Any) -> None:
     assert len(clf.predict(data, max_risk=0.3, llm_policy="never")) == 120
     alone = make(llm=None).fit(data.drop(columns="llm_scores"))
     assert len(alone.predict(data["text"].tolist(), max_risk=0.3)) == 120
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_scored_rows_of_one_text_are_not_fused(make: Any, apart: bool) -> None:
+    """They share a fold, so that nothing is left to fit on."""
+    data = frame(60, 12)
+    data.loc[: 10 if apart else 11, "text"] = "the movie"
+    report = make().fit(data).report_
+    assert ("default pool" in report["fusion"]["chosen"]) == (not apart)
+
+
+def test_one_distinct_text_is_refused_before_anything_is_asked(make: Any) -> None:
+    with pytest.raises(ValueError, match="All 12 training rows have the same text; two different ones are needed"):
+        make(llm=lambda texts: pytest.fail("asked")).fit(frame(12, 0).assign(text="the movie"))

@@ -140,8 +140,9 @@ def fit_model(
         out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
     logits = alone.clone()
-    fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
     scored_folds = folds[rows.numpy()]
+    # Rows that share a fold, as those of one text do, leave none to fit on.
+    fused = len(scored_folds) >= min(2 * num_labels, 20) and len(np.unique(scored_folds)) > 1
     if fused:
         baseline = model.baseline is not None  # combines answers
         data = FusionData(
