@@ -59,7 +59,8 @@ class AutoFusionClassifier(SavedClassifierMixin, MeasuredClassifierMixin, Classi
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
-        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway.
+        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway. It is
+            not saved: the next machine may be another, so give it to `from_pretrained` again for the same answers.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
         fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
             `"encoder"`, `"llm"` (the best one).
