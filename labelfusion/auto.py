@@ -23,7 +23,7 @@ from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts
 from .training.finetune import FinetuneOptions
-from .training.fit import FitOptions, fit_model
+from .training.fit import FitOptions, encode_training_texts, fit_model
 from .training.scored_rows import first_guess
 from .training.thresholds import decide
 from .training.tokenizer_files import load_tokenizer
@@ -60,7 +60,8 @@ class AutoFusionClassifier(
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.
         max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
-        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway.
+        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway. It is
+            not saved: the next machine may be another, so give it to `from_pretrained` again for the same answers.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
         fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
             `"encoder"`, `"llm"` (the best one).
@@ -201,8 +202,9 @@ class AutoFusionClassifier(
         embedded: list[torch.Tensor] = []
 
         def first() -> NDArray[np.float64]:
-            embedded.append(self._encode(data.texts, self.progress))
-            return first_guess(embedded[0], _labels(data), len(data.classes), data.texts, self.seed)
+            embedded.append(encode_training_texts(self.model_, self.tokenizer_, data.texts, self._fit_options()))
+            last_layer = embedded[0][:, : self.model_.config.hidden_size]
+            return first_guess(last_layer, _labels(data), len(data.classes), data.texts, self.seed)
 
         scores, cost = score_training_rows(
             data,
@@ -326,12 +328,9 @@ class AutoFusionClassifier(
         )
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        return self._encode(texts).numpy()
-
-    def _encode(self, texts: list[str], progress: bool = False) -> torch.Tensor:
         """float32 `(n, hidden_size)`: the encoder's embeddings, without what other heads have put beside them."""
-        found = encode_texts(self.model_, self.tokenizer_, texts, progress=progress, **self.encoding_options())
-        return found[:, : self.model_.config.hidden_size]
+        found = encode_texts(self.model_, self.tokenizer_, texts, **self.encoding_options())
+        return found[:, : self.model_.config.hidden_size].numpy()
 
     def encoding_options(self) -> dict[str, Any]:
         """How texts are encoded: arguments of `pipelines.inference.infer`."""

@@ -1,6 +1,7 @@
 """What `AutoFusionClassifier.fit` refuses before any work is done or paid for."""
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,18 @@ def check_options(clf: Any) -> None:
         raise ValueError(f"`calibration` is {clf.calibration!r}; expected one of {', '.join(CALIBRATIONS)}.")
     if clf.threshold_metric not in METRICS:
         raise ValueError(f"`threshold_metric` is {clf.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
-    for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_scored_rows"):
+    for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_length", "max_scored_rows"):
         value = getattr(clf, name)
-        if value is None and name == "num_train_epochs":
+        if value is None and name in ("num_train_epochs", "max_length"):
             continue
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    rate, minutes = clf.learning_rate, clf.max_train_minutes
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise ValueError(f"`learning_rate` must be a number above 0, got {rate!r}. Try 2e-5, or None: by its size.")
+    if not (isinstance(minutes, int | float) and 0 <= minutes < math.inf):
+        raise ValueError(f"`max_train_minutes` must be a finite number, 0 or more, got {minutes!r}. 5.0 is usual.")
+    clf._device()
     layers = clf.trained_layers
     if layers is not None and not (isinstance(layers, int | float) and 0 < layers <= 1):
         raise ValueError(f"`trained_layers` must be a share above 0 and up to 1, got {layers!r}.")
@@ -42,7 +49,7 @@ def check_data(data: LabelledTexts) -> None:
     """Check that there is something to learn.
 
     Raises:
-        ValueError: For fewer than 4 rows, or a single class.
+        ValueError: For fewer than 4 rows, a single class or a single text.
     """
     labels = data.labels
     assert labels is not None  # `prepare` has seen to it
@@ -50,6 +57,10 @@ def check_data(data: LabelledTexts) -> None:
         raise ValueError(f"All {len(data)} training rows have the class {data.names()[0]!r}; two are needed.")
     if len(data) < 4:
         raise ValueError(f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum.")
+    if len(set(data.texts)) < 2:
+        raise ValueError(
+            f"All {len(data)} training rows have the same text; two different ones are needed. Is `text_column` right?"
+        )
     counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(data.classes))
     empty = [str(c) for c, n in zip(data.classes, counts, strict=True) if n == 0]
     if empty:

@@ -81,7 +81,16 @@ class SavedClassifierMixin:
         return clf
 
     def _device(self) -> str:
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # unknown, absent, or not built into this PyTorch
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"`device` is {device!r}, which PyTorch cannot use here ({reason}). Give 'cpu', 'cuda' or 'cuda:0' if "
+                "there is a GPU, or None: a GPU if there is one."
+            ) from None
+        return device
 
     def _check_fitted(self) -> None:
         if not getattr(self, "is_fitted_", False):

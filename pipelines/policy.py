@@ -110,6 +110,11 @@ def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) 
         raise ValueError(
             "`max_risk` is not calibrated for a cascade of LLMs; give `llm_policy` 'always', 'never' or a share."
         )
+    if calibration.get("encoder_only") and policy != "never":
+        raise ValueError(
+            f"`max_risk` is known for `llm_policy`='never' alone, got {policy!r}: too few training rows had scores to "
+            "measure what the LLM changes. Give 'never', or fit on more rows with scores."
+        )
     above: float | None
     if isinstance(policy, Above):
         above = policy.threshold

@@ -95,6 +95,16 @@ def test_emissions_need_codecarbon(trained: Path, monkeypatch: pytest.MonkeyPatc
     assert "pip install codecarbon" in capsys.readouterr().err
 
 
+def test_options_that_cannot_be_right_are_named(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    model, data, out = (str(p) for p in (trained / "model", trained / "test.jsonl", tmp_path / "out"))
+    for option, value in (("max-length", "-5"), ("learning-rate", "-1"), ("max-train-minutes", "nan"), ("device", "x")):
+        assert main(["train", data, "--output-dir", out, f"--{option}", value]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"error: `{option.replace('-', '_')}` " in line
+    assert main(["evaluate", model, data, "--device", "x"]) == 2
+    assert "error: `device` is 'x'" in capsys.readouterr().err
+
+
 def test_the_report_agrees_with_evaluate_of_the_classifier(trained: Path) -> None:
     report = json.loads((trained / "model" / "evaluation" / "report.json").read_text())
     clf = AutoFusionClassifier.from_pretrained(trained / "model")

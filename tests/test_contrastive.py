@@ -213,6 +213,24 @@ def test_it_is_fitted_chosen_and_kept(
     assert float((answers.argmax(dim=1).numpy() == truth).mean()) > 0.9
 
 
+@pytest.mark.parametrize("rows", [40, 180])
+def test_a_scored_row_does_not_judge_alone(
+    make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast, rows: int
+) -> None:
+    texts, labels = reviews(rows)
+    scores = np.full((rows, 1, 2), np.nan, dtype=np.float32)
+    scores[7] = [0.9, 0.1]
+    model = make_model(num_labels=2)
+    options = FitOptions(encoder_training="contrastive", max_train_minutes=0.0)
+    unseen: dict[str, Any] = {}
+    report = fit_model(model, tiny_tokenizer, texts, labels, scores, options, out_of_sample=unseen)
+    covered = ~np.isnan(unseen["encoder_probs"]).any(axis=1)
+    assert covered[7]
+    assert min(rows, contrastive_fit.FEWEST_JUDGED) <= covered.sum() <= 62
+    assert model.config.calibration["risk"]["rows"] == covered.sum()
+    assert (report["encoder_training"], report["scored_rows"]) == ("contrastive", 1)
+
+
 def test_several_labels_a_text(make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     texts, first = reviews(40)
     labels = np.eye(2, dtype=np.float32)[first]

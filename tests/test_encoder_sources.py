@@ -14,6 +14,8 @@ from labelfusion.training.fit import FitOptions, fit_model
 from labelfusion.training.folds import assign_folds
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from labelfusion import AutoFusionClassifier
+
 NOUNS = ["ball", "bank", "chip", "vote"]
 
 
@@ -163,6 +165,30 @@ def test_inner_layers_stand_beside_the_last(
     fit_model(deep, tokenizer, texts, labels, None, FitOptions(encoder_training="probe", extra_sources=False))
     assert deep.config.pooling_layers == []
     assert deep.encoder_head.weight.shape == (4, 32)
+
+
+def test_inner_layers_where_not_every_row_may_be_scored(
+    deep: LabelFusionForSequenceClassification, tokenizer: Any, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    texts, labels = news(60)
+    answers = dict(zip(texts, np.eye(4)[labels] * 0.8 + 0.05, strict=True))
+
+    def fitted(**options: Any) -> AutoFusionClassifier:
+        clf = AutoFusionClassifier(
+            str(tmp_path / "encoder"),
+            lambda asked: np.array([answers[text] for text in asked]),
+            encoder_training="probe",
+            fusion="pool",
+            **options,
+        )
+        return clf.fit(texts, [NOUNS[y] for y in labels])
+
+    bounded = fitted(max_cost_usd=1.0)
+    assert bounded.model_.config.pooling_layers == [5, 4]
+    assert fitted(max_scored_rows=40).model_.config.pooling_layers == [5, 4]
+    assert fitted(max_scored_rows=40, extra_sources=False).model_.config.pooling_layers == []
+    np.testing.assert_array_equal(bounded.predict_proba(texts), fitted().predict_proba(texts))
 
 
 def test_no_inner_layers_where_they_do_not_fit(

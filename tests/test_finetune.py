@@ -149,6 +149,7 @@ def test_an_encoder_that_was_measured_on_a_small_part_is_kept(
         finetune(model, tokenizer, texts, *args, **kwargs)
 
     monkeypatch.setattr(finetune_fit, "finetune", recorded)
+    monkeypatch.setattr(encoder_fit, "FEWEST_JUDGED", 8)  # the scored rows are enough
     model = make_model(num_labels=2, num_providers=1)
     report = fitted(model, tiny_tokenizer, scored, encoder_training="full")
     assert rows == trainings

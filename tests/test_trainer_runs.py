@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
@@ -156,3 +157,33 @@ def test_two_processes_train_what_one_does(
         float((p.detach() - q.detach()).abs().max()) for p, q in zip(one.parameters(), two.parameters(), strict=True)
     )
     assert apart < 0.05 * moved
+
+
+def test_a_model_made_by_a_function_gets_collator_and_metrics(
+    make_model: MakeModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    data = make_dataset(tiny_tokenizer, 24, False)
+    settings: dict[str, Any] = {"train_dataset": data, "eval_dataset": data, "processing_class": tiny_tokenizer}
+    args = arguments(tmp_path, num_train_epochs=1, eval_strategy="epoch")
+    trainer = LabelFusionTrainer(model_init=lambda: make_model(), args=args, **settings)
+    trainer.train()
+    history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    given = LabelFusionTrainer(model=trainer.model, args=args, **settings)
+    for found in (history[-1], trainer.evaluate(), given.evaluate({"own": data})):
+        prefix = "eval_own" if "eval_own_loss" in found else "eval"
+        assert {f"{prefix}_accuracy", f"{prefix}_encoder_accuracy"} <= found.keys()
+    assert np.shape(given.predict(data).predictions) == (24, 3)
+
+
+def test_metrics_of_ones_own_get_the_fused_logits_alone(
+    make_model: MakeModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    data = make_dataset(tiny_tokenizer, 6, False)
+    trainer = LabelFusionTrainer(
+        model=make_model(),
+        args=arguments(tmp_path),
+        eval_dataset=data,
+        processing_class=tiny_tokenizer,
+        compute_metrics=lambda prediction: {"rows": len(prediction.predictions)},
+    )
+    assert trainer.evaluate()["eval_rows"] == 6

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from .contrastive import ContrastiveOptions
-from .contrastive_fit import FEW_ROWS, fit_contrastive
+from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .finetune import trained_share
 from .finetune_fit import fit_finetuned
@@ -107,8 +107,14 @@ def fit_encoder(
 def _held_out_parts(
     labels: NDArray[Any], scored: NDArray[np.bool_], texts: list[str], seed: int
 ) -> list[NDArray[np.bool_]]:
-    """The parts of the rows that are held out in turn, from the scored ones if there are any."""
+    """The parts of the rows that are held out in turn, from the scored ones if there are any.
+
+    They also judge the encoder, its calibration and its thresholds: where they are few, others are held out with them.
+    """
     eligible = scored if scored.any() else np.ones(len(labels), dtype=bool)
+    if eligible.sum() < FEWEST_JUDGED:
+        count = len(labels) // FEWEST_JUDGED
+        eligible = eligible | (assign_folds(labels, count, texts, seed + 2) == 0 if count > 1 else True)
     share = eligible.mean()
     if len(labels) <= SMALL and share > 0.35:
         count = 3

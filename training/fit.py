@@ -96,8 +96,7 @@ def fit_model(
         labels: int64 `(n,)` or float32 `(n, K)`.
         llm_scores: float32 `(n, P, K)`, NaN for missing; `None`: no scores at all.
         options: How.
-        embeddings: float32 `(n, pooled_size)` of `encode_texts`, if they are there already; the model's
-            `pooling_layers` then stay as they are.
+        embeddings: float32 `(n, pooled_size)` of `encode_training_texts`, if they are there already.
         out_of_sample: Receives `encoder_probs`, float64 `(n, K)`: the encoder's own calibrated answer to each row that
             it has not seen; NaN for the others.
     """
@@ -111,15 +110,8 @@ def fit_model(
     if not multi_label:
         check_class_order(llm_scores, labels, config.label_names, [str(x.name) for x in config.providers])
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
-    settings = {name: getattr(options, name) for name in ("batch_size", "bf16", "progress")}
-
-    def encode(chosen: list[str], width: int) -> torch.Tensor:
-        return encode_texts(model, tokenizer, chosen, max_length=options.finetune.max_length, **settings)[:, :width]
-
-    model.set_heads(**dict.fromkeys(HEADS, 0))
     if embeddings is None:
-        model.set_pooling_layers(inner_layers(model, tokenizer, texts) if options.extra_sources else [])
-        embeddings = encode(texts, config.pooled_size)
+        embeddings = encode_training_texts(model, tokenizer, texts, options)
     report: dict[str, Any] = {"rows": len(texts), "scored_rows": int(scored.sum())}
     encoder_logits, covered = fit_encoder(model, tokenizer, texts, labels, scored, folds, embeddings, options, report)
     frozen = report["encoder_training"] == "probe"
@@ -129,8 +121,8 @@ def fit_model(
         novelty = fit_novelty(model, embeddings[:, : config.hidden_size], folds)
     elif config.num_providers:  # a trained encoder has other embeddings
         some = _some(rows.numpy(), options.seed)
-        trained = encode([texts[i] for i in some], config.hidden_size)
-        novelty[some] = fit_novelty(model, trained, folds[some])
+        trained = encode_texts(model, tokenizer, [texts[i] for i in some], **_encoding(options))
+        novelty[some] = fit_novelty(model, trained[:, : config.hidden_size], folds[some])
     # Rows with both scores and out-of-sample encoder outputs tell how far each source is to be trusted.
     encoder_logits[covered], encoder_temperature, calibrated = calibrate_encoder(
         model, encoder_logits[covered], targets[covered], folds[covered], options.calibration
@@ -148,8 +140,9 @@ def fit_model(
         out_of_sample["encoder_probs"] = np.where(covered[:, None], unseen, np.nan)
     config.calibration = {"temperature": 1.0, "encoder_temperature": encoder_temperature}
     logits = alone.clone()
-    fused = int(rows.sum()) >= 2 * num_labels or int(rows.sum()) >= 20
     scored_folds = folds[rows.numpy()]
+    # Rows that share a fold, as those of one text do, leave none to fit on.
+    fused = len(scored_folds) >= min(2 * num_labels, 20) and len(np.unique(scored_folds)) > 1
     if fused:
         baseline = model.baseline is not None  # combines answers
         data = FusionData(
@@ -181,7 +174,7 @@ def fit_model(
         config.calibration |= found
     elif config.num_providers and scored.any():
         report["fusion"] = {"rows": int(rows.sum()), "chosen": "default pool: too few scored rows to fit one"}
-    evaluated = rows if bool(rows.any()) else torch.from_numpy(covered)
+    evaluated = rows if fused else torch.from_numpy(covered)
     probabilities = softmax_or_sigmoid(logits[evaluated].numpy(), multi_label)
     truth = labels[evaluated.numpy()]
     if multi_label:
@@ -190,10 +183,11 @@ def fit_model(
     if fused:
         config.calibration |= calibrate_dial(model, data, logits[rows], scored_folds, novelty[rows.numpy()])
     else:
-        own = softmax_or_sigmoid(alone[covered].numpy(), multi_label)
-        config.calibration["risk"] = calibrate_risk(
-            own, own, np.zeros(len(own)), labels[covered], multi_label, config.thresholds, config.min_labels
+        risk = calibrate_risk(
+            probabilities, probabilities, np.zeros(len(truth)), truth, multi_label, config.thresholds, config.min_labels
         )
+        # What the default pool makes of the scores was not measured.
+        config.calibration["risk"] = risk | ({"encoder_only": True} if config.num_providers else {})
     report["out_of_sample"] = {
         k: round(v, 5)
         for k, v in classification_metrics(
@@ -204,6 +198,23 @@ def fit_model(
     config.fusion_report = report
     model.eval()
     return report
+
+
+def encode_training_texts(
+    model: LabelFusionForSequenceClassification,
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[str],
+    options: FitOptions,
+) -> torch.Tensor:
+    """What a fit starts from: float32 `(n, pooled_size)`, once `model` has its `pooling_layers` and no extra heads."""
+    model.set_heads(**dict.fromkeys(HEADS, 0))
+    model.set_pooling_layers(inner_layers(model, tokenizer, texts) if options.extra_sources else [])
+    return encode_texts(model, tokenizer, texts, **_encoding(options))
+
+
+def _encoding(options: FitOptions) -> dict[str, Any]:
+    settings = {name: getattr(options, name) for name in ("batch_size", "bf16", "progress")}
+    return settings | {"max_length": options.finetune.max_length}
 
 
 def _some(needed: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:

@@ -44,16 +44,16 @@ class LabelFusionTrainer(Trainer):
     hub_errors: ClassVar[Callable[[str], AbstractContextManager[Any]]] = nullcontext
 
     def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
-        model = args[0] if args else kwargs.get("model")
-        config = getattr(model, "config", None)
-        tokenizer = kwargs.get("processing_class")
-        if config is not None and len(args) < 3 and kwargs.get("data_collator") is None and tokenizer is not None:
-            kwargs["data_collator"] = LabelFusionDataCollator(
+        brings_collator = len(args) < 3 and kwargs.get("data_collator") is None
+        if kwargs.get("compute_metrics") is None:
+            kwargs["compute_metrics"] = self._metrics
+        super().__init__(*args, **kwargs)
+        tokenizer: Any = self.processing_class
+        if brings_collator and tokenizer is not None:
+            config = self._config()  # known only now where `model_init` has made the model
+            self.data_collator = LabelFusionDataCollator(
                 tokenizer, config.num_providers, config.num_labels, config.multi_label
             )
-        if config is not None and kwargs.get("compute_metrics") is None:
-            kwargs["compute_metrics"] = make_compute_metrics(config.multi_label)
-        super().__init__(*args, **kwargs)
         if self.args.hub_token:
             self.args.hub_token = _Unsaved(self.args.hub_token)
         self.learning_rates = dict(DEFAULT_LEARNING_RATES if learning_rates is None else learning_rates)
@@ -66,6 +66,21 @@ class LabelFusionTrainer(Trainer):
                         f"`learning_rates`: {pattern!r} matches no trained parameter. Names look like "
                         f"{', '.join(trained[:1] + trained[-3:])}."
                     )
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As in Transformers; the metrics that this trainer brings also get the encoder's own logits."""
+        if ignore_keys is None and self.compute_metrics == self._metrics and not self.preprocess_logits_for_metrics:
+            ignore_keys = [key for key in self._config().keys_to_ignore_at_inference if key != "encoder_logits"]
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _metrics(self, prediction: Any) -> dict[str, float]:
+        return make_compute_metrics(self._config().multi_label)(prediction)
+
+    def _config(self) -> Any:
+        assert self.model is not None
+        return self.model.config
 
     def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
         """Make the output folder fit to be pushed: a card that says how to use the model, and no secret in any file.
