@@ -99,7 +99,9 @@ class LabelFusionPipeline(Pipeline):
                 a share in [0, 1]: those where asking is worth most; exact for a list.
             max_cost_usd: US dollars that this call may spend on the LLMs; then the encoder answers alone.
             target_accuracy: Instead of a policy: ask as little as reached this accuracy on held-out rows.
-            deadline_s: Seconds after which a text goes without the LLM's answer; its `llm_missing` is `"deadline"`.
+            deadline_s: Seconds after which a text goes without the LLM's answer; its `llm_missing` is `"deadline"`,
+                with several LLMs after the name of each that was too slow. The first call of a process also imports
+                the client, which may take longer than that.
             hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; the first answer counts.
             max_risk: Hold back answers (`abstained`, with `label` None and a `label_set`) so that no more than this
                 share of all texts gets a wrong one, see [`RiskControl`].
