@@ -196,7 +196,7 @@ class LabelFusionPipeline(Pipeline):
         truncation: bool = True,
         padding: bool | str = True,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if top_k is not UNSET and top_k is not None and not (isinstance(top_k, int) and top_k > 0):
+        if top_k is not UNSET and top_k is not None and not (isinstance(top_k, int | np.integer) and top_k > 0):
             raise ValueError(f"`top_k` must be a positive integer, or None for all classes; got {top_k!r}.")
         if max_length is not UNSET and max_length is not None and not (isinstance(max_length, int) and max_length > 0):
             raise ValueError(f"`max_length` must be a positive number of tokens, got {max_length!r}.")

@@ -38,7 +38,16 @@ class CallableScorer:
                 missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
             )
         said = await asyncio.to_thread(self._call, self.function, list(texts), _sender())
-        answer = np.asarray(said, dtype=np.float32)
+        if asyncio.iscoroutine(said):
+            said.close()
+            raise ValueError(f"{self.name}: the function is asynchronous; give a plain one.")
+        try:
+            answer = np.asarray(said, dtype=np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.name}: the function gave a {type(said).__name__} that is no array of probabilities ({error}); "
+                f"expected ({len(texts)}, {len(self.labels)}), texts x classes, NaN for a missing answer."
+            ) from None
         scores = check_scores(answer, len(texts), len(self.labels), self.multi_label, self.name)
         gone = np.flatnonzero(np.isnan(scores).any(axis=1)).tolist()
         return ScoreBatch(scores, self.method, errors=dict.fromkeys(gone, "the function gave no answer"))

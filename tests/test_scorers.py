@@ -97,3 +97,21 @@ def test_a_function_cannot_end_the_event_loop(error: BaseException) -> None:
         score_texts([build_scorer("callable/bad", ["a", "b"], False, function=bad)], ["text"])
     good = build_scorer("callable/good", ["a", "b"], False, function=lambda texts: [[0.5, 0.5]] * len(texts))
     assert score_texts([good], ["text"])[1][0].mask.all()
+
+
+async def asynchronous(texts: list[str]) -> Any:
+    return constant(texts)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda texts: (0.5 for _ in texts), r"gave a generator .* expected \(1, 2\), texts x classes"),
+        (lambda texts: [{"a": 1.0}], "gave a list"),
+        (lambda texts: ["a"], "could not convert string"),
+        (asynchronous, "is asynchronous"),
+    ],
+)
+def test_a_function_that_gives_something_else_is_told_what_is_expected(function: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score_texts([build_scorer("callable/odd", LABELS, False, function=function)], ["text"])
