@@ -1,6 +1,7 @@
 """Scorers that ask no LLM: a Python function, and scores that come with the data."""
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ class CallableScorer:
                 missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
             )
         said = await asyncio.to_thread(self._call, self.function, list(texts), _sender())
-        if asyncio.iscoroutine(said):
+        if inspect.iscoroutine(said):
             said.close()
             raise ValueError(f"{self.name}: the function is asynchronous; give a plain one.")
         try:
