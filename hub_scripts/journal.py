@@ -87,6 +87,8 @@ class Journal:
         with self.path.open("rb+") as file:
             file.truncate(self._places[start])
         self._places = {known: place for known, place in self._places.items() if known < start}
+        if self.spent:
+            self._append({"spent": self.spent})
 
     def delete(self) -> None:
         """Remove the file."""

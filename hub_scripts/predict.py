@@ -19,7 +19,7 @@ import numpy as np
 
 from .journal import Journal
 from .options import add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
-from .tables import SCORES, SUFFIXES, Row, Table, Writer
+from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -199,13 +199,7 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
         raise ValueError(f"{table.name} has no rows.")
     if taken := sorted(set(new) & set(first)):
         raise ValueError(f"{table.name} has the columns {taken} already: rename or drop them.")
-    if table.suffix in (".json", ".jsonl") and out.suffix.lower() not in (".json", ".jsonl"):
-        for number, row in enumerate(table):  # before anything is asked: a table has the same columns in each row
-            if other := sorted(row.keys() - first.keys()):
-                raise ValueError(
-                    f"Row {number} of {table.name} has the columns {other}, which row 0 lacks; a {out.suffix} file has "
-                    "one set of columns: give OUT a name that ends in .jsonl."
-                )
+    check_columns(table, out)
 
 
 def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from .journal import Journal
 from .score_setup import Task, parse_names, parse_price, set_up
-from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, number_columns
+from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, number_columns
 
 if TYPE_CHECKING:
     from ..scoring.base import ScoreBatch
-
-PRIOR_TEXTS = 128  # from which a local model estimates its prior
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     table = Table(args.input, args.split)
     _check(table, args)
     folder, data_file = _output_paths(args.output)
+    check_columns(table, data_file)
     kept_guidelines = data_file.with_name(data_file.name + ".guidelines.json")
     task = set_up(table, args, kept_guidelines)
     total = len(table)
@@ -170,8 +169,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     from ..scoring import score_texts
     from ..scoring.run import Progress, ProgressBar, is_final
 
-    first = [row[args.text_column] for row in islice(table, PRIOR_TEXTS)]
-    task.fit_priors([text for text in first if isinstance(text, str)])
+    task.fit_priors(table, args.text_column)
     summaries = [Summary(scorer.name) for scorer in task.scorers]
     count = len(summaries)
     before = Progress(total=total * count)
@@ -230,7 +228,10 @@ def _write(table: Table, task: Task, journal: Journal, path: Path, args: argpars
     from ..training.data import CLASSES_SUFFIX
 
     numbers = {} if path.suffix.lower() in DELIMITERS else number_columns(table, args.text_column)
-    metadata = {"labelfusion": json.dumps({"labels": task.labels, "providers": [s.name for s in task.scorers]})}
+    says: dict[str, Any] = {"labels": task.labels, "providers": [scorer.name for scorer in task.scorers]}
+    if table.class_names():  # of a `ClassLabel`, whose column holds indices, whatever the classes are called
+        says["indices"] = True
+    metadata = {"labelfusion": json.dumps(says)}
     if path.suffix.lower() != ".parquet":
         path.with_name(path.name + CLASSES_SUFFIX).write_text(metadata["labelfusion"] + "\n", encoding="utf-8")
     scores: Iterator[Any] = (row for record in journal.records() for row in record["scores"])

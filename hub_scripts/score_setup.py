@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .tables import Table
+from .tables import Table, sample_texts
 
 if TYPE_CHECKING:
     from ..configuration import LLMProvider
     from ..scoring.base import Scorer
+
+PRIOR_TEXTS = 128  # from which a local model estimates its prior
 
 _PROVIDER_OPTIONS = (
     "method", "prompt", "num_examples", "api_base", "texts_per_request", "max_concurrency", "price",
@@ -35,11 +37,14 @@ class Task:
     providers: list["LLMProvider"]
     scorers: list["Scorer"]
 
-    def fit_priors(self, texts: list[str]) -> None:
-        """Let local models without a prior estimate it from the first texts, so that every chunk has the same."""
-        for scorer in self.scorers:
-            if getattr(scorer, "prior", True) is None:
-                scorer.fit_prior(texts)  # type: ignore[attr-defined]
+    def fit_priors(self, table: Table, text_column: str) -> None:
+        """Let local models without a prior estimate it, the same for every chunk; from few texts there is none."""
+        from ..scoring.likelihood import MIN_PRIOR_TEXTS
+
+        open_ = [scorer for scorer in self.scorers if getattr(scorer, "prior", True) is None]
+        texts = sample_texts(table, text_column, PRIOR_TEXTS) if open_ else []
+        for scorer in open_ if len(texts) >= MIN_PRIOR_TEXTS else []:
+            scorer.fit_prior(texts)  # type: ignore[attr-defined]
 
     def fingerprint(self, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         """What must be the same for a journal to be continued; speed and budget may change."""

@@ -5,6 +5,7 @@ They are read and written without holding them in memory; only JSON is read whol
 
 import csv
 import json
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -130,6 +131,38 @@ class Table:
         from datasets import load_dataset
 
         return load_dataset(self.source, split=self.split, streaming=True)
+
+
+def check_columns(table: Table, out: Path) -> None:
+    """Refuse rows with columns that the first one lacks, before anything is asked about them.
+
+    Raises:
+        ValueError: If `out` is of a kind that has the same columns in all rows, those of the first.
+    """
+    if table.suffix not in (".json", ".jsonl") or out.suffix.lower() in (".json", ".jsonl"):
+        return
+    first = next(iter(table), {})
+    for number, row in enumerate(table):
+        if other := sorted(row.keys() - first.keys()):
+            raise ValueError(
+                f"Row {number} of {table.name} has the columns {other}, which row 0 lacks; a {out.suffix} file has one "
+                "set of columns: give OUT a name that ends in .jsonl."
+            )
+
+
+def sample_texts(table: Table, text_column: str, size: int) -> list[str]:
+    """`size` texts from all over the table, which may be sorted by class; the same each time, none of them blank."""
+    rng, seen = random.Random(0), 0
+    kept: list[str] = []
+    for row in table:
+        text = row.get(text_column)
+        if isinstance(text, str) and text.strip():
+            seen += 1
+            if len(kept) < size:
+                kept.append(text)
+            elif (place := rng.randrange(seen)) < size:
+                kept[place] = text
+    return kept
 
 
 class Writer:

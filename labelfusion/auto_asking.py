@@ -1,5 +1,7 @@
 """Which LLMs an `AutoFusionClassifier` asks: those of its model, or what its user puts in their place."""
 
+import os
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -25,15 +27,19 @@ class AskingClassifierMixin:
 
     def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
         """The same ones until something changes: they keep connections, and count what the rate limits allow."""
-        providers, pool = self.model_.config.providers, pool or getattr(self, "_pool", None)
+        config, pool = self.model_.config, pool or getattr(self, "_pool", None)
+        providers = config.providers
         llms = self._llms()
         for i, (llm, provider) in enumerate(zip(llms, providers, strict=False)):
             llms[i] = llm if is_function(llm) else asked_instead(llm, provider)
         runtime = {"cache": self.cache if cache is None else cache, "progress": self.progress}
-        wanted = ([provider.to_dict() for provider in providers], llms, runtime)
+        declared = [provider.to_dict() for provider in providers]
+        given = [deepcopy(llm) if isinstance(llm, LLMProvider) else llm for llm in llms]
+        task = (config.label_names, config.multi_label, dict(config.class_descriptions or {}), config.name_or_path)
+        wanted = (declared, given, runtime, task, hash(frozenset(os.environ.items())))  # keys are in the environment
         built = getattr(self, "_built", None)
         if built is None or built[0] != wanted or built[1] is not pool:
-            made = build_scorers(self.model_.config, llms, pool=pool, embed=self._embed, **runtime)
+            made = build_scorers(config, llms, pool=pool, embed=self._embed, **runtime)
             built = self._built = (wanted, pool, made)
         return built[2]
 

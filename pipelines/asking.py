@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -71,13 +72,15 @@ class Asking:
     def __init__(self, coro: Any) -> None:
         from ..scoring.loop import submit
 
-        self._ended = threading.Event()
+        self._ended, self._started = threading.Event(), time.monotonic()
+        self.took_s = 0.0
         self._future: Future[Answers] = submit(self._body(coro))
 
     async def _body(self, coro: Any) -> Answers:
         try:
             return await coro
         finally:
+            self.took_s = time.monotonic() - self._started
             self._ended.set()
 
     def result(self) -> Answers:
@@ -239,6 +242,7 @@ class Asker:
         if self.budget is not None and self.budget.left <= 0:
             self._stop()
         asked = [] if self._over else [p for p in scorers if p not in self._broken]
+        before = self.budget.spent if self.budget is not None else 0.0
         scores, batches = await ascore_texts(
             [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
             texts[rows],
@@ -252,8 +256,6 @@ class Asker:
         unpaid: set[int] = set()
         for p, batch in zip(asked, batches, strict=True):
             self.spent += batch.usage.cost_usd
-            if self.budget is not None and not getattr(scorers[p], "keeps_budget", False):
-                self.budget.settle(0.0, batch.usage.cost_usd)
             found.cost_usd += batch.usage.cost_usd / count
             called = np.ones(count, dtype=bool)
             for row, reason in batch.errors.items():
@@ -272,6 +274,9 @@ class Asker:
             self._unpaid = count - 1 - int(paid[-1]) if len(paid) else self._unpaid + count
             if self._unpaid >= LONGEST_UNPAID:
                 self._stop()
+        if self.budget is not None:  # some scorers keep it themselves
+            paid_usd = sum(batch.usage.cost_usd for batch in batches)
+            self.budget.settle(0.0, max(0.0, before + paid_usd - self.budget.spent))
         answers.add(found, rows)
 
     def late_cost_usd(self) -> float:

@@ -48,9 +48,9 @@ class Patience:
         """Whether there is anything to watch."""
         return self.deadline_s is not None or self.hedge_s is not None
 
-    def end(self) -> float:
-        """When a question that starts now is over, by `time.monotonic`."""
-        return math.inf if self.deadline_s is None else time.monotonic() + self.deadline_s
+    def end(self, waited_s: float = 0.0) -> float:
+        """When a question that starts now is over, by `time.monotonic`; of one that `waited_s` is over already."""
+        return math.inf if self.deadline_s is None else time.monotonic() + self.deadline_s - waited_s
 
     async def first(
         self,

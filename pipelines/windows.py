@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .asking import Answers, Asking
+from .asking import Asking
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Window:
         embeddings: float32 `(n, hidden_size)`, once they are there.
         asked: int `(m,)`: the rows that the question in `asking` is about.
         asking: The question.
-        end: When the deadline of its texts is over, by `time.monotonic`; `None` before the first question.
+        waited_s: Seconds that the questions so far have taken.
         steps: Goes on to the next question, where one follows from the answers to the last.
     """
 
@@ -29,7 +29,7 @@ class Window:
     embeddings: torch.Tensor | None = None
     asked: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
     asking: Asking | None = None
-    end: float | None = None
+    waited_s: float = 0.0
     steps: Iterator[None] = field(default_factory=lambda: iter(()))
 
     def __post_init__(self) -> None:
@@ -43,8 +43,10 @@ class Window:
         self.asking = None
         next(self.steps, None)
 
-    def take(self, answers: Answers) -> None:
+    def take(self, asking: Asking) -> None:
         """Put in the answers about the rows `asked`; an LLM that has not answered leaves what was there."""
+        answers = asking.result()
+        self.waited_s += asking.took_s
         known = np.where(np.isnan(answers.scores), self.scores[self.asked], answers.scores)
         self.scores[self.asked] = known
         self.called[self.asked] |= answers.called

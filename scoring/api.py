@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,6 @@ class APIScorer:
 
     counts_progress = True
     tells_sent = True
-    keeps_budget = True
 
     def __init__(
         self,
@@ -131,7 +131,8 @@ class APIScorer:
         if todo:
             engine = await self._engine()
             if self._chosen is None:
-                async with engine.probing:  # one call finds out for all
+                question = current_question.get()
+                async with nullcontext() if question and question.again else engine.probing:  # one finds out for all
                     todo = todo if self._chosen else await self._probe(engine, call, todo)
             if self._chosen is not None:
                 await self._answer(engine, call, self._chosen, todo)
@@ -262,7 +263,7 @@ class APIScorer:
             if probing:
                 raise
             answers = [UnansweredError(str(error))] * len(rows)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             answers = [UnansweredError("malformed")] * len(rows)
         await self._keep(engine, call, method, rows, answers, reply.usage)
         return any(not isinstance(a, UnansweredError) or a.refused for a in answers)

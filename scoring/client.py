@@ -89,6 +89,8 @@ class Client:
                     raise
                 break  # the votes that are in may do
             replies.append(reply)
+            if (question := current_question.get()) is not None:
+                question.paid = True
             usage += spent
         if len(replies) > 1:
             return Reply({**replies[0], "choices": [c for r in replies for c in r["choices"]]}, usage)

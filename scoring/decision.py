@@ -58,13 +58,18 @@ class DecisionMethod(Method):
             raise UnansweredError("the answers do not fit the questions")
         try:
             if self.multi_label:
+                if all("name" in a for a in answers):
+                    named = {a["name"]: a for a in answers}
+                    if set(named) != set(self.labels):
+                        raise UnansweredError("unknown or missing classes in the answer")
+                    answers = [named[label] for label in self.labels]
                 scores = [float(a["probability"]) for a in answers]
             else:
                 given = {p["value"]: float(p["probability"]) for p in answers[0]["probabilities"]}
                 if set(given) != set(self.labels):
                     raise UnansweredError("unknown or missing classes in the answer")
                 scores = [given[label] for label in self.labels]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UnansweredError("an answer without probabilities") from None
         return [normalize(scores, self.multi_label)]
 

@@ -68,8 +68,8 @@ class JSONMethod(Method):
         if set(data) != set(self.labels):
             raise UnansweredError("unknown or missing classes in the answer")
         values = [data[label] for label in self.labels]
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-            raise UnansweredError("a confidence that is not a number")
+        if any(isinstance(v, bool) or not isinstance(v, int | float) or abs(v) > 1e6 for v in values):
+            raise UnansweredError("a confidence that is not a number")  # or one of hundreds of digits
         return normalize([v / 100 for v in values], self.multi_label)
 
     def _schema(self, num_texts: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _parse(text: str) -> dict[str, Any]:
     start, end = text.find("{"), text.rfind("}")
     try:
         data = json.loads(text[start : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnansweredError("the answer is not JSON") from None
     if not isinstance(data, dict):
         raise UnansweredError("the answer is not a JSON object")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .method import Method, Scores, UnansweredError, UnsupportedError, content, normalize
+from .method import Method, Scores, UnansweredError, UnsupportedError, check_refusal, content, normalize
 
 TOP = 20  # as many alternatives as the APIs return
 FLOOR = 1e-5  # least probability of a class whose letter is not among them
@@ -20,6 +20,7 @@ class LogprobMethod(Method):
     name: ClassVar[str] = "logprob"
     answer: ClassVar[str] = "letter"
     max_labels: ClassVar[int | None] = TOP
+    version: ClassVar[int] = 2
 
     def __init__(self, provider: Any, endpoint: Any, labels: Any, multi_label: bool, *args: Any, **kwargs: Any) -> None:
         if multi_label:
@@ -39,6 +40,7 @@ class LogprobMethod(Method):
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
         """The scores of the one text."""
         choice = reply["choices"][0]
+        check_refusal(choice)  # its first words may have letters among their alternatives
         positions = (choice.get("logprobs") or {}).get("content")
         if not positions:
             content(choice)  # a refusal is one, with or without log-probabilities
@@ -74,7 +76,10 @@ def _options(position: dict[str, Any], letters: list[str]) -> tuple[dict[str, fl
     """Probability of each letter (spellings such as `A` and ` A` summed), of the least likely token, of all tokens."""
     found: dict[str, float] = {}
     tokens = position.get("top_logprobs") or [position]
-    probabilities = [math.exp(min(0.0, float(t["logprob"]))) for t in tokens]
+    logprobs = [float(token["logprob"]) for token in tokens]
+    if any(math.isnan(logprob) for logprob in logprobs):
+        raise UnansweredError("a log-probability that is not a number")
+    probabilities = [math.exp(min(0.0, logprob)) for logprob in logprobs]
     for token, probability in zip(tokens, probabilities, strict=True):
         letter = str(token.get("token", "")).strip(" \n\t\"'.():▁Ġ*")
         if letter in letters:

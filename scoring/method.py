@@ -104,18 +104,27 @@ class Method(ABC):
         return False
 
 
+def check_refusal(choice: dict[str, Any]) -> dict[str, Any]:
+    """The choice's message.
+
+    Raises:
+        UnansweredError: If the model declined, or was stopped.
+    """
+    message: dict[str, Any] = choice.get("message") or {}
+    if message.get("refusal") or (message.get("provider_specific_fields") or {}).get("refusal"):  # there in litellm
+        raise UnansweredError("refused", refused=True)
+    if choice.get("finish_reason") == "content_filter":
+        raise UnansweredError("stopped by the content filter", refused=True)
+    return message
+
+
 def content(choice: dict[str, Any]) -> str:
     """What the model wrote.
 
     Raises:
         UnansweredError: If it declined, or wrote nothing.
     """
-    message = choice.get("message") or {}
-    if message.get("refusal") or (message.get("provider_specific_fields") or {}).get("refusal"):  # there in litellm
-        raise UnansweredError("refused", refused=True)
-    if choice.get("finish_reason") == "content_filter":
-        raise UnansweredError("stopped by the content filter", refused=True)
-    text = message.get("content")
+    text = check_refusal(choice).get("content")
     if not isinstance(text, str) or not text.strip():
         raise UnansweredError("empty answer")
     return text

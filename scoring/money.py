@@ -108,14 +108,19 @@ def read_usage(reply: dict[str, Any], price: Price | None, estimate: tuple[float
 
     The answers of decision APIs are free of charge: only their input is billed.
     """
-    usage = reply.get("usage") or {}
+    usage = reply.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+
+    def count(*names: str) -> float | None:
+        return next((usage[n] for n in names if isinstance(usage.get(n), int | float) and usage[n] >= 0), None)
+
     decision = "answers" in reply
-    prompt = usage.get("prompt_tokens", usage.get("input_tokens")) or round(estimate[0])
-    completion = usage.get("completion_tokens", usage.get("output_tokens"))
+    prompt = count("prompt_tokens", "input_tokens") or round(estimate[0])
+    completion = count("completion_tokens", "output_tokens")
     if completion is None:
         completion = round(estimate[1])
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
+    cached = (details.get("cached_tokens") if isinstance(details, dict) else 0) or count("prompt_cache_hit_tokens") or 0
     cost = price.cost(prompt, 0 if decision else completion, cached) if price else 0.0
     return Usage(1, int(prompt), int(completion), cost)
 

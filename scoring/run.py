@@ -71,6 +71,7 @@ class Question:
 
     def __init__(self, again: bool = False) -> None:
         self.again, self.on_wire, self.sent_at = again, False, time.monotonic()
+        self.paid = False  # one of several requests has its reply
         self.sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self) -> None:
@@ -82,7 +83,7 @@ class Question:
 
     def unsend(self) -> None:
         """It failed, and may be sent once more later."""
-        self.on_wire = False
+        self.on_wire = self.paid
 
 
 current_run: ContextVar[Run] = ContextVar("labelfusion_run")

@@ -76,8 +76,6 @@ def test_a_scorer_that_keeps_to_the_budget_itself(
     from labelfusion.scoring.run import current_run
 
     class Thrifty(FakeScorer):
-        keeps_budget = True
-
         async def score(self, texts: Sequence[str]) -> ScoreBatch:
             batch = await super().score(texts)
             paid, budget = len(texts), current_run.get().budget

@@ -148,8 +148,6 @@ def test_questions_whose_answers_are_late_count_against_the_budget(model: Model,
     class Reserving(FakeScorer):
         """As the scorers of APIs do: what a request may cost is set aside while it is under way."""
 
-        keeps_budget = True
-
         async def score(self, texts: Any) -> ScoreBatch:
             budget = current_run.get().budget
             assert budget is not None

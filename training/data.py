@@ -90,11 +90,18 @@ def read_table(data: Any, split: str = "train", text_column: str = "text") -> tu
                 raise FileNotFoundError(f"There is no file {str(path)!r}.")
             metadata = _metadata(path)
             options = {"dtype": {text_column: str}} if _has_cells(path) else {}  # "123" is a text, and so is ""
-            scored = json.loads(metadata.get(b"labelfusion", b"{}")).get("labels")
+            says = json.loads(metadata.get(b"labelfusion", b"{}"))
+            scored = says.get("labels")
             table = READERS[path.suffix.lower()](path, **options)
             if options and text_column in table:
                 table[text_column] = table[text_column].fillna("")
-            table, names = _named(table, _features(metadata), scored)
+            features = _features(metadata)
+            table, names = _named(table, features, scored)
+            if says.get("indices") and not features:
+                for column in {"label", "labels"} & set(table.columns):
+                    cells = table[column].tolist()
+                    found = name_labels(parse_lists(cells) if column == "labels" else cells, scored)
+                    table = table.assign(**{column: pd.Series(found, index=table.index, dtype=object)})
             return table, scored or names
         if path.exists() or isinstance(data, Path):
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
