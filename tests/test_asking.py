@@ -166,6 +166,24 @@ def test_an_llm_that_breaks_down_does_not_silence_the_others(
     assert sum("asked no more in this run" in record.message for record in caplog.records) == 1
 
 
+def test_what_a_scorer_within_a_scorer_pays_counts_once(model: Model, tiny_tokenizer: Tokenizer) -> None:
+    class Wrapper:
+        def __init__(self, inner: Any) -> None:
+            self.inner, self.name = inner, inner.name
+            self.labels, self.multi_label = inner.labels, inner.multi_label
+
+        async def score(self, texts: Sequence[str]) -> ScoreBatch:
+            return await cast(ScoreBatch, self.inner.score(texts))
+
+    with LLMServer(labels=NAMES) as server:
+        provider = {"model": "m", "method": "json", "price": (1000.0, 1000.0), "api_base": server.url}
+        inner = build_scorer(provider, NAMES, False, cache=False)
+        texts = [f"w{i % 10} film w{i // 10 % 10} w{i // 100}" for i in range(400)]
+        result = run(model, tiny_tokenizer, texts, scorers=[cast(Any, Wrapper(inner))], max_cost_usd=40.0)
+    assert result.cost_usd.sum() > 38.0  # the whole budget, in several portions
+    assert result.cost_usd.sum() == pytest.approx(sum(server.tokens) * 1e-3)
+
+
 def test_a_text_that_is_too_dear_does_not_end_the_run(model: Model, tiny_tokenizer: Tokenizer) -> None:
     texts = [f"w{i % 10} film w{i // 10}" for i in range(20)]
     texts[3] = "long " * 5000

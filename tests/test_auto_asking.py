@@ -49,6 +49,22 @@ def test_rate_limits_hold_from_call_to_call(options: dict[str, Any]) -> None:
         assert clf.set_params(llm=replace(llm, votes=3))._scorers() is not first
 
 
+def test_what_changes_is_asked_anew(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLMServer(labels=NAMES, keep=True) as server, LLMServer(labels=["a", "b", "c"]) as other:
+        llm = LLMProvider("m", api_base=server.url, method="json", api_key_env="MY_KEY")
+        monkeypatch.setenv("MY_KEY", "first")
+        clf = AutoFusionClassifier(llm=llm, **options).fit(frame(60))
+        clf.predict(["one"])
+        monkeypatch.setenv("MY_KEY", "second")
+        clf.predict(["two"])
+        assert [headers["authorization"] for headers in server.headers] == ["Bearer first", "Bearer second"]
+        llm.api_base = other.url
+        renamed = frame(60)
+        renamed["label"] = renamed["label"].map(dict(zip(NAMES, "abc", strict=True)))
+        assert clf.fit(renamed).predict_sources(["three"]).answered.all()
+        assert (server.requests, other.requests) == (2, 1)
+
+
 def test_classifier_and_pipeline_can_be_sent_to_another_process(options: dict[str, Any], tmp_path: Path) -> None:
     with LLMServer(labels=NAMES) as server:
         llm = LLMProvider("m", api_base=server.url, method="json")

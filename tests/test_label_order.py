@@ -11,6 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.data import CLASSES_SUFFIX, prepare
+from llm_server import LLMServer
 
 from labelfusion import AutoFusionClassifier
 
@@ -146,6 +147,17 @@ def test_declared_names_that_are_numbers(tmp_path: Path) -> None:
     path.with_name(path.name + CLASSES_SUFFIX).write_text(json.dumps({"labels": ["1", "0"]}))
     pd.DataFrame({"text": TEXTS[:3], "label": [1, 0, 0]}).to_csv(path, index=False)
     assert prepare(path).names() == prepare(path, classes=[0, 1]).names() == ["1", "0", "0"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("names", [["1", "0"], ["1", "2", "news"]])
+def test_scored_files_of_classes_that_are_numbers(names: list[str], suffix: str, tmp_path: Path) -> None:
+    data = declared([names[i % len(names)] for i in range(12)], names)
+    data.to_parquet(str(tmp_path / "in.parquet"))
+    with LLMServer(labels=names) as server:
+        command = ["score", str(tmp_path / "in.parquet"), str(tmp_path / f"out.{suffix}"), "--llm", "m"]
+        assert main([*command, "--api-base", server.url, "--method", "json", "--no-cache"]) == 0
+    assert prepare(tmp_path / f"out.{suffix}").names() == prepare(data).names() == (names * 6)[:12]
 
 
 def test_lists_of_numbers_are_classes_or_vectors() -> None:

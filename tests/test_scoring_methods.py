@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.method import UnansweredError
+from labelfusion.scoring.money import Price, read_usage
 from llm_server import CONTENT_FAULTS, LABELS, LLMServer, truth
 from numpy.typing import NDArray
 
@@ -214,3 +216,46 @@ def test_odd_texts_go_through() -> None:
         scores, batch = ask(server, texts, method="json")
         assert batch.errors == {}
         np.testing.assert_allclose(scores[3], truth(texts[3], LABELS), atol=1e-6)
+
+
+@pytest.mark.parametrize("reply", ['{"World": 1' + "0" * 400 + ', "Sports": 1}', '{"World": ' + "[" * 100_000, "{}"])
+def test_a_degenerate_reply_costs_only_its_own_text(reply: str) -> None:
+    with LLMServer(labels=LABELS[:2], answer=lambda system, user: reply if "poison" in user else good) as server:
+        good = '{"World": 70, "Sports": 30}'
+        scores, batch = ask(server, ["a", "poison", "b"], method="json")
+    assert np.isnan(scores).any(axis=1).tolist() == [False, True, False]
+    assert "unusable answer" in batch.errors[1]
+
+
+def read(method: str, labels: list[str], reply: dict[str, Any], multi_label: bool = False) -> Any:
+    scorer: Any = build_scorer({"model": "openai/m", "method": method}, labels, multi_label, cache=False)
+    return scorer.questions.method(method, "text").read(reply, 1)[0]
+
+
+def test_the_words_of_a_refusal_are_no_letters() -> None:
+    top = [{"token": "I", "logprob": -0.001}, {"token": "A", "logprob": -9.0}, {"token": "B", "logprob": -12.0}]
+    logprobs = {"content": [{**top[0], "top_logprobs": top}]}
+    filtered = {"message": {"content": "I"}, "finish_reason": "content_filter"}
+    for said in ({"message": {"refusal": "I cannot"}}, filtered):
+        with pytest.raises(UnansweredError) as caught:
+            read("logprob", ["a", "b"], {"choices": [{**said, "logprobs": logprobs}]})
+        assert caught.value.refused
+    odd = [{"token": "A", "logprob": float("nan")}, {"token": "B", "logprob": -0.1}]
+    with pytest.raises(UnansweredError, match="not a number"):
+        read("logprob", ["a", "b"], {"choices": [{"logprobs": {"content": [{**odd[0], "top_logprobs": odd}]}}]})
+
+
+def test_decisions_are_those_of_the_classes_that_they_name() -> None:
+    answers = [{"type": "predicate", "name": name, "probability": p} for name, p in (("b", 0.9), ("a", 0.1))]
+    np.testing.assert_allclose(read("decision", ["a", "b"], {"answers": answers}, True), [0.1, 0.9], atol=1e-6)
+    answers[0]["name"] = "a"
+    with pytest.raises(UnansweredError, match="unknown or missing classes"):
+        read("decision", ["a", "b"], {"answers": answers}, True)
+    answers[0] |= {"name": "b", "probability": 10**400}
+    with pytest.raises(UnansweredError, match="without probabilities"):
+        read("decision", ["a", "b"], {"answers": answers}, True)
+
+
+def test_usage_that_is_no_number_is_estimated() -> None:
+    usage = read_usage({"usage": {"prompt_tokens": "12", "completion_tokens": None}}, Price(1.0, 1.0, 1.0), (7.0, 3.0))
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cost_usd) == (7, 3, 10.0)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_scorer import NAMES, FakeScorer
 from labelfusion.pipelines import run
+from labelfusion.pipelines.inference import infer
 from labelfusion.pipelines.patience import Patience
 from labelfusion.scoring import build_scorer
 from llm_server import LLMServer
@@ -82,6 +83,17 @@ def test_a_cascade_has_one_deadline(make_model: MakeModel, tiny_tokenizer: Token
     assert result.errors == {0: "deadline"}
 
 
+def test_the_deadline_of_a_cascade_counts_the_llms_alone(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
+    model = make_model(llm_providers=["openai/a", "openai/b"])
+    model.config.calibration["gate"] = {"stages": [{"recall": [0.9] * 3, "rate": [1 / 3] * 3, "threshold": 0.0}] * 2}
+    texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(384)]
+    scorers = [FakeScorer("a"), FakeScorer("b")]
+    options: dict[str, Any] = {"scorers": scorers, "llm_policy": "auto", "deadline_s": 1.0}
+    for part in infer(model, tiny_tokenizer, iter([(text, None) for text in texts]), **options):
+        assert part.answered.all()
+        time.sleep(1.2)  # a slow reader
+
+
 def test_an_api_is_asked_a_second_time(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model(llm_providers=["openai/m"])
     with LLMServer(labels=NAMES) as server:
@@ -95,6 +107,16 @@ def test_an_api_is_asked_a_second_time(make_model: MakeModel, tiny_tokenizer: To
         assert time.monotonic() - started < 10.0
         assert result.answered.all()
         assert server.requests == 3
+
+
+def test_the_first_text_of_all_is_asked_a_second_time_too(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
+    model = make_model(llm_providers=["openai/m"])
+    with LLMServer(labels=NAMES, latency=20.0) as server:
+        threading.Timer(0.3, lambda: setattr(server, "latency", 0.0)).start()
+        scorer = api(server, method="auto")
+        started = time.monotonic()
+        assert run(model, tiny_tokenizer, ["good film"], scorers=[scorer], hedge_s=0.6).answered.all()
+        assert time.monotonic() - started < 15.0
 
 
 def test_the_delay_is_learnt_within_a_list(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""`labelfusion predict --max-cost-usd`: one budget, however often the run is stopped."""
+"""Long runs over files: one budget, however often the run is stopped, and files that are not as their first rows."""
 
 import json
 import time
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.journal import Journal
+from labelfusion.hub_scripts.tables import Table, check_columns, sample_texts
 from llm_server import LLMServer
 from test_auto import NAMES, frame
 
@@ -50,3 +51,27 @@ def test_the_budget_holds_over_interruptions(
         assert billed() < limit + 8 * a_text
         assert len(out.read_text().splitlines()) == 600
         assert not (tmp_path / "out.jsonl.journal").exists()
+
+
+def test_the_journal_remembers_what_was_spent(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", {})
+    for start in (0, 5):
+        journal.put({"start": start, "rows": 5})
+        journal.spend(1.0 + start)
+    journal.cut(5)
+    again = Journal(tmp_path / "j", {})
+    assert (again.spent, [record["start"] for record in again.records()]) == (6.0, [0])
+
+
+def test_texts_are_drawn_from_all_over_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i // 500} {i}" if i % 2 else " "}) + "\n" for i in range(1000)))
+    texts = sample_texts(Table(str(path)), "text", 100)
+    assert texts == sample_texts(Table(str(path)), "text", 100)
+    assert len(set(texts)) == 100
+    assert 30 < sum(text.startswith("0") for text in texts) < 70
+    with path.open("a") as file:
+        file.write('{"text": "x", "late": 1}\n')
+    with pytest.raises(ValueError, match=r"Row 1000 of in.jsonl has the columns \['late'\]"):
+        check_columns(Table(str(path)), tmp_path / "out.parquet")
+    check_columns(Table(str(path)), tmp_path / "out.jsonl")
