@@ -173,7 +173,7 @@ def test_what_a_scorer_within_a_scorer_pays_counts_once(model: Model, tiny_token
             self.labels, self.multi_label = inner.labels, inner.multi_label
 
         async def score(self, texts: Sequence[str]) -> ScoreBatch:
-            return await cast(ScoreBatch, self.inner.score(texts))
+            return cast(ScoreBatch, await self.inner.score(texts))
 
     with LLMServer(labels=NAMES) as server:
         provider = {"model": "m", "method": "json", "price": (1000.0, 1000.0), "api_base": server.url}
