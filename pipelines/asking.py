@@ -39,12 +39,17 @@ class Answers:
         called: bool `(n,)`: whether an LLM was asked.
         cost_usd: float64 `(n,)`: US dollars, those of a request split evenly over its texts.
         errors: `{row: reason}` for missing answers.
+        took_s: float64 `(n,)`: seconds that each text took, where it was waited for by itself.
     """
 
     scores: NDArray[np.float32]
     called: NDArray[np.bool_]
     cost_usd: NDArray[np.float64]
     errors: dict[int, str] = field(default_factory=dict)
+    took_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        self.took_s = self.took_s if len(self.took_s) else np.zeros(len(self.called))
 
     def note(self, row: int, reason: str) -> None:
         """One more reason why an answer about a row is missing."""
@@ -56,6 +61,7 @@ class Answers:
         self.scores[rows] = np.where(np.isnan(part.scores), self.scores[rows], part.scores)
         self.called[rows] |= part.called
         self.cost_usd[rows] += share * part.cost_usd
+        self.took_s[rows] = np.maximum(self.took_s[rows], part.took_s)
         for row, reason in part.errors.items():
             self.note(row + rows.start, reason)
 
@@ -72,15 +78,13 @@ class Asking:
     def __init__(self, coro: Any) -> None:
         from ..scoring.loop import submit
 
-        self._ended, self._started = threading.Event(), time.monotonic()
-        self.took_s = 0.0
+        self._ended = threading.Event()
         self._future: Future[Answers] = submit(self._body(coro))
 
     async def _body(self, coro: Any) -> Answers:
         try:
             return await coro
         finally:
-            self.took_s = time.monotonic() - self._started
             self._ended.set()
 
     def result(self) -> Answers:
@@ -138,19 +142,19 @@ class Asker:
         """Indices of the LLMs that can be asked; those of recorded scores cannot."""
         return list(self._resolve())
 
-    def submit(self, texts: list[str], only: int | None = None, end: float | None = None) -> Asking:
+    def submit(self, texts: list[str], only: int | None = None, waited_s: NDArray[np.floating] | None = None) -> Asking:
         """Ask all LLMs, or that of the index `only`, about `texts` in the background.
 
         Args:
             texts: The texts.
             only: Index of an LLM.
-            end: When the deadline is over, by `time.monotonic`, if it began earlier; not with a limit in dollars.
+            waited_s: float `(n,)`: seconds that each text has waited for other LLMs, of which its deadline is the sum.
 
         Raises:
             ValueError: If the scorers do not fit the model.
         """
         scorers = {i: scorer for i, scorer in self._resolve().items() if only in (None, i)}
-        asking = Asking(self._ask(scorers, texts, end))
+        asking = Asking(self._ask(scorers, texts, np.zeros(len(texts)) if waited_s is None else waited_s))
         # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
         local = [getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()]
         self._local = all(local)
@@ -182,13 +186,13 @@ class Asker:
                     self._scorers[i] = scorer
         return self._scorers
 
-    async def _ask(self, scorers: dict[int, Scorer], texts: list[str], end: float | None) -> Answers:
+    async def _ask(self, scorers: dict[int, Scorer], texts: list[str], waited_s: NDArray[np.floating]) -> Answers:
         count = len(texts)
         answers = Answers.none(count, self.config)
         if not scorers:
             return answers
         if self.patience.in_use:
-            return await self._ask_singly(scorers, texts, end)
+            return await self._ask_singly(scorers, texts, waited_s)
         if self.budget is None:
             await self._ask_rows(scorers, texts, slice(0, count), answers)
             return answers
@@ -197,22 +201,28 @@ class Asker:
                 await self._ask_rows(scorers, texts, slice(start, min(start + self.chunk_size, count)), answers)
         return answers
 
-    async def _ask_singly(self, scorers: dict[int, Scorer], texts: list[str], end: float | None) -> Answers:
+    async def _ask_singly(
+        self, scorers: dict[int, Scorer], texts: list[str], waited_s: NDArray[np.floating]
+    ) -> Answers:
         """Each text by itself, and each LLM about it, as long as the patience lasts."""
 
-        async def ask(text: str, end: float | None) -> Answers:
+        waited = dict(zip(texts, waited_s.tolist(), strict=True))
+
+        async def ask(text: str) -> Answers:
+            started, end = time.monotonic(), self.patience.end(waited[text])
             asked = [self._in_time(p, scorer, text, end, len(scorers) > 1) for p, scorer in scorers.items()]
             answers = Answers.none(1, self.config)
             for part in await gather_or_cancel(asked):
                 answers.add(part, slice(0, 1))
+            answers.took_s[0] = time.monotonic() - started
             return answers
 
         distinct = list(dict.fromkeys(texts))
         if self.budget is None:
-            parts = await gather_or_cancel([ask(text, end) for text in distinct])
+            parts = await gather_or_cancel([ask(text) for text in distinct])
         else:
             async with self._turn:
-                parts = [await ask(text, None) for text in distinct]
+                parts = [await ask(text) for text in distinct]
         found = dict(zip(distinct, parts, strict=True))
         shared = Counter(texts)
         answers = Answers.none(len(texts), self.config)
@@ -220,7 +230,7 @@ class Asker:
             answers.add(found[text], slice(i, i + 1), 1 / shared[text])
         return answers
 
-    async def _in_time(self, p: int, scorer: Scorer, text: str, end: float | None, several: bool) -> Answers:
+    async def _in_time(self, p: int, scorer: Scorer, text: str, end: float, several: bool) -> Answers:
         async def ask() -> Answers:
             answers = Answers.none(1, self.config)
             await self._ask_rows({p: scorer}, [text], slice(0, 1), answers)

@@ -289,8 +289,8 @@ class _Engine:
             rows = np.flatnonzero(wanted & open_)
             if rows.size:
                 window.asked = rows[np.argsort(-values[rows], kind="stable")]
-                end = self.asker.patience.end(window.waited_s)  # one deadline for all LLMs, and for them alone
-                window.asking = self.asker.submit([window.texts[i] for i in window.asked], p, end)
+                texts, waited_s = [window.texts[i] for i in window.asked], window.waited_s[window.asked]
+                window.asking = self.asker.submit(texts, p, waited_s)
                 yield
 
     def finish(self, window: Window) -> Inference:
@@ -298,7 +298,7 @@ class _Engine:
         try:
             embeddings = self.encode(window.texts) if window.embeddings is None else window.embeddings
             while window.asking is not None:
-                window.take(window.asking)
+                window.take(window.asking.result())
                 window.proceed()
         except BaseException:
             if window.asking is not None:

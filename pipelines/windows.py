@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .asking import Asking
+from .asking import Answers, Asking
 
 
 @dataclass
@@ -20,7 +20,6 @@ class Window:
         embeddings: float32 `(n, hidden_size)`, once they are there.
         asked: int `(m,)`: the rows that the question in `asking` is about.
         asking: The question.
-        waited_s: Seconds that the questions so far have taken.
         steps: Goes on to the next question, where one follows from the answers to the last.
     """
 
@@ -29,12 +28,12 @@ class Window:
     embeddings: torch.Tensor | None = None
     asked: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
     asking: Asking | None = None
-    waited_s: float = 0.0
     steps: Iterator[None] = field(default_factory=lambda: iter(()))
 
     def __post_init__(self) -> None:
         self.called = np.zeros(len(self.texts), dtype=bool)
         self.cost_usd = np.zeros(len(self.texts))
+        self.waited_s = np.zeros(len(self.texts))  # for the LLMs asked so far
         self.wanted = np.zeros(self.scores.shape[:2], dtype=bool)
         self.errors: dict[int, str] = {}
 
@@ -43,10 +42,9 @@ class Window:
         self.asking = None
         next(self.steps, None)
 
-    def take(self, asking: Asking) -> None:
+    def take(self, answers: Answers) -> None:
         """Put in the answers about the rows `asked`; an LLM that has not answered leaves what was there."""
-        answers = asking.result()
-        self.waited_s += asking.took_s
+        self.waited_s[self.asked] += answers.took_s
         known = np.where(np.isnan(answers.scores), self.scores[self.asked], answers.scores)
         self.scores[self.asked] = known
         self.called[self.asked] |= answers.called

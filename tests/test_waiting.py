@@ -83,6 +83,15 @@ def test_a_cascade_has_one_deadline(make_model: MakeModel, tiny_tokenizer: Token
     assert result.errors == {0: "deadline"}
 
 
+def test_a_slow_text_does_not_take_the_time_of_the_others(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
+    model = make_model(llm_providers=["openai/a", "openai/b"])
+    model.config.calibration["gate"] = {"stages": [{"recall": [0.9] * 3, "rate": [1 / 3] * 3, "threshold": 0.0}] * 2}
+    scorers = [FakeScorer("a", before=after(5.0, only=("slow film",))), FakeScorer("b")]
+    texts = ["slow film", *TEXTS]
+    result = run(model, tiny_tokenizer, texts, scorers=scorers, llm_policy="auto", deadline_s=1.0)
+    assert result.answered.tolist() == [[False, False]] + [[True, True]] * 60
+
+
 def test_the_deadline_of_a_cascade_counts_the_llms_alone(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:
     model = make_model(llm_providers=["openai/a", "openai/b"])
     model.config.calibration["gate"] = {"stages": [{"recall": [0.9] * 3, "rate": [1 / 3] * 3, "threshold": 0.0}] * 2}
