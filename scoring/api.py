@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LLMProvider
+from .api_errors import FILTERED, KEY, TOO_LONG
 from .base import ScoreBatch, ScoringError, Usage, expand, missing, unique
-from .client import NOT_OFFERED, Client, explain
+from .client import NOT_OFFERED, Client, explain, is_missing_feature
 from .engine import Engine, Outcome
 from .examples import Pool, normalized
 from .method import Method, UnansweredError, UnsupportedError
+from .method_choice import MethodChoice, Verdict
 from .money import BudgetReachedError, require_price
 from .prompts import Example
 from .providers import resolve
@@ -28,9 +30,6 @@ from .tasks import gather_or_cancel
 from .transport import RequestError
 
 logger = logging.getLogger(__name__)
-
-PROBES = 3  # texts on which `auto` tries before it gives up
-_remembered: dict[bytes, str] = {}  # methods that `auto` found in this process; the store keeps them for the next
 
 
 @dataclass
@@ -49,6 +48,10 @@ class _Call:
     stopped: str | None = None  # why no more is asked
     broken: ScoringError | None = None  # where that is because nothing can work any more
     unpaid: str | None = None  # the reason of rows that there was no money for
+
+    def open(self, rows: list[int]) -> list[int]:
+        """Those of `rows` without an outcome."""
+        return [row for row in rows if row not in self.errors and np.isnan(self.scores[row]).any()]
 
     def note(self, row: int, outcome: Outcome, cached: bool = False) -> None:
         """Note the scores of a row, or the reason why it has none."""
@@ -105,10 +108,10 @@ class APIScorer:
         )
         self.failure_limit = failure_limit
         self._store, self._cache = store, cache
-        self._chosen = None if provider.method == "auto" else provider.method
+        self._choice = MethodChoice(self.questions, provider.method)
         self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
-        if self._chosen:
-            self.questions.method(self._chosen)
+        if provider.method != "auto":
+            self.questions.method(provider.method)
 
     async def score(self, texts: Sequence[str]) -> ScoreBatch:
         """Score `texts`, in order; equal texts are asked once.
@@ -128,20 +131,29 @@ class APIScorer:
         todo = [row for row, text in enumerate(distinct) if text.strip()]
         for row in set(range(len(distinct))) - set(todo):
             call.note(row, "empty text")
+        name = self._choice.chosen
         if todo:
             engine = await self._engine()
-            if self._chosen is None:
+            if name is None:
                 question = current_question.get()
                 async with nullcontext() if question and question.again else engine.probing:  # one finds out for all
-                    todo = todo if self._chosen else await self._probe(engine, call, todo)
-            if self._chosen is not None:
-                await self._answer(engine, call, self._chosen, todo)
+                    name = await self._choice.recall(engine.store)
+                    if name is None:
+                        name, todo = await self._probe(engine, call, todo)
+            if name is not None:
+                try:
+                    await self._answer(engine, call, name, todo)
+                except UnsupportedError:  # the server has changed since the method was found
+                    await self._choice.forget(engine.store)
+                    name, todo = await self._probe(engine, call, call.open(todo))
+                    if name is not None:
+                        await self._answer(engine, call, name, todo)
         for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
             if row not in call.errors:
                 call.note(row, call.stopped or "not asked")
         if call.stopped and call.broken is None:
             logger.warning("%s: stopped early: %s.", self.name, call.stopped)
-        method = self._chosen or self.provider.method
+        method = name or self.provider.method
         batch = expand(ScoreBatch(call.scores, method, call.usage, call.errors, call.cached), rows)
         if call.broken is not None:
             call.broken.batch = batch
@@ -150,7 +162,7 @@ class APIScorer:
 
     async def likely_method(self) -> str:
         """The method that will be used, as far as is known without asking; `json` where `auto` has not tried yet."""
-        return self._chosen or await self._recall(await self.store()) or "json"
+        return await self._choice.recall(await self.store()) or "json"
 
     async def store(self) -> ScoreStore | None:
         """The score store, opened at its first use; None if there is none."""
@@ -225,15 +237,23 @@ class APIScorer:
             for start in range(0, len(members), size):
                 yield method, members[start : start + size]
 
-    async def _ask(self, engine: Engine, call: _Call, method: Method, rows: list[int], probing: bool = False) -> bool:
+    async def _ask(
+        self, engine: Engine, call: _Call, method: Method, rows: list[int], probing: bool = False, last: bool = False
+    ) -> Verdict:
         """Ask about `rows` in one request, store and note what comes.
 
-        Returns:
-            Whether the model answered in the way of this method, be it with a refusal.
+        Args:
+            engine: Client and store.
+            call: The call that the rows are of.
+            method: The method.
+            rows: Rows that share a prompt.
+            probing: Whether `auto` is finding out if the method works.
+            last: Whether there is no other method.
 
         Raises:
             ScoringError: If no other request can work either.
             UnsupportedError: While probing, if the method is not offered.
+            UnansweredError: While probing, if the answer cannot be read.
         """
         try:
             reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
@@ -241,14 +261,17 @@ class APIScorer:
             call.unpaid = str(error)
             for row in rows:
                 call.note(row, call.unpaid)
-            return False
+            return Verdict.TROUBLE
         except RequestError as error:
-            if probing and error.status in NOT_OFFERED:
+            if error.kind in (FILTERED, TOO_LONG):
+                return await self._ask_apart(engine, call, method, rows, error.reason)
+            refused = error.kind != KEY and error.status in NOT_OFFERED
+            if refused and ((probing and not last) or (self._choice.recalled and is_missing_feature(error))):
                 raise UnsupportedError(error.reason) from None
             if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
                 raise fatal from None
             self._failed(engine, call, rows, error.reason)
-            return False
+            return Verdict.TROUBLE
         call.usage += reply.usage
         if call.run.progress:
             call.run.progress.add(cost_usd=reply.usage.cost_usd)
@@ -257,16 +280,28 @@ class APIScorer:
             answers = method.read(reply.data, len(rows))
         except UnansweredError as error:
             if probing and not error.refused:
-                raise UnsupportedError(error.reason) from None
+                raise
             answers = [error] * len(rows)
         except UnsupportedError as error:
-            if probing:
+            if probing or self._choice.recalled:
                 raise
             answers = [UnansweredError(str(error))] * len(rows)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             answers = [UnansweredError("malformed")] * len(rows)
+        if probing and all(isinstance(answer, UnansweredError) and not answer.refused for answer in answers):
+            raise UnansweredError(str(answers[0]))
+        self._choice.recalled = False
         await self._keep(engine, call, method, rows, answers, reply.usage)
-        return any(not isinstance(a, UnansweredError) or a.refused for a in answers)
+        return Verdict.ANSWERED
+
+    async def _ask_apart(self, engine: Engine, call: _Call, method: Method, rows: list[int], reason: str) -> Verdict:
+        """Ask about each row of a refused request by itself: the fault may be one text's. A row alone has none."""
+        for row in rows if len(rows) > 1 else []:
+            await self._ask(engine, call, method, [row])
+        if len(rows) == 1:
+            call.note(rows[0], reason)
+            engine.tell(call.keys[rows[0]], reason)
+        return Verdict.SETTLED
 
     async def _keep(
         self,
@@ -303,47 +338,28 @@ class APIScorer:
         if call.failures >= self.failure_limit and not call.stopped:
             call.stopped = f"{call.failures} texts in a row without a usable answer, the last: {reason}"
 
-    async def _probe(self, engine: Engine, call: _Call, todo: list[int]) -> list[int]:
-        """Find the method of `auto` by asking about the first texts, best method first.
+    async def _probe(self, engine: Engine, call: _Call, todo: list[int]) -> tuple[str | None, list[int]]:
+        """Find the method of `auto` by asking about the first texts.
 
         Returns:
-            The rows that are still to be answered.
+            The method, if there is one, and the rows that are still to be answered.
         """
-        self._chosen = await self._recall(engine.store)
-        if self._chosen:
-            return todo
-        options, reasons = list(self.questions.methods()), []
-        for row in todo[:PROBES]:
-            for method in list(options):
-                call.keys[row] = self.questions.key(method.name, call.texts[row], call.neighbours[row])
-                method = self.questions.method(method.name, call.texts[row])
-                try:
-                    works = await self._ask(engine, call, method, [row], probing=len(options) > 1)
-                except UnsupportedError as error:
-                    reasons.append(f"{method.name}: {error}")
-                    options.pop(0)
-                    continue
-                if works:
-                    await self._remember(engine.store, method.name)
-                    return todo[todo.index(row) + 1 :]
-                break  # the API is in trouble, or the budget is spent: another method would fare no better
-            if call.stopped:
-                return []
-        if not options:
-            raise ScoringError(f"{self.name} offers none of the methods: {'; '.join(reasons)}.")
-        last = call.errors[todo[:PROBES][-1]]
-        call.stopped = last if last == call.unpaid else f"no answer from the API, the last: {last}"
-        return []
 
-    async def _recall(self, store: ScoreStore | None) -> str | None:
-        key = self.questions.model_key()
-        name = _remembered.get(key) or (await asyncio.to_thread(store.get_method, key) if store else None)
-        return name if name in {method.name for method in self.questions.methods()} else None
+        async def ask(name: str, row: int, last: bool) -> Verdict:
+            call.keys[row] = self.questions.key(name, call.texts[row], call.neighbours[row])
+            method = self.questions.method(name, call.texts[row])
+            return await self._ask(engine, call, method, [row], probing=True, last=last)
 
-    async def _remember(self, store: ScoreStore | None, name: str) -> None:
-        self._chosen = _remembered[self.questions.model_key()] = name
-        if store is not None:
-            await asyncio.to_thread(store.put_method, self.questions.model_key(), name)
+        try:
+            found = await self._choice.find(todo, ask, engine.store)
+        except ScoringError as error:
+            raise ScoringError(f"{self.name}: {error}") from None
+        for row, reason in found.unread.items():
+            self._failed(engine, call, [row], f"unusable answer: {reason}")
+        if found.trouble and not call.stopped:
+            last = next(reversed(call.errors.values()))
+            call.stopped = last if last == call.unpaid else f"no answer from the API, the last: {last}"
+        return found.method, found.left
 
 
 def _joint(call: _Call, rows: list[int]) -> list[Example]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import LLMProvider
+from .api_errors import KEY
 from .base import ScoringError, Usage
 from .limits import RateLimit, Slots
 from .method import Method
@@ -130,9 +131,14 @@ class Client:
         return random.uniform(0.2, 1.0) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
 
 
+def is_missing_feature(error: RequestError) -> bool:
+    """Whether an error says by itself that the server does not have what was asked for, whatever the text."""
+    return error.status in (404, 405, 501) or (error.status in NOT_OFFERED and error.param is not None)
+
+
 def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> ScoringError | None:
     """The exception for an `error` after which no other request can work either, if it is such a one."""
-    if error.status == 401:
+    if error.kind == KEY or error.status == 401:
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
     if error.status in (404, 405, 501):

@@ -4,14 +4,16 @@ Multi-label: the model writes Y or N for each class, and the probability of Y ag
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .method import Method, Scores, UnansweredError, UnsupportedError, check_refusal, content, normalize
+from .transport import RequestError
 
-TOP = 20  # as many alternatives as the APIs return
-FLOOR = 1e-5  # least probability of a class whose letter is not among them
+TOP = 20  # as many alternatives as most APIs return
+FEW = 5  # as many as the others do
+FLOOR = 1e-5  # probability of a class whose letter was not returned, unless even the last one returned holds less
+LEAST_MASS = 0.5  # share of the returned probability that the letters must hold together to count as an answer
 
 
 class LogprobMethod(Method):
@@ -20,18 +22,32 @@ class LogprobMethod(Method):
     name: ClassVar[str] = "logprob"
     answer: ClassVar[str] = "letter"
     max_labels: ClassVar[int | None] = TOP
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, provider: Any, endpoint: Any, labels: Any, multi_label: bool, *args: Any, **kwargs: Any) -> None:
         if multi_label:
             self.answer = "yes_no"  # type: ignore[misc]
         super().__init__(provider, endpoint, labels, multi_label, *args, **kwargs)
+        self._top = TOP
 
     def parameters(self, num_texts: int) -> dict[str, Any]:
         """One token; greedy where the tokens depend on each other."""
         limit = {self.endpoint.token_limit: 4 * len(self.labels) if self.multi_label else 1}
         greedy = {"temperature": 0} if self.multi_label else {}
-        return {"logprobs": True, "top_logprobs": TOP, **limit, **greedy}
+        return {"logprobs": True, "top_logprobs": self._top, **limit, **greedy}
+
+    def canonical(self, body: dict[str, Any]) -> dict[str, Any]:
+        """How many alternatives the server returns is no part of the question."""
+        body = super().canonical(body)
+        return body if "top_logprobs" in self.provider.params else {**body, "top_logprobs": TOP}
+
+    def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask for fewer alternatives if the server refuses so many."""
+        refused = error.status in (400, 422) and error.param == "top_logprobs"
+        if not refused or body.get("top_logprobs") != TOP or "top_logprobs" in self.provider.params:
+            return None
+        self._top = FEW
+        return {**body, "top_logprobs": FEW}
 
     def answer_tokens(self, num_texts: int) -> float:
         """A token, or two a class."""
@@ -47,45 +63,73 @@ class LogprobMethod(Method):
             raise UnsupportedError("the reply holds no log-probabilities")
         if self.multi_label:
             return [self._read_multi(choice, positions)]
-        return [self._read_single(choice, positions[0])]
+        return [self._read_single(positions[0])]
 
-    def _read_single(self, choice: dict[str, Any], position: dict[str, Any]) -> Scores:
-        found, lowest, total = _options(position, self.prompts.letters)
-        if not found:
-            content(choice)
-            raise UnansweredError("no option letter among the likeliest tokens")
-        # The letters that were not returned share what is left, and none is likelier than the last one returned.
-        unseen = len(self.labels) - len(found)
-        rest = max(FLOOR, min(lowest, max(0.0, 1.0 - total) / max(unseen, 1)))
-        return normalize(_to_one([found.get(letter, rest) for letter in self.prompts.letters]), multi_label=False)
+    def _read_single(self, position: dict[str, Any]) -> Scores:
+        options = _read_options(position, self.prompts.letters)
+        # The letters that were not returned share what is left of the probability.
+        unseen = len(self.labels) - len(options.found)
+        rest = options.at_most(max(FLOOR, options.left / max(unseen, 1)))
+        values = [options.found.get(letter, rest) for letter in self.prompts.letters]
+        return normalize([value / sum(values) for value in values], multi_label=False)
 
     def _read_multi(self, choice: dict[str, Any], positions: list[dict[str, Any]]) -> Scores:
-        written = [p for p in positions if str(p.get("token", "")).strip() in ("Y", "N")]
+        written = [p for p in positions if _letter(p) in ("Y", "N")]
         if len(written) != len(self.labels):
             content(choice)
             raise UnansweredError("not one Y or N for each class")
         scores = []
         for position in written:
-            found, lowest, _ = _options(position, ["Y", "N"])
-            yes, no = (found.get(letter, min(FLOOR, lowest)) for letter in ("Y", "N"))
+            options = _read_options(position, ["Y", "N"])
+            yes, no = (options.found.get(letter, options.at_most(FLOOR)) for letter in ("Y", "N"))
             scores.append(yes / (yes + no))
         return normalize(scores, multi_label=True)
 
 
-def _options(position: dict[str, Any], letters: list[str]) -> tuple[dict[str, float], float, float]:
-    """Probability of each letter (spellings such as `A` and ` A` summed), of the least likely token, of all tokens."""
-    found: dict[str, float] = {}
-    tokens = position.get("top_logprobs") or [position]
+@dataclass(frozen=True)
+class _Options:
+    """What the alternatives of one token say.
+
+    Args:
+        found: Probability of each letter that was returned; spellings such as `A`, ` A` and `a` are summed.
+        lowest: Probability of the least likely token that was returned.
+        left: Probability that no returned token holds.
+    """
+
+    found: dict[str, float]
+    lowest: float
+    left: float
+
+    def at_most(self, probability: float) -> float:
+        """`probability`, but no more than a token can hold that was not returned."""
+        return min(self.lowest, probability)
+
+
+def _read_options(position: dict[str, Any], letters: list[str]) -> _Options:
+    """The options among the alternatives of a token.
+
+    Raises:
+        UnansweredError: If the token is something else than an option, for all that the alternatives tell.
+        UnsupportedError: If there are no alternatives.
+    """
+    tokens = [t for t in position.get("top_logprobs") or [] if t.get("logprob") is not None]
+    if not tokens:
+        raise UnsupportedError("the reply holds no alternatives to its tokens (top_logprobs)")
     logprobs = [float(token["logprob"]) for token in tokens]
     if any(math.isnan(logprob) for logprob in logprobs):
         raise UnansweredError("a log-probability that is not a number")
     probabilities = [math.exp(min(0.0, logprob)) for logprob in logprobs]
+    found: dict[str, float] = {}
     for token, probability in zip(tokens, probabilities, strict=True):
-        letter = str(token.get("token", "")).strip(" \n\t\"'.():▁Ġ*")
-        if letter in letters:
+        if (letter := _letter(token)) in letters:
             found[letter] = found.get(letter, 0.0) + probability
-    return found, min(probabilities), sum(probabilities)
+    total, likeliest = sum(probabilities), tokens[probabilities.index(max(probabilities))]
+    mass = sum(found.values()) / total if total > 0 else 0.0
+    if _letter(likeliest) not in letters or mass < LEAST_MASS:
+        raise UnansweredError(f"no option letter: all letters together hold {mass:.2g} of the probability")
+    return _Options(found, min(probabilities), max(0.0, 1.0 - total))
 
 
-def _to_one(values: list[float]) -> list[float]:
-    return (np.asarray(values) / max(1e-12, sum(values))).tolist()
+def _letter(token: dict[str, Any]) -> str:
+    """The option that a token stands for, without white space, punctuation and the marks of tokenizers."""
+    return str(token.get("token", "")).strip(" \n\t\"'.():▁Ġ*").upper()

@@ -82,6 +82,10 @@ class Method(ABC):
         """Request parameters; the provider's `params` override them."""
         return {}
 
+    def canonical(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`body` for the store's key: without what depends on what the server has turned out to know."""
+        return {name: value for name, value in body.items() if name != "response_format"}
+
     def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
         """The body to send instead of one with a feature that the server has just refused; None if there is none."""
         return None

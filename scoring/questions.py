@@ -17,6 +17,7 @@ from .vote import VoteMethod
 METHODS: dict[str, type[Method]] = {  # best first: the order in which `auto` tries them
     method.name: method for method in (DecisionMethod, LogprobMethod, JSONMethod, VoteMethod)
 }
+CHOICE_VERSION = 2  # counts changes in how `auto` chooses: what an older version remembers is forgotten
 
 
 class Questions:
@@ -95,8 +96,7 @@ class Questions:
     def key(self, name: str, text: str, neighbours: Sequence[Example] = ()) -> bytes:
         """The key of a question in the score store: a hash of everything that the answer depends on."""
         method = self.method(name, text)
-        body = method.body([text], neighbours)
-        body.pop("response_format", None)  # depends on what the server has turned out to know
+        body = method.canonical(method.body([text], neighbours))
         question = {
             "provider": self.endpoint.price_name,
             "base": self.endpoint.base or self.provider.api_base,
@@ -120,5 +120,6 @@ class Questions:
             "num_labels": len(self.labels),
             "texts_per_request": self.provider.texts_per_request,
             "params": self.provider.params,
+            "choice": CHOICE_VERSION,
         }
         return question_key(question)

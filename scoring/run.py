@@ -94,6 +94,7 @@ current_question: ContextVar[Question | None] = ContextVar("labelfusion_question
 _FINAL = (
     "empty text",
     "refused",
+    "text too long",
     "stopped by the content filter",
     "unusable answer",
     "HTTP 400",

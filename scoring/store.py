@@ -144,6 +144,11 @@ class ScoreStore:
             row = self._connect().execute("SELECT method FROM methods WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
+    def forget_method(self, key: bytes) -> None:
+        """Forget what `auto` found for a model."""
+        with self._lock, self._connect() as connection:
+            connection.execute("DELETE FROM methods WHERE key = ?", (key,))
+
     def put_method(self, key: bytes, method: str) -> None:
         """Remember what `auto` found."""
         with self._lock, self._connect() as connection:

@@ -5,9 +5,11 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
+from .api_errors import FILTERED, KEY, TOO_LONG, read_error
 from .base import ScoringError
 from .limits import Slots
 from .providers import Endpoint
@@ -25,6 +27,7 @@ class RequestError(Exception):
         retryable: Whether the same request may succeed later.
         retry_after: Seconds that the server asked to wait.
         param: The request parameter that the server complains about.
+        kind: What it is about, as in `ErrorReply`.
     """
 
     def __init__(
@@ -34,10 +37,11 @@ class RequestError(Exception):
         retryable: bool = False,
         retry_after: float | None = None,
         param: str | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason, self.status, self.retryable, self.retry_after, self.param = (
-            reason, status, retryable, retry_after, param,
+        self.reason, self.status, self.retryable, self.retry_after, self.param, self.kind = (
+            reason, status, retryable, retry_after, param, kind,
         )  # fmt: skip
 
 
@@ -79,7 +83,7 @@ class OpenAITransport:
         try:
             reply = await next(self._clients).post(path, body=body, cast_to=object)
         except self._openai.APIError as error:
-            raise from_api_error(error) from None
+            raise from_api_error(error, body) from None
         except json.JSONDecodeError:
             raise RequestError("malformed reply", retryable=True) from None
         return checked_reply(reply)
@@ -128,7 +132,7 @@ class LitellmTransport:
             async with self._slots, asyncio.timeout(self._timeout_s):
                 reply = await send(**body, **self._options)
         except self._openai.APIError as error:  # litellm's exceptions are OpenAI's
-            raise from_api_error(error) from None
+            raise from_api_error(error, body) from None
         except TimeoutError:
             raise RequestError("timeout", retryable=True) from None
         except Exception as error:  # litellm lets provider code raise what it likes
@@ -177,20 +181,30 @@ def import_litellm(model: str) -> Any:
     return litellm
 
 
-def from_api_error(error: Any) -> RequestError:
-    """Translate an `openai.APIError`. Its text may repeat the prompt or a part of the key and is therefore left out."""
+_SAID = {KEY: "the key was refused", FILTERED: "refused by a content filter", TOO_LONG: "text too long for the model"}
+
+
+def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
+    """Translate an `openai.APIError`. Its text may repeat the prompt or a part of the key and is therefore left out.
+
+    Args:
+        error: The error.
+        sent: Names of the parameters that were sent.
+    """
     status = getattr(error, "status_code", None)
     if status is None or type(error).__name__ in ("Timeout", "APIConnectionError"):
         name = "timeout" if "Timeout" in type(error).__name__ else "connection failed"
         return RequestError(name, retryable=True)
-    body = error.body if isinstance(error.body, dict) else {}
-    code = getattr(error, "code", None) or body.get("code") or getattr(error, "type", None) or body.get("type")
+    reply = read_error(status, error.body, str(getattr(error, "message", "")), sent)
+    code = reply.code or getattr(error, "code", None) or getattr(error, "type", None)
     reason = f"HTTP {status}" + (f" {code}"[:60] if code and str(code) != str(status) else "")
-    retryable = status in (408, 409, 425, 429) or status >= 500
+    reason = f"{_SAID[reply.kind]} ({reason})" if reply.kind else reason
+    retryable = reply.kind is None and (status in (408, 409, 425, 429) or status >= 500)
     if str(code) == "insufficient_quota":
         retryable = False
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    return RequestError(reason, status, retryable, retry_after(headers), getattr(error, "param", None))
+    param = reply.param or getattr(error, "param", None)
+    return RequestError(reason, status, retryable, retry_after(headers), param, reply.kind)
 
 
 def retry_after(headers: Any) -> float | None:

@@ -47,6 +47,7 @@ class LLMServer:
         retry_after: What a 429 says, seconds.
         answer: Overrides the model: `(system prompt, user message) -> content`.
         status: Reply to everything with this HTTP status.
+        special: `(path, body, text) -> (status, reply)` for a reply of its own; None for the usual one.
         keep: Keep the request bodies in `bodies`.
         usage: Report usage figures.
     """
@@ -59,6 +60,7 @@ class LLMServer:
     retry_after: float = 0.05
     answer: Callable[[str, str], str] | None = None
     status: int | None = None
+    special: Callable[[str, dict[str, Any], str], tuple[int, Any] | None] | None = None
     keep: bool = False
     usage: bool = True
     seed: int = 0
@@ -184,9 +186,11 @@ class LLMServer:
         decision = systemone or path.endswith("/decisions")
         if decision and "decisions" not in self.offers:
             return await self._error(writer, 404, "not_found")
+        texts = self._texts(body, decision)
+        if self.special is not None and (given := self.special(path, body, " ".join(texts))) is not None:
+            return await self._send(writer, *given)
         if refusal := self._unsupported(body):
             return await self._error(writer, 400, "unsupported_value", refusal)
-        texts = self._texts(body, decision)
         fault = self._fault(texts, decision)
         if fault in TRANSPORT_FAULTS:
             return await self._break(writer, fault)

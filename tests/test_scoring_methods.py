@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.base import ScoreBatch
-from labelfusion.scoring.method import UnansweredError
+from labelfusion.scoring.method import UnansweredError, UnsupportedError
 from labelfusion.scoring.money import Price, read_usage
 from llm_server import CONTENT_FAULTS, LABELS, LLMServer, truth
 from numpy.typing import NDArray
@@ -82,17 +82,17 @@ def test_auto_takes_the_best_that_is_offered_and_remembers(tmp_path: Any) -> Non
             _, batches = score_texts([again], [*TEXTS, "one more"])
             assert batches[0].method == method
             assert batches[0].cached == len(TEXTS)
-            probes = method == "vote"  # its first text was asked by `json` before, in vain
+            probes = 3 * (method == "vote")  # its first texts were asked by `json` before, in vain
             assert sum(server.paid.values()) == len(TEXTS) + 1 + probes
 
 
 def test_auto_remembers_for_the_next_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labelfusion.scoring import api
+    from labelfusion.scoring import method_choice
 
     with LLMServer(offers={"json_schema", "temperature"}, keep=True) as server:
         provider = {"model": "forgetful", "api_base": server.url}
         score_texts([build_scorer(provider, LABELS, False, store=tmp_path / "s.sqlite")], TEXTS)
-        monkeypatch.setattr(api, "_remembered", {})
+        monkeypatch.setattr(method_choice, "_remembered", {})
         server.bodies.clear()
         score_texts([build_scorer(provider, LABELS, False, store=tmp_path / "s.sqlite")], ["new text"])
         assert [sorted(body) for body in server.bodies] == [["messages", "model", "response_format", "temperature"]]
@@ -243,6 +243,54 @@ def test_the_words_of_a_refusal_are_no_letters() -> None:
     odd = [{"token": "A", "logprob": float("nan")}, {"token": "B", "logprob": -0.1}]
     with pytest.raises(UnansweredError, match="not a number"):
         read("logprob", ["a", "b"], {"choices": [{"logprobs": {"content": [{**odd[0], "top_logprobs": odd}]}}]})
+
+
+def letters(*tokens: tuple[str, float | None], labels: int = 4, multi_label: bool = False) -> Any:
+    top = [{"token": token, "logprob": logprob} for token, logprob in tokens]
+    reply = {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}]}
+    return read("logprob", LABELS[:labels], reply, multi_label)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [("Well", np.log(0.9)), ("A", -16.1), ("B", -17.0)],  # crumbs: 1e-7 of the probability
+        [("Well", -9999.0), ("A", -9999.0)],
+        [("The", np.log(0.3)), ("A", np.log(0.25)), ("B", np.log(0.2)), ("C", np.log(0.2))],  # prose is likelier
+        [("A", np.log(0.2)), ("The", np.log(0.19)), ("It", np.log(0.18)), ("Well", np.log(0.17))],  # too little mass
+    ],
+)
+def test_crumbs_of_probability_are_no_answer(tokens: Any) -> None:
+    with pytest.raises(UnansweredError, match="no option letter"):
+        letters(*tokens)
+
+
+def test_a_letter_that_was_not_returned_holds_no_more_than_the_last_that_was() -> None:
+    np.testing.assert_allclose(
+        letters(("A", np.log(0.6)), ("B", np.log(0.001))), [0.6, 0.001, 0.001, 0.001] / np.float64(0.603), atol=1e-6
+    )
+    scores = letters(("A", -1e-9), ("B", -9999.0))
+    np.testing.assert_allclose(scores, [1, 0, 0, 0], atol=1e-6)
+
+
+def test_spellings_of_a_letter_are_summed_and_null_is_no_probability() -> None:
+    tokens = [(" A", np.log(0.3)), ("A", np.log(0.2)), ("a", np.log(0.1)), ("B", np.log(0.4)), ("C", None)]
+    np.testing.assert_allclose(letters(*tokens, labels=2), [0.6, 0.4], atol=1e-6)
+
+
+def test_a_reply_without_alternatives_is_no_offer() -> None:
+    with pytest.raises(UnsupportedError, match="no alternatives"):
+        letters(("A", None))
+    reply = {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [{"token": "A", "logprob": -0.1}]}}]}
+    with pytest.raises(UnsupportedError, match="no alternatives"):
+        read("logprob", LABELS, reply)
+
+
+def test_crumbs_are_no_answer_in_multi_label() -> None:
+    top = [{"token": "Y", "logprob": -7.0}, {"token": "N", "logprob": -9.0}, {"token": "Well", "logprob": -0.001}]
+    reply = {"choices": [{"message": {"content": "Y"}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}]}
+    with pytest.raises(UnansweredError, match="no option letter"):
+        read("logprob", LABELS[:1], reply, True)
 
 
 def test_decisions_are_those_of_the_classes_that_they_name() -> None:

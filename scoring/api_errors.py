@@ -1,0 +1,100 @@
+"""What the error reply of an API means. Servers and proxies say the same things in many shapes.
+
+Only codes and names of parameters are taken out of a reply: its text may repeat the prompt or a part of the key.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+KEY, FILTERED, TOO_LONG = "key", "filtered", "too_long"  # kinds of error
+
+_KEY = re.compile(
+    r"(?i)\bapi[ _-]?key[ _](?:is |was )?(?:not valid|not found|invalid|expired|missing|incorrect)|API_KEY_INVALID|"
+    r"\b(?:invalid|incorrect|missing|expired|no)[ _]api[ _-]?key|authentication|unauthorized"
+)
+_FILTERED = re.compile(
+    r"(?i)content[ _]?(?:filter|policy|management)|safety[ _](?:filter|system|setting|policy)|responsible ?ai|"
+    r"prohibited_content|flagged"
+)
+_TOO_LONG = re.compile(
+    r"(?i)context[ _](?:length|size|window)|(?:maximum|max)[ _]context|too many (?:input )?tokens|reduce the length|"
+    r"(?:prompt|input|request|message|text)s?\b.{0,40}\b(?:too (?:long|large)|exceed)"
+)
+# Parameters that servers refuse. Others ("model", "messages") are words that a message holds for other reasons.
+_NAMES = (
+    *("top_logprobs", "logprobs", "response_format", "max_completion_tokens", "max_tokens", "temperature", "top_p"),
+    *("seed", "n", "reasoning_effort", "service_tier", "verbosity", "stop"),
+)
+_READ = 2000  # characters of a message that are looked at
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """What is known of an error.
+
+    Args:
+        code: The most telling of its codes.
+        param: The request parameter that it complains about.
+        kind: `KEY`, `FILTERED` (the text was refused), `TOO_LONG` (for the model's context); None: something else.
+    """
+
+    code: str | None
+    param: str | None
+    kind: str | None
+
+
+def read_error(status: int, body: Any, message: str, sent: Iterable[str]) -> ErrorReply:
+    """Read an error reply.
+
+    Args:
+        status: HTTP status.
+        body: The reply's JSON: a dict, a list with one (Gemini), or anything else.
+        message: What the client makes of it, where the body tells nothing.
+        sent: Names of the parameters that were sent.
+    """
+    body = body[0] if isinstance(body, list) and body else body
+    body = body if isinstance(body, dict) else {}
+    inner = body.get("error")
+    body = inner if isinstance(inner, dict) else body
+    codes = [str(code)[:60] for code in _codes(body) if code not in (None, "") and str(code) != str(status)]
+    texts = [body.get("message"), body.get("detail"), inner if isinstance(inner, str) else None]
+    said = " ".join(str(text)[:_READ] for text in texts if text) or message[:_READ]
+    known = " ".join([*codes, said])
+    kind = None
+    if status in (400, 401, 403) and _KEY.search(known):
+        kind = KEY
+    elif status in (400, 403, 422, 451) and _FILTERED.search(known):
+        kind = FILTERED
+    elif status in (400, 413, 422) and _TOO_LONG.search(known):
+        kind = TOO_LONG
+    return ErrorReply(codes[0] if codes else None, _param(body, said, sent) if kind is None else None, kind)
+
+
+def _codes(body: dict[str, Any]) -> Iterator[Any]:
+    """Codes, the most telling first: `code` is often the HTTP status, and `type` says more then."""
+    details = body.get("details")
+    for detail in details if isinstance(details, list) else []:
+        yield detail.get("reason") if isinstance(detail, dict) else None
+    for name in ("code", "type", "status", "error_type"):
+        yield body.get(name)
+    inner = body.get("innererror")
+    yield inner.get("code") if isinstance(inner, dict) else None
+
+
+def _param(body: dict[str, Any], said: str, sent: Iterable[str]) -> str | None:
+    """The parameter named by the reply's `param`, by the place that a validator gives, or by the message."""
+    if isinstance(body.get("param"), str) and body["param"]:
+        return body["param"]
+    details = body.get("detail")
+    for detail in details if isinstance(details, list) else []:
+        place = detail.get("loc") if isinstance(detail, dict) else None
+        if isinstance(place, list) and len(place) > 1 and place[0] == "body":
+            return str(place[1])
+    sent = set(sent)
+    for name in _NAMES:
+        word = rf"['\"`]{name}['\"`]" if len(name) < 4 else rf"\b{name}\b"
+        if name in sent and re.search(word, said):
+            return name
+    return None
