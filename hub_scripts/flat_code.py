@@ -26,7 +26,7 @@ ROOTS = {
     "pipelines.pipeline_labelfusion": "LabelFusionPipeline",
 }
 # What Transformers and PyTorch bring along. Transformers refuses a file that imports anything else outside of a `try`.
-BROUGHT = frozenset({"httpx", "huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"})
+BROUGHT = frozenset({"huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"})
 # What is used from the installed package where there is one, and the extra that has what it needs.
 LEFT_OUT = {"scoring.likelihood": ("A local LLM", "embedded")}
 

@@ -274,7 +274,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             raise ConnectionError(f"{address} has a problem of its own ({said}): try again later.") from None
         raise ValueError(f"{address} refused the push: {said}") from None
     except Exception as error:
-        import httpx
+        from huggingface_hub.utils import httpx  # the one that it uses: httpx2 from huggingface-hub 2 on
 
         if not isinstance(error, httpx.TransportError):
             raise

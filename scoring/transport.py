@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
@@ -15,6 +16,7 @@ from .limits import Slots
 from .providers import Endpoint
 
 CONNECTIONS_PER_POOL = 8
+REFUSALS = frozenset({401, 402, 403, 404, 405, 501})  # of the key, the account, the model or the path
 CHAT, DECISIONS = "/chat/completions", "/decisions"
 
 
@@ -91,16 +93,20 @@ class OpenAITransport:
 
 def _http_client(openai: Any, timeout_s: float, slots: Slots) -> Any:
     """The `openai` client's own HTTP client, holding a slot for each request while it is on the wire."""
-    import httpx
+    # httpx up to openai 2, httpx2 since: each catches its own library's errors only.
+    http = sys.modules[openai.DefaultAsyncHttpxClient.__base__.__module__.partition(".")[0]]
 
     class HTTPClient(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, valid-type]
-        async def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        async def send(self, request: Any, **kwargs: Any) -> Any:
             try:
-                # httpx's own timeout starts anew with every byte.
+                # The library's own timeout starts anew with every byte.
                 async with slots, asyncio.timeout(timeout_s):
-                    return await super().send(request, **kwargs)
+                    response = await super().send(request, **kwargs)
+                    if response.status_code in REFUSALS:
+                        slots.pause(0.1)  # most likely no other request can work: it is read before the next leaves
+                    return response
             except TimeoutError:
-                raise httpx.ReadTimeout("no complete reply in time", request=request) from None
+                raise http.ReadTimeout("no complete reply in time", request=request) from None
 
     return HTTPClient(timeout=timeout_s)
 
