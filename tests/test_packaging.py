@@ -1,6 +1,7 @@
 """What is installed, what an import loads, and how the source is laid out."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -221,17 +225,61 @@ def test_no_pickle() -> None:
                 assert f"{node.value.id}.{node.attr}" not in ("torch.load", "torch.save"), path
 
 
-def test_tests_agree_with_constraints() -> None:
-    """Every direct dependency has a pinned version in constraints.txt, in its declared range."""
-    from packaging.requirements import Requirement
+def pinned(text: str) -> dict[str, set[str]]:
+    """`{name: versions}` of the pins in a requirements file."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9_.-]+)==([^ \n]+)", text, re.MULTILINE):
+        found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
 
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
-    optional = PROJECT["project"]["optional-dependencies"]
-    for text in chain(PROJECT["project"]["dependencies"], *optional.values()):
-        requirement = Requirement(text)
-        if not requirement.name.startswith("labelfusion"):
-            pin = pins.get(requirement.name.lower().replace("_", "-"))
-            assert pin, f"{requirement.name} is not in constraints.txt"
-            assert requirement.specifier.contains(pin), f"{text} excludes the pinned {pin}"
+
+def test_pins_are_in_the_declared_ranges() -> None:
+    """Every direct dependency has a pinned version in constraints.txt, in its declared range."""
+    pins = pinned((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    for requirement in declared():
+        (pin,) = pins.get(canonicalize_name(requirement.name), {""})
+        assert pin, f"{requirement.name} is not in constraints.txt; run `make lock`"
+        assert requirement.specifier.contains(pin), f"{requirement} excludes the pinned {pin}; run `make lock`"
+
+
+def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_index() -> None:
+    files = {
+        name: (ROOT / "requirements" / f"{name}.txt").read_text("utf-8") for name in ("lock", "torch", "torch-cpu")
+    }
+    locked = pinned(files["lock"]) | pinned(files["torch"])
+    pins = pinned((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    assert {name: versions for name, versions in pins.items() if not versions <= locked.get(name, set())} == {}
+    assert pinned(files["torch-cpu"]) == {"torch": {f"{version}+cpu" for version in pins["torch"]}}
+    for text in files.values():
+        blocks = re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE)[1:]
+        assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+        assert "://" not in text
+        assert "--index" not in text
+        assert "--find-links" not in text
+
+
+# What is used where it happens to be installed: an error says how to install it, or something smaller takes its place.
+NOT_DECLARED = {"codecarbon"}
+
+
+@pytest.mark.parametrize("rooms", [ROOMS, ["tests", "benchmarks"]])
+def test_everything_that_is_imported_is_declared(rooms: list[str]) -> None:
+    own = {*ROOMS, *(path.stem for path in sources("tests", "benchmarks", *ROOMS))}
+    names = {canonicalize_name(requirement.name) for requirement in declared(tests=rooms is not ROOMS)}
+    distributions = packages_distributions()
+    for path in sources(*rooms):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for module in {module.partition(".")[0] for module in modules} - own - sys.stdlib_module_names:
+                of = {canonicalize_name(name) for name in distributions.get(module, [module])}
+                assert of & (names | NOT_DECLARED), (
+                    f"{path.name} imports {module}, which pyproject.toml does not declare"
+                )
+
+
+def declared(tests: bool = True) -> list[Requirement]:
+    """The requirements of the package and its extras."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    texts = chain(PROJECT["project"]["dependencies"], *(extras[name] for name in extras if tests or name != "test"))
+    return [Requirement(text) for text in texts]
