@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .llm_needs import api_providers, clients, keys
+from .llm_needs import api_providers, clients, consents, keys
 from .push import _files, check_model_folder, is_model_folder, refuse_secret_files
 
 if TYPE_CHECKING:
@@ -143,6 +143,9 @@ def _keys(config: "LabelFusionConfig", max_cost_usd: float) -> str:
         ) + ": it needs no secret."
     budget = f"All visitors together can spend ${max_cost_usd:g} until the Space is started again; the variable "
     budget += "`MAX_COST_USD` sets another limit."
+    if settings := consents(config):
+        named = ", ".join(f"`{name}={value}`" for name, value in settings.items())
+        budget += f"\n\nIts author chose a server or a key. If you trust that, set as variables of the Space: {named}."
     if not (needed := keys(config)):
         return budget
     return (

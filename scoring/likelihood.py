@@ -234,7 +234,8 @@ class LikelihoodScorer:
                 from .local_model import load_causal_lm
 
                 try:
-                    lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device)
+                    safe = True if self.provider.source else None  # no pickle that a stranger names
+                    lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device, safe)
                 except (ImportError, OSError) as error:
                     raise ScoringError(f"{self.name}: the local model cannot be loaded. {error}") from error
                 self.words = [_spellings(lm, words) for words in self.verbalizers]

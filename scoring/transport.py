@@ -76,6 +76,10 @@ class OpenAITransport:
             )
             for _ in range(pools)
         ]
+        if endpoint.foreign:  # what the client takes from the environment is meant for OpenAI
+            for client in clients:
+                client.organization = client.project = None
+                client._custom_headers = {}  # of OPENAI_CUSTOM_HEADERS
         self._clients = itertools.cycle(clients)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
