@@ -158,9 +158,11 @@ def _requirements(config: "LabelFusionConfig") -> str:
     from labelfusion import __version__
 
     extras = ["space", *clients(config)]
+    if config.source and api_providers(config):
+        extras.append("litellm")  # its price list: what a model from the Hub says of prices is not believed
     if any(p.model.startswith("embedded/") for p in config.providers):
         extras.append("embedded")
-    return f"labelfusion-transformers[{','.join(sorted(extras))}]>={__version__}\n"
+    return f"labelfusion-transformers[{','.join(sorted(set(extras)))}]>={__version__}\n"
 
 
 def _literal(value: str | list[str], indent: int = 0) -> str:

@@ -187,6 +187,11 @@ def consent_needed(provider: LLMProvider) -> dict[str, str]:
     return missing
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is that of a repository of the Hub, and no path on this machine."""
+    return _HUB_ID.fullmatch(name) is not None and not os.path.lexists(name)
+
+
 def check_texts(
     provider: LLMProvider, labels: Sequence[str] = (), class_descriptions: Mapping[str, str] | None = None
 ) -> None:
@@ -225,7 +230,7 @@ def _check_model(provider: LLMProvider) -> None:
     if model.startswith(LOCAL_PREFIXES) and not provider.api_base:
         name = model.partition("/")[2]
         # A repository of the Hub, whose weights are then taken from safetensors alone; no file of this machine.
-        if not _HUB_ID.fullmatch(name) or os.path.lexists(name):
+        if not is_hub_id(name):
             raise _refused(provider, f"the model {_shown(model)}", "a Hub id behind local/, not a path")
         return
     plain = len(model) <= MAX_NAME and _MODEL.fullmatch(model) and not re.search(r"https?:", model, re.IGNORECASE)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
+from ..configuration.secrets import redact
 from .api_errors import FILTERED, KEY, TOO_LONG, read_error
 from .base import ScoringError
 from .limits import Slots
@@ -39,6 +40,7 @@ class RequestError(Exception):
         param: str | None = None,
         kind: str | None = None,
     ) -> None:
+        reason = redact(reason)  # a server says what it likes
         super().__init__(reason)
         self.reason, self.status, self.retryable, self.retry_after, self.param, self.kind = (
             reason, status, retryable, retry_after, param, kind,

@@ -350,6 +350,7 @@ def evil(
     folder = saved_model(llm_providers=[provider])
     config = json.loads((folder / "config.json").read_text())
     own = {"_name_or_path": str(folder), "name_or_path": str(folder), "_llm_sources": [None], "source": None}
+    config["encoder_config"]["_name_or_path"] = str(folder)
     config |= {name: value for name, value in own.items() if name != "source"}
     (folder / "config.json").write_text(json.dumps(config))
     with HubServer() as hub:
@@ -498,3 +499,7 @@ def test_known_providers_are_where_they_are_said_to_be() -> None:
     found = json.loads(done.stdout.partition("RESULT")[2])
     assert found == {name: [known.host] for name, known in KNOWN_PROVIDERS.items()}
     assert socket.getaddrinfo  # that of this process is untouched
+
+
+def test_an_encoder_on_this_machine_is_not_named_by_a_stranger(evil: Path) -> None:
+    assert AutoFusionClassifier.from_pretrained("me/evil").encoder == "roberta-base"
