@@ -36,8 +36,10 @@ _TOKEN = re.compile(
     ) | -----BEGIN\ [A-Z0-9\ ]*PRIVATE\ KEY(?:\ BLOCK)?-----(?:[A-Za-z0-9+/=:,\s.-]|\\[nr])*"""
 )
 # What else a name can hold that is followed by a secret: of a dict's key, a URL's parameter, an assignment, a header.
-_KEY = r"(?:(?:api|access|account|admin|auth|client|encryption|functions?|goog|license|private|secret|service|shared|"
-_KEY += r"signing|subscription)(?:[_-]?api)?[_-]?key|apikey)"
+_KEY = (
+    r"(?:(?:api|access|account|admin|auth|client|encryption|functions?|goog|license|private|secret|service|shared|"
+    r"signing|subscription)(?:[_-]?api)?[_-]?key|apikey)"
+)
 _WORDS = r"(?:passw(?:or)?ds?|pwd|passphrase|passcode|secrets?|jwt)"
 _TOKENS = r"(?:(?:access|api|auth|bearer|id|refresh|session)[_-]?)?token"
 _SECRET_NAME = re.compile(
