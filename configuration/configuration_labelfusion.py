@@ -4,6 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
+from .origin import foreign_source
 from .sanity import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .secrets import refuse_secrets
 
@@ -91,7 +93,8 @@ class LabelFusionConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         refuse_secrets(kwargs, "LabelFusionConfig")
-        kwargs.pop("custom_pipelines", None)
+        for name in ("custom_pipelines", "_llm_sources"):
+            kwargs.pop(name, None)
         auto_map = kwargs.pop("auto_map", None)
         if isinstance(auto_map, dict) and auto_map.keys() >= AUTO_MAP.keys():  # another names no code
             kwargs["auto_map"] = auto_map
@@ -115,7 +118,9 @@ class LabelFusionConfig(PretrainedConfig):
             kwargs["attn_implementation"] = encoder_config._attn_implementation
         if isinstance(llm_providers, LLMProvider | str | dict):
             llm_providers = [llm_providers]
-        self.llm_providers = [LLMProvider.from_any(p).to_dict() for p in llm_providers or []]
+        declared = [LLMProvider.from_any(p) for p in llm_providers or []]
+        self.llm_providers = [p.to_dict() for p in declared]
+        self._llm_sources = [p.source for p in declared]  # whose words they are; not saved
         self.class_descriptions = dict(class_descriptions or {})
         self.pooling = pooling
         self.pooling_layers = list(pooling_layers or [])
@@ -143,8 +148,17 @@ class LabelFusionConfig(PretrainedConfig):
 
     @property
     def providers(self) -> list[LLMProvider]:
-        """The declared providers as `LLMProvider` objects."""
-        return [LLMProvider.from_any(p) for p in self.llm_providers]
+        """The declared providers as `LLMProvider` objects, which know whose words they are."""
+        sources = [*getattr(self, "_llm_sources", []), *[None] * self.num_providers]
+        return [
+            replace(LLMProvider.from_any(p), source=self.source or source)
+            for p, source in zip(self.llm_providers, sources, strict=False)
+        ]
+
+    @property
+    def source(self) -> str | None:
+        """The Hub id that the config was loaded by, or its path in a cache of the Hub; None if it is the user's own."""
+        return foreign_source(self.name_or_path)
 
     @property
     def num_providers(self) -> int:
@@ -197,9 +211,20 @@ class LabelFusionConfig(PretrainedConfig):
         """The encoder's config: Transformers keeps the size of the vocabulary there when embeddings are resized."""
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Any:
+        """As in Transformers; the config knows where it came from, whatever it says itself."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config.name_or_path = str(pretrained_model_name_or_path)
+        return loaded
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; refuses to serialise a credential, also one that was assigned after construction."""
         data = super().to_dict()
+        data.pop("_llm_sources", None)
         if self.self_contained:  # as they were loaded from the Hub, they name the repository that they came from
             data |= {"auto_map": dict(AUTO_MAP), "custom_pipelines": custom_pipelines()}
         else:

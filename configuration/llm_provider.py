@@ -43,6 +43,8 @@ class LLMProvider:
         max_concurrency: Requests in flight at once.
         requests_per_minute: Rate limit of requests, if any.
         tokens_per_minute: Rate limit of tokens, if any.
+        source: The model on the Hub whose config declared this provider; it then may do what `scoring.consent` allows.
+            `None`: the user's own words. Not saved.
 
     Raises:
         ValueError: For an unknown method or strategy, a number out of range, or anything that looks like a key.
@@ -68,6 +70,7 @@ class LLMProvider:
     max_concurrency: int = 32
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+    source: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         refuse_secrets(asdict(self), "LLMProvider")  # first, because the messages below repeat what was given
@@ -110,6 +113,7 @@ class LLMProvider:
         """Plain JSON-ready data, fields at their default left out."""
         default = asdict(type(self)(model=self.model))
         data = {k: v for k, v in asdict(self).items() if k == "model" or v != default[k]}
+        data.pop("source", None)
         if "price" in data:
             data["price"] = list(data["price"])
         return data
@@ -124,12 +128,12 @@ class LLMProvider:
         if isinstance(value, cls):
             return value
         if hasattr(value, "to_dict"):  # of another copy of this class: each entry point of a model's own code has one
-            value = value.to_dict()
+            return cls(**value.to_dict(), source=getattr(value, "source", None))
         if isinstance(value, str):
             return cls(model=value)
         if isinstance(value, dict):
             refuse_secrets(value, "LLMProvider")  # before the field check, so that the message says what matters
-            known = {f.name for f in fields(cls)}
+            known = {f.name for f in fields(cls)} - {"source"}
             unknown = sorted(set(value) - known)
             if unknown or "model" not in value:
                 problem = f"unknown fields {unknown}" if unknown else "no `model`"

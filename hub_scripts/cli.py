@@ -55,10 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if os.environ.get("LABELFUSION_TRACEBACK") or not _is_users(error):
-            raise
         from ..configuration.secrets import redact
 
+        if os.environ.get("LABELFUSION_TRACEBACK") or not _is_users(error):
+            shown: BaseException | None = error  # Python prints it, and what it came from
+            while shown is not None:
+                shown.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in shown.args)
+                shown = shown.__cause__ or shown.__context__
+            raise
         message = " ".join(redact(str(error)).split()) or type(error).__name__
         print(f"labelfusion {verb}: error: {message}", file=sys.stderr)
         return 2

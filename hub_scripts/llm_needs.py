@@ -1,5 +1,6 @@
 """What asking a model's LLMs needs in another place: client packages, and keys in the environment."""
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,3 +32,15 @@ def keys(config: "LabelFusionConfig") -> list[str]:
         elif endpoint.uses_litellm:
             found.add(f"the key of {provider.model.split('/')[0]}")
     return sorted(found)
+
+
+def consents(config: "LabelFusionConfig") -> dict[str, str]:
+    """`{environment variable: value}` without which the LLMs of a model from the Hub are not asked."""
+    from ..scoring.consent import consent_needed
+
+    found: dict[str, list[str]] = {}
+    for provider in api_providers(config):
+        for name, value in consent_needed(provider).items():
+            if re.fullmatch(r"[\w.:\[\]-]+", value, re.ASCII):  # it goes into a README
+                found.setdefault(name, []).append(value)
+    return {name: ",".join(dict.fromkeys(values)) for name, values in found.items()}

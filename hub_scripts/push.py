@@ -214,7 +214,7 @@ def refuse_secret_files(paths: list[Path], root: Path) -> None:
     Raises:
         ValueError: Naming the file and line, never what it holds.
     """
-    from ..configuration.secrets import redact, refuse_secrets
+    from ..configuration.secrets import holds_secret, refuse_secrets
 
     values = [v.strip().encode() for k, v in os.environ.items() if k.upper().endswith(_SECRET_VARIABLES)]
     values = [v for v in values if len(v) >= 12]
@@ -228,7 +228,7 @@ def refuse_secret_files(paths: list[Path], root: Path) -> None:
             if path.suffix == ".safetensors" or content.find(b"\0", 0, 8192) >= 0:
                 continue
         for number, line in enumerate(path.open(encoding="utf-8", errors="replace"), start=1):
-            if redact(line) != line:
+            if holds_secret(line):
                 raise ValueError(_refusal(f"{name}, line {number}, holds something that looks like a credential"))
         if path.suffix == ".json" and path.name not in _FREE_JSON and path.stat().st_size < 1 << 24:
             refuse_secrets(json.loads(path.read_text(encoding="utf-8")), name)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .llm_needs import api_providers, clients, keys
+from .llm_needs import api_providers, clients, consents, keys
 from .push import _files, check_model_folder, is_model_folder, refuse_secret_files
 
 if TYPE_CHECKING:
@@ -143,6 +143,9 @@ def _keys(config: "LabelFusionConfig", max_cost_usd: float) -> str:
         ) + ": it needs no secret."
     budget = f"All visitors together can spend ${max_cost_usd:g} until the Space is started again; the variable "
     budget += "`MAX_COST_USD` sets another limit."
+    if settings := consents(config):
+        named = ", ".join(f"`{name}={value}`" for name, value in settings.items())
+        budget += f"\n\nIts author chose a server or a key. If you trust that, set as variables of the Space: {named}."
     if not (needed := keys(config)):
         return budget
     return (
@@ -155,9 +158,11 @@ def _requirements(config: "LabelFusionConfig") -> str:
     from labelfusion import __version__
 
     extras = ["space", *clients(config)]
+    if config.source and api_providers(config):
+        extras.append("litellm")  # its price list: what a model from the Hub says of prices is not believed
     if any(p.model.startswith("embedded/") for p in config.providers):
         extras.append("embedded")
-    return f"labelfusion-transformers[{','.join(sorted(extras))}]>={__version__}\n"
+    return f"labelfusion-transformers[{','.join(sorted(set(extras)))}]>={__version__}\n"
 
 
 def _literal(value: str | list[str], indent: int = 0) -> str:

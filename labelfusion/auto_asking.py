@@ -9,6 +9,7 @@ from .auto_saving import LLM
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .pipelines.scorers import build_scorers
+from .scoring.consent import check_texts
 
 
 class AskingClassifierMixin:
@@ -69,6 +70,9 @@ def asked_instead(llm: Any, declared: LLMProvider) -> LLMProvider | None:
     given = declaration(llm)
     if given.model != declared.model:
         return given
+    if declared.source and not given.source:
+        check_texts(declared)
     learnt = {name: getattr(given, name) or getattr(declared, name) for name in ("prior", "examples", "guidelines")}
     given = replace(given, **learnt)
-    return None if isinstance(llm, str) or given == declared else given
+    same = given == declared and bool(given.source) == bool(declared.source)
+    return None if isinstance(llm, str) or same else given

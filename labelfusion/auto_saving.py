@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .scoring.consent import is_hub_id
 from .training.tokenizer_files import load_tokenizer
 
 STATE_FILE = "auto_classifier.json"
@@ -72,6 +73,8 @@ class SavedClassifierMixin:
         declared: Any = list(model.config.providers) or None
         chosen = llm if llm is not None else declared
         encoder = model.config.encoder_config._name_or_path or "roberta-base"
+        if model.config.source and not is_hub_id(encoder):  # for another `fit`: a stranger names no path here
+            encoder = "roberta-base"
         clf: Any = cls(encoder=encoder, llm=chosen, labels=classes, **params)  # type: ignore[call-arg]
         clf.model_ = model.to(clf._device()).eval()
         clf.tokenizer_ = load_tokenizer(source)

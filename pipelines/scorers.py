@@ -1,16 +1,14 @@
 """The scorers of a model's LLMs: made from the config or from what the caller puts in their place, and checked."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from ..configuration import LabelFusionConfig, LLMProvider
 from ..scoring.base import ScoreBatch, Scorer, ScoringError, missing
 
 Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
 
-SERVERS_VARIABLE = "LABELFUSION_SERVERS"  # hosts, separated by commas, that models from the Hub may send texts to
+MAX_DECLARED = 10  # LLMs of a model from the Hub that are asked
 
 
 def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) -> list[Scorer]:
@@ -25,8 +23,9 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
 
     Raises:
         ValueError: If `llm` does not fit the number of providers.
-        ScoringError: If a model from the Hub names a server of its author's choice, which nobody has allowed.
+        ScoringError: If a model from the Hub declares an LLM that its user has not allowed, see `scoring.consent`.
     """
+    from ..scoring.consent import check_texts
     from ..scoring.factory import build_scorer
 
     chosen = list(llm) if isinstance(llm, list | tuple) else [llm] * max(config.num_providers, 1)
@@ -38,18 +37,23 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
             f"`llm` must name {config.num_providers} LLMs, one for each provider of the model {names}; got {llm!r}. "
             + ("The model was made without LLMs." if not names else "Use None in the list for a provider as declared.")
         )
+    if config.source and chosen.count(None) > MAX_DECLARED:
+        raise ScoringError(
+            f"{config.source} declares {config.num_providers} LLMs; from the Hub, up to {MAX_DECLARED} are asked. Give "
+            "those that you want as `llm=`, with 'recorded' for the others."
+        )
     scorers: list[Scorer] = []
     for provider, choice in zip(config.providers, chosen, strict=True):
         function = None
         if hasattr(choice, "score"):
             scorers.append(choice)
             continue
-        if choice is None:
-            _check_servers(provider, config)
         if callable(choice):
             provider, function = LLMProvider(model="callable", name=provider.name), choice
         elif choice is not None:
             provider = LLMProvider.from_any(choice)
+            if config.source:  # the user's LLM, but a stranger's classes
+                check_texts(LLMProvider("classes", source=config.source), config.label_names, config.class_descriptions)
         scorers.append(
             build_scorer(
                 provider,
@@ -109,22 +113,6 @@ class Unbroken:
                 return error.batch
             nothing = missing(len(texts), len(self.labels))
             return ScoreBatch(nothing, "missing", errors=dict.fromkeys(range(len(texts)), reason))
-
-
-def _check_servers(provider: LLMProvider, config: LabelFusionConfig) -> None:
-    """Ask before texts, and perhaps a key, go where a file from the Hub says; a folder of one's own may say so."""
-    source = config.name_or_path
-    if not source or os.path.isdir(source):
-        return
-    urls = [provider.api_base, *(value for value in provider.params.values() if isinstance(value, str))]
-    hosts = {urlsplit(url).hostname for url in urls if url and "://" in url} - {None, "localhost", "127.0.0.1", "::1"}
-    allowed = {host.strip() for host in os.environ.get(SERVERS_VARIABLE, "").split(",")}
-    for host in sorted(hosts - allowed, key=str):
-        key = f", and the key in {provider.api_key_env}" if provider.api_key_env else ""
-        raise ScoringError(
-            f"{source} wants texts{key} sent to {host}, a server that its author chose. If you trust it, set the "
-            f"environment variable {SERVERS_VARIABLE}={host}."
-        )
 
 
 def check_scorers(scorers: Sequence[Scorer], config: LabelFusionConfig) -> None:

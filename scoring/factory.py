@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..configuration import LLMProvider
 from .base import Scorer
+from .consent import allowed
 from .fixed import CallableScorer, RecordedScorer
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def build_scorer(
 
     Raises:
         ValueError: For a declaration that contradicts itself.
+        ScoringError: For one from the Hub that holds what only its user may say, see `scoring.consent`.
     """
-    provider = LLMProvider.from_any(provider)
+    provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     name = provider.name or provider.model
     if provider.model == "recorded" or provider.method == "recorded":
         return RecordedScorer(name, labels, multi_label)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..configuration.secrets import redact
 from .base import ScoreBatch, check_scores, missing
 from .run import current_question
 
@@ -46,8 +47,9 @@ class CallableScorer:
             answer = np.asarray(said, dtype=np.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"{self.name}: the function gave a {type(said).__name__} that is no array of probabilities ({error}); "
-                f"expected ({len(texts)}, {len(self.labels)}), texts x classes, NaN for a missing answer."
+                f"{self.name}: the function gave a {type(said).__name__} that is no array of probabilities "
+                f"({redact(str(error))}); expected ({len(texts)}, {len(self.labels)}), texts x classes, NaN for a "
+                "missing answer."
             ) from None
         scores = check_scores(answer, len(texts), len(self.labels), self.multi_label, self.name)
         gone = np.flatnonzero(np.isnan(scores).any(axis=1)).tolist()
@@ -58,7 +60,9 @@ class CallableScorer:
         try:
             return function(texts)
         except (StopIteration, SystemExit, KeyboardInterrupt) as error:  # would end the event loop, or never arrive
-            raise RuntimeError(f"{self.name}: the function raised {type(error).__name__}: {error}") from error
+            raise RuntimeError(
+                f"{self.name}: the function raised {type(error).__name__}: {redact(str(error))}"
+            ) from error
 
 
 def _sender() -> Callable[[], Any]:

@@ -1,11 +1,13 @@
 """Guidelines for the task, written once by the LLM itself and kept in the provider's declaration."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..configuration import LLMProvider
 from .base import ScoringError, Usage
 from .client import Client, explain
+from .consent import allowed
 from .examples import Pool, balanced_examples
 from .loop import run_sync
 from .method import Method, UnansweredError, content
@@ -47,10 +49,10 @@ def write_guidelines(
         The provider with its `guidelines` set, and what was spent. A provider that has guidelines is returned as it is.
 
     Raises:
-        ScoringError: If the LLM gives none.
+        ScoringError: If the LLM gives none, or if it is declared by a model from the Hub and not allowed.
         ValueError: For a local model, which only scores.
     """
-    provider = LLMProvider.from_any(provider)
+    provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     if provider.guidelines:
         return provider, Usage()
     if provider.is_local or provider.model.split("/")[0] in ("recorded", "callable"):
@@ -60,8 +62,7 @@ def write_guidelines(
         provider, resolve(provider), labels, multi_label, dict(class_descriptions or {}), examples
     )
     text, usage = run_sync(_ask(provider, method, max_cost_usd))
-    fields = {**provider.to_dict(), "guidelines": text}
-    return LLMProvider.from_any(fields), usage
+    return replace(provider, guidelines=text), usage
 
 
 async def _ask(provider: LLMProvider, method: "_GuidelinesMethod", max_cost_usd: float | None) -> tuple[str, Usage]:

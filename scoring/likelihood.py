@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..configuration import LLMProvider
+from ..configuration.secrets import redact
 from .base import ScoreBatch, ScoringError, Usage, missing
 from .embedded import resolve_model
 from .prompts import example_labels
@@ -234,9 +235,12 @@ class LikelihoodScorer:
                 from .local_model import load_causal_lm
 
                 try:
-                    lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device)
+                    safe = True if self.provider.source else None  # no pickle that a stranger names
+                    lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device, safe)
                 except (ImportError, OSError) as error:
-                    raise ScoringError(f"{self.name}: the local model cannot be loaded. {error}") from error
+                    raise ScoringError(
+                        f"{self.name}: the local model cannot be loaded. {redact(str(error))}"
+                    ) from error
                 self.words = [_spellings(lm, words) for words in self.verbalizers]
                 self._ready = lm, self._questions(lm)
             return self._ready

@@ -286,13 +286,19 @@ _loaded: "weakref.WeakValueDictionary[tuple[str, str, str], CausalLM]" = weakref
 _loading = threading.Lock()
 
 
-def load_causal_lm(path: str | Path, dtype: str | None = None, device: str | torch.device | None = None) -> CausalLM:
+def load_causal_lm(
+    path: str | Path,
+    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    use_safetensors: bool | None = None,
+) -> CausalLM:
     """Load a causal LM, or return the one that is in use already: its weights are shared within the process.
 
     Args:
         path: Folder or Hub id.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. Default: bfloat16 where the device is fast in it, else float32.
         device: Torch device. Default: a GPU if there is one, else the CPU.
+        use_safetensors: Whether weights are read from safetensors alone. Default: preferably.
     """
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -307,7 +313,9 @@ def load_causal_lm(path: str | Path, dtype: str | None = None, device: str | tor
         if lm is None:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype])
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=use_safetensors
+            )
             lm = _loaded[key] = CausalLM(model.to(device), AutoTokenizer.from_pretrained(path))
         return lm
 

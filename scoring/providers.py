@@ -30,7 +30,7 @@ APIS = {
 # Prefixes that only name the kind of server; behind an `api_base` they are no part of the model's name.
 _SERVER_PREFIXES = ("openai/", "hosted_vllm/", "vllm/", "ollama/", "ollama_chat/", "llamacpp/", "lm_studio/")
 # These have URLs of their own that do not speak OpenAI's format: litellm's business even with an `api_base`.
-_FOREIGN_PREFIXES = ("azure/", "azure_ai/", "anthropic/", "bedrock/", "vertex_ai/", "sagemaker/", "watsonx/", "cohere/")
+OTHER_FORMATS = ("azure/", "azure_ai/", "anthropic/", "bedrock/", "vertex_ai/", "sagemaker/", "watsonx/", "cohere/")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Endpoint:
         price_name: The model's name in the price list; None for a server of the user's own.
         structured: Best `response_format` to begin with.
         token_limit: Name of the parameter that limits the answer's length.
+        foreign: Whether a model from the Hub named this server; nothing but texts and the allowed key goes there.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Endpoint:
     price_name: str | None
     structured: str = "json_schema"
     token_limit: str = "max_tokens"
+    foreign: bool = False
 
     @property
     def uses_litellm(self) -> bool:
@@ -82,7 +84,7 @@ def resolve(provider: LLMProvider) -> Endpoint:
     """
     name, _, model = provider.model.partition("/")
     api = APIS.get(name)
-    if provider.api_base and not provider.model.startswith(_FOREIGN_PREFIXES):
+    if provider.api_base and not provider.model.startswith(OTHER_FORMATS):
         base = provider.api_base.rstrip("/")
         if not urlsplit(base).path:
             base += "/v1"
@@ -94,6 +96,7 @@ def resolve(provider: LLMProvider) -> Endpoint:
             key_env=provider.api_key_env or (api.key_env if api and known else None),
             key_required=provider.api_key_env is not None or known,
             price_name=provider.model if known else None,
+            foreign=provider.source is not None,
         )
     if api is not None:
         model = model or api.default_model

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
+from ..configuration.secrets import redact
 from .api_errors import FILTERED, KEY, TOO_LONG, read_error
 from .base import ScoringError
 from .limits import Slots
@@ -41,6 +42,7 @@ class RequestError(Exception):
         param: str | None = None,
         kind: str | None = None,
     ) -> None:
+        reason = redact(reason)  # a server says what it likes
         super().__init__(reason)
         self.reason, self.status, self.retryable, self.retry_after, self.param, self.kind = (
             reason, status, retryable, retry_after, param, kind,
@@ -78,6 +80,10 @@ class OpenAITransport:
             )
             for _ in range(pools)
         ]
+        if endpoint.foreign:  # what the client takes from the environment is meant for OpenAI
+            for client in clients:
+                client.organization = client.project = None
+                client._custom_headers = {}  # of OPENAI_CUSTOM_HEADERS
         self._clients = itertools.cycle(clients)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

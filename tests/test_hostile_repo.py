@@ -247,7 +247,10 @@ def test_a_model_from_the_hub_may_not_choose_where_keys_go(
         pipe = pipeline("labelfusion-classification", model="me/evil")
         clf = AutoFusionClassifier.from_pretrained("me/evil")
         model = LabelFusionForSequenceClassification.from_pretrained("me/evil")
-    message = r"me/evil wants texts, and the key in HF_TOKEN sent to evil\.example.*LABELFUSION_SERVERS=evil\.example"
+    message = (
+        r"me/evil wants texts, and the key in HF_TOKEN sent to evil\.example.*"
+        r"LABELFUSION_SERVERS=evil\.example and LABELFUSION_KEYS=HF_TOKEN"
+    )
     with pytest.raises(ScoringError, match=message):
         pipe("a good movie")
     with pytest.raises(ScoringError, match=message):
@@ -257,6 +260,11 @@ def test_a_model_from_the_hub_may_not_choose_where_keys_go(
     assert len(clf.predict(["a good movie"], llm_policy="never")) == 1
     build_scorers(model.config, LLMProvider(**provider))  # the user's own words
     monkeypatch.setenv("LABELFUSION_SERVERS", "other.example, evil.example")
+    with pytest.raises(
+        ScoringError, match=r"wants the key in HF_TOKEN sent to evil\.example.*variable LABELFUSION_KEYS"
+    ):
+        build_scorers(model.config)
+    monkeypatch.setenv("LABELFUSION_KEYS", "HF_TOKEN")
     build_scorers(model.config)
     monkeypatch.delenv("LABELFUSION_SERVERS")
     build_scorers(LabelFusionConfig.from_pretrained(folder))  # a folder of one's own

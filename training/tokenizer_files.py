@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..configuration.secrets import redact
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
 
 
@@ -39,7 +41,7 @@ def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
         except (OSError, ValueError) as reason:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             return OSError(f"{name} of {source!r} is damaged ({reason}): copy or download it again.")
     where = f" for {source!r}" if source else ""
-    why = f" ({type(error).__name__}: {str(error).partition(chr(10))[0]})" if error else ""
+    why = f" ({type(error).__name__}: {redact(str(error)).partition(chr(10))[0]})" if error else ""
     return OSError(
         f"No tokenizer could be loaded{where}{why}: its files are missing or damaged; save the model's tokenizer "
         "there, or pass a `tokenizer`."
