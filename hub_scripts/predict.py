@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
     from ..pipelines.policy import Policy
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
     from ..training.risk import RiskControl
 
 NOTED_S = 0.2  # seconds between two looks at what was spent
@@ -105,7 +105,7 @@ def _answer_all(
     """Answer the rows that the journal does not have, into the journal. Returns: sums over all of it."""
     from tqdm import tqdm
 
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
 
     column = args.text_column or clf.text_column
     counts = _earlier(table, journal, column)

@@ -5,11 +5,12 @@ from typing import Any
 
 from ..configuration import LLMProvider
 from .base import ScoringError, Usage
+from .budget import Budget, BudgetReachedError
 from .client import Client, explain
 from .examples import Pool, balanced_examples
 from .loop import run_sync
 from .method import Method, UnansweredError, content
-from .money import Budget, BudgetReachedError, require_price
+from .money import require_price
 from .prompts import Example, PromptWriter, fill, templates, tidy
 from .providers import resolve
 from .run import Run

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import ScoreBatch, Scorer, expand, unique
-from .money import Budget
+from .budget import Budget
 from .run import Progress, ProgressBar, Run, current_run
 from .tasks import gather_or_cancel
 
