@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -126,6 +127,7 @@ class Asker:
     ) -> None:
         self.config, self.chunk_size, self.progress = config, chunk_size, progress
         self.budget = as_budget(max_cost_usd)
+        self._limited = self.budget is not None and math.isfinite(self.budget.limit)
         self.patience = patience or Patience()
         self.spent = 0.0
         self._given = scorers
@@ -193,7 +195,7 @@ class Asker:
             return answers
         if self.patience.in_use:
             return await self._ask_singly(scorers, texts, waited_s)
-        if self.budget is None or all(getattr(scorer, "keeps_budget", False) for scorer in scorers.values()):
+        if not self._limited or all(getattr(scorer, "keeps_budget", False) for scorer in scorers.values()):
             await self._ask_rows(scorers, texts, slice(0, count), answers)
             return answers
         async with self._turn:
@@ -218,7 +220,7 @@ class Asker:
             return answers
 
         distinct = list(dict.fromkeys(texts))
-        if self.budget is None:
+        if not self._limited:
             parts = await gather_or_cancel([ask(text) for text in distinct])
         else:
             async with self._turn:

@@ -47,6 +47,7 @@ class LikelihoodScorer:
     """
 
     method = "likelihood"
+    keeps_budget = True  # it costs nothing
 
     def __init__(
         self,

@@ -90,8 +90,8 @@ def require_price(provider: LLMProvider, endpoint: Endpoint) -> None:
     if find_price(provider, endpoint) is None:
         tier = f" (service_tier={provider.params['service_tier']!r})" if "service_tier" in provider.params else ""
         raise ScoringError(
-            f"`max_cost_usd` needs the price of {provider.name}{tier}, which is unknown: give `price=(input, output)` in "
-            "dollars per million tokens, or install litellm, whose price list is used."
+            f"`max_cost_usd` needs the price of {provider.name}{tier}, which is unknown: give "
+            "`price=(input, output)` in dollars per million tokens, or install litellm, whose price list is used."
         )
 
 

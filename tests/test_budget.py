@@ -19,7 +19,9 @@ from llm_server import LABELS, LLMServer
 
 PRICE = (1.0, 4.0)
 TEXTS = {
-    "english": [f"Number {i}: shares of the chip maker rose after the bank left its rate unchanged." for i in range(400)],
+    "english": [
+        f"Number {i}: shares of the chip maker rose after the bank left its rate unchanged." for i in range(400)
+    ],
     "chinese": [f"第{i}条：央行宣布维持利率不变，芯片制造商的股价周五上涨，市场情绪明显好转。" for i in range(400)],
 }
 
@@ -288,8 +290,8 @@ def test_prices_of_service_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert price("default") == price("auto") == price()
     assert price("priority") is None
     assert price("priority", price=(1.0, 2.0)) == Price(1e-6, 2e-6, 1e-6)
+    provider = LLMProvider("openai/gpt-x", params={"service_tier": "priority"})
     with pytest.raises(ScoringError, match=r"service_tier.*give `price="):
-        provider = LLMProvider("openai/gpt-x", params={"service_tier": "priority"})
         money.require_price(provider, resolve(provider))
 
 
