@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .money import Price
 
 MARGIN = 1.25  # above the dearest so far
-PROVEN = 4  # replies seen for each request that may be out with this margin alone,
-FEW = 4  # and the most of these
+SEEN_FOR_EACH = 4  # replies seen for each request that may be out with this margin alone,
+PROVEN_AT_MOST = 4  # and the most of these
 SURPRISE = 64.0  # how many times dearer than the mean so far the others may be
 NOTE_AHEAD = 1.005  # share by which what is noted is ahead of what is spent
 
@@ -216,7 +216,7 @@ class Budget:
                 new.refused = self._reached()
                 raise new.refused
             alike = sum(other.costs is new.costs for other in self._out)
-            enough = new.enough(alike < min(new.costs.seen / PROVEN, FEW))
+            enough = new.enough(alike < min(new.costs.seen / SEEN_FOR_EACH, PROVEN_AT_MOST))
             if (self._out or self._aside) and self.reserved + enough > left:
                 return False
         self._out[new] = enough

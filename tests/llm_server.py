@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from token_rule import count_tokens
+
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
 TRANSPORT_FAULTS = ("429", "500", "hang", "truncated", "malformed", "html", "disconnect")
 CONTENT_FAULTS = ("refusal", "prose", "unknown_class", "empty", "out_of_range")
@@ -32,20 +34,6 @@ def truth(text: str, labels: list[str], multi_label: bool = False) -> list[float
         return [(digest[i % 32] % 98 + 1) / 100 for i in range(len(labels))]
     weights = [digest[i % 32] + 8 for i in range(len(labels))]
     return [w / sum(weights) for w in weights]
-
-
-_PIECES = re.compile(r"[A-Za-z]+|\d{1,3}|[\u2e80-\ua4cf\uac00-\ud7af\uff00-\uffef]|[^\W\d_]+|[^\w\s]|_")
-
-
-def count_tokens(text: str) -> int:
-    """Tokens by a rule like those of byte-pair encodings: no estimate of the client follows it."""
-    total = 0.0
-    for piece in _PIECES.findall(text):
-        if piece.isascii():
-            total += math.ceil(len(piece) / 6) if piece.isalpha() else 1
-        else:
-            total += 1.4 if len(piece) == 1 else math.ceil(len(piece) / 2.5)
-    return math.ceil(total)
 
 
 @dataclass
