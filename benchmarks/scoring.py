@@ -1,9 +1,9 @@
 """Speed, prompt length, caching and behaviour under faults of LLM scoring, against a loopback server.
 
-    python benchmarks/scoring.py [--write]
+    python benchmarks/scoring.py [--write] [--only "A limit"]
 
-`--write` puts the figures into docs/scoring.md. Needs the `openai` extra; nothing leaves this machine. The local LLM
-has a benchmark of its own (benchmarks/local_llm.py).
+`--write` puts the figures into docs/scoring.md, `--only` those of one section, with its own date. Needs the `openai`
+extra; nothing leaves this machine. The local LLM has a benchmark of its own (benchmarks/local_llm.py).
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,12 +27,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import budget  # noqa: E402
 from llm_server import CONTENT_FAULTS, LABELS, TRANSPORT_FAULTS, LLMServer, truth  # noqa: E402
 
 LATENCY_S = 0.2
 IN_FLIGHT = 64
 FILLER = " ".join(["Stocks rose on Friday after the central bank left its rate unchanged."] * 3)  # as long as AG News
 Row = tuple[str, str, str]  # what, figure, target
+LIMIT_TITLE = (
+    "A limit in dollars: spent, by the server's count, as a share of limit + one request; at 8 / 48 / 128 in flight"
+)
 
 
 @contextmanager
@@ -193,6 +197,11 @@ def faults(count: int = 2000) -> list[Row]:
     ]
 
 
+def limits(count: int) -> list[Row]:
+    with server_process(LATENCY_S) as url:
+        return [*budget.sweep(), *budget.time_taken(url, count)]
+
+
 def imports(repeats: int = 5) -> list[Row]:
     def seconds(code: str) -> float:
         started = time.perf_counter()
@@ -220,19 +229,40 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*lines, *(f"| {what} | {figure} | {target} |" for what, figure, target in rows)])
 
 
+def replaced(text: str, title: str, section: str) -> str:
+    """The page with one section put in place of the one with its title, or before the last."""
+    start = text.find(f"## {title}\n")
+    end = text.find("\n## ", start) if start >= 0 else -1
+    if start < 0:
+        start = end = text.rfind("\n## ") + 1
+    rest = text[end:].lstrip("\n") if end >= 0 else ""
+    return (text[:start] + section + "\n\n" + rest).rstrip("\n") + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--write", action="store_true", help="write docs/scoring.md")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--count", type=int, default=2000, help="texts of a throughput run")
+    parser.add_argument("--only", metavar="TITLE", help="the section whose title begins so")
     args = parser.parse_args()
-    sections = {
-        f"Throughput at {LATENCY_S * 1000:.0f} ms latency": throughput(args.repeats, args.count),
-        "Characters of a zero-shot prompt for four classes, beyond the text": prompts(),
-        "The score store": caching(),
-        "A run with faults": faults(),
-        "Importing": imports(),
+    measures: dict[str, Callable[[], list[Row]]] = {
+        f"Throughput at {LATENCY_S * 1000:.0f} ms latency": lambda: throughput(args.repeats, args.count),
+        "Characters of a zero-shot prompt for four classes, beyond the text": prompts,
+        "The score store": caching,
+        "A run with faults": faults,
+        LIMIT_TITLE: lambda: limits(args.count),
+        "Importing": imports,
     }
+    if args.only:
+        title = next(title for title in measures if title.startswith(args.only))
+        section = f"## {title}\n\nMeasured on {datetime.now(UTC):%Y-%m-%d}.\n\n{table(measures[title]())}"
+        print(section)
+        if args.write:
+            page = ROOT / "docs" / "scoring.md"
+            page.write_text(replaced(page.read_text(encoding="utf-8"), title, section), encoding="utf-8")
+        return
+    sections = {title: measure() for title, measure in measures.items()}
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     text = (
         "# Scoring: measured figures\n\n"

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     import labelfusion  # noqa: F401  registers the pipeline
     from labelfusion import AutoFusionClassifier
 
+    from ..scoring.budget import Budget
+
     transformers_logging.disable_progress_bar()  # of loading weights; ours stay
     started = time.perf_counter()
     train, test = split_data(args.data, args.seed)
@@ -60,9 +62,10 @@ def run(args: argparse.Namespace) -> int:
     ).fit(train)
     print(f"\nFitted in {clf.report_['seconds_in_all']:.0f} s. {_chosen(clf.report_)}\n", flush=True)
 
-    always = clf.evaluate(test, max_cost_usd=args.max_cost_usd)
+    left = None if args.max_cost_usd is None else Budget(args.max_cost_usd, clf.report_["cost_usd"])
+    always = clf.evaluate(test, max_cost_usd=left)
     never = clf.evaluate(test, llm_policy="never")
-    partly = clf.evaluate(test, llm_policy=SHARE, max_cost_usd=args.max_cost_usd)
+    partly = clf.evaluate(test, llm_policy=SHARE, max_cost_usd=left)
     print("\n" + table(always, never, partly) + "\n")
 
     clf.save_pretrained(args.output_dir)

@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import add_encoding, add_llm_policy, add_max_cost, add_promises
+
+if TYPE_CHECKING:
+    from ..scoring.budget import Budget
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
+    from ..pipelines.asking import as_budget
     from .model_card import update_card
     from .options import load_classifier
 
@@ -37,19 +41,20 @@ def run(args: argparse.Namespace) -> int:
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
     asking = {name: getattr(args, name) for name in ("llm_policy", "max_cost_usd", "target_accuracy", "max_risk")}
+    asking["max_cost_usd"] = budget = as_budget(args.max_cost_usd)
     evaluate(clf, args.data, args.model, folder, seed=args.seed, **asking)
     if args.tradeoff:
-        _tradeoff(clf, args, folder)
+        _tradeoff(clf, args, folder, budget)
     if model.is_dir() and folder == model / "evaluation":
         update_card(model)
     return 0
 
 
-def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path) -> None:
+def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget | None") -> None:
     from .tradeoff import tradeoff_table
 
     policy = "auto" if args.llm_policy == "always" else args.llm_policy
-    found = clf.tradeoff(args.data, policy, args.max_cost_usd, folder=folder, seed=args.seed)
+    found = clf.tradeoff(args.data, policy, budget, folder=folder, seed=args.seed)
     print(f"\nWhat questions buy, on {found['rows']} rows:\n\n{tradeoff_table(found)}\n")
     print(f"Trade-off: {folder / 'tradeoff.csv'}" + (f" (cost ${found['cost_usd']:.4f})" if found["cost_usd"] else ""))
 

@@ -70,10 +70,10 @@ class Journal:
         self._places[record["start"]] = self._append(record)
 
     def spend(self, spent: float) -> None:
-        """Keep what has been spent so far in all, on chunks that are not finished too."""
-        if spent > self.spent:
+        """Keep what has been spent so far in all, on chunks that are not finished too. Survives the process at once."""
+        if spent != self.spent:
             self.spent = spent
-            self._append({"spent": spent})
+            self._append({"spent": spent}, sync=False)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all chunks in order."""
@@ -94,10 +94,11 @@ class Journal:
         """Remove the file."""
         self.path.unlink(missing_ok=True)
 
-    def _append(self, data: dict[str, Any]) -> int:
+    def _append(self, data: dict[str, Any], sync: bool = True) -> int:
         with self._lock, self.path.open("ab") as file:
             place = file.tell()
             file.write(json.dumps(data, separators=(",", ":")).encode() + b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         return place

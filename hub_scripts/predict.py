@@ -6,8 +6,8 @@ What is answered is kept beside the output until all is there: the same command 
 import argparse
 import hashlib
 import json
+import math
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
     from ..pipelines.policy import Policy
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
     from ..training.risk import RiskControl
-
-NOTED_S = 0.2  # seconds between two looks at what was spent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,18 +103,17 @@ def _answer_all(
     """Answer the rows that the journal does not have, into the journal. Returns: sums over all of it."""
     from tqdm import tqdm
 
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
 
     column = args.text_column or clf.text_column
     counts = _earlier(table, journal, column)
     counts["before"] = start = counts["rows"]
-    before, budget = max(counts["cost_usd"], journal.spent), None
-    if args.max_cost_usd is not None:
-        budget = Budget(max(0.0, args.max_cost_usd - before))
+    limit = math.inf if args.max_cost_usd is None else args.max_cost_usd
+    budget = Budget(limit, max(counts["cost_usd"], journal.spent), journal.spend)
     waiting: list[Any] = []  # read, and on their way through the model
     rows_in = _read(table, column, start, waiting)
     total = len(table) if table.suffix == ".parquet" else None
-    with _noted(journal, before, budget), tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar:
+    with _noted(journal, budget), tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar:
         for part in clf.stream_sources(rows_in, policy, budget, deadline_s=args.deadline_s):
             record = {
                 "start": counts["rows"],
@@ -136,24 +133,12 @@ def _answer_all(
 
 
 @contextmanager
-def _noted(journal: Journal, before: float, budget: "Budget | None") -> Iterator[None]:
-    """Note what is spent as it is spent: rows that are paid and not finished count when a run goes on, too."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while budget is not None:
-            over = ended.wait(NOTED_S)
-            journal.spend(before + budget.spent)
-            if over:
-                return
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+def _noted(journal: Journal, budget: "Budget") -> Iterator[None]:
+    """At the end, note what was spent: until then the budget's notes are a little ahead of it."""
     try:
         yield
     finally:
-        ended.set()
-        watcher.join()
+        journal.spend(budget.spent)
 
 
 def _earlier(table: Table, journal: Journal, column: str) -> dict[str, Any]:

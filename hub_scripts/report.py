@@ -20,6 +20,8 @@ from .tradeoff import TRADEOFF_FILES
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
+    from ..scoring.budget import Budget
+
 logger = logging.getLogger(__name__)
 
 FUSION, ENCODER = "Fusion", "Encoder alone"
@@ -41,7 +43,7 @@ def measure(
     model_name: str,
     *,
     llm_policy: Any = "always",
-    max_cost_usd: float | None = None,
+    max_cost_usd: "float | Budget | None" = None,
     target_accuracy: float | None = None,
     max_risk: float | None = None,
     seed: int = 0,
@@ -55,7 +57,7 @@ def measure(
         data_name: How the data are called in the report.
         model_name: How the model is called.
         llm_policy: Which texts the LLMs are asked about.
-        max_cost_usd: US dollars that may be spent.
+        max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
         target_accuracy: Instead of a policy, see `pipelines.policy.for_accuracy`.
         max_risk: Adds `risk`: what was promised, and what came of it.
         seed: Seed of the bootstrap.

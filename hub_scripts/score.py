@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
     add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; ask nothing")
-    add("--max-cost-usd", type=float, metavar="X", help="hard limit in dollars, all LLMs together")
+    add("--max-cost-usd", type=float, metavar="X", help="limit in dollars, all LLMs and all runs of this job together")
     add(
         "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
     )
@@ -167,12 +168,16 @@ def _chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[
 def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namespace, total: int) -> list[Summary]:
     """Score the table chunk by chunk into the journal. Returns: what each provider did in this run."""
     from ..scoring import score_texts
+    from ..scoring.budget import Budget
     from ..scoring.run import Progress, ProgressBar, is_final
 
     task.fit_priors(table, args.text_column)
     summaries = [Summary(scorer.name) for scorer in task.scorers]
     count = len(summaries)
     before = Progress(total=total * count)
+    spent = sum(usage[3] for record in journal.records() for usage in record["spent"]) + task.guidelines_usd
+    limit = math.inf if args.max_cost_usd is None else args.max_cost_usd
+    budget = Budget(limit, max(spent, journal.spent), journal.spend)
     bar = ProgressBar(before.total)
 
     def show(now: Progress) -> None:
@@ -198,9 +203,8 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
             }
             asked = record["open"]
             before.done += (len(texts) - len(asked)) * count
-            limit = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - before.cost_usd)
             if asked:
-                batches = score_texts(task.scorers, [texts[r] for r in asked], progress=show, max_cost_usd=limit)[1]
+                batches = score_texts(task.scorers, [texts[r] for r in asked], progress=show, max_cost_usd=budget)[1]
                 still_open = set()
                 for p, (batch, summary) in enumerate(zip(batches, summaries, strict=True)):
                     summary.add(batch)
@@ -208,8 +212,8 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
                     before.failed += len(batch.errors)
                     before.cost_usd += batch.usage.cost_usd
                     usage = batch.usage
-                    spent = usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd
-                    record["spent"][p] = [a + b for a, b in zip(record["spent"][p], spent, strict=True)]
+                    paid = usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd
+                    record["spent"][p] = [a + b for a, b in zip(record["spent"][p], paid, strict=True)]
                     record["methods"][p] = batch.method
                     for i in batch.mask.nonzero()[0]:
                         record["scores"][asked[i]][p] = [round(float(s), 6) for s in batch.scores[i]]
@@ -220,6 +224,9 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
             show(Progress())
     finally:
         bar.close()
+        journal.spend(budget.spent)  # until now a little more than that was noted
+    if args.max_cost_usd is not None or budget.unsure:
+        print(f"In all runs: {budget.told()}.", file=sys.stderr)
     return summaries
 
 

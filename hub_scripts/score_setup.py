@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,14 @@ class Task:
         multi_label: Whether several classes may apply.
         providers: P declarations.
         scorers: P scorers.
+        guidelines_usd: US dollars that the LLMs' own guidelines have cost, in earlier runs too.
     """
 
     labels: list[str]
     multi_label: bool
     providers: list["LLMProvider"]
     scorers: list["Scorer"]
+    guidelines_usd: float = 0.0
 
     def fit_priors(self, table: Table, text_column: str) -> None:
         """Let local models without a prior estimate it, the same for every chunk; from few texts there is none."""
@@ -87,8 +90,11 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     descriptions = _descriptions(args.descriptions, labels)
     pool = _pool(args, labels)
     providers = [_with_examples(p, labels, pool) for p in providers]
+    guidelines_usd = 0.0
     if args.guidelines == "auto" and not args.dry_run:
-        providers = [_with_guidelines(p, labels, descriptions, pool, args, kept_guidelines) for p in providers]
+        kept = _Guidelines(kept_guidelines, args.max_cost_usd)
+        providers = [kept.give(p, labels, args.multi_label, descriptions, pool) for p in providers]
+        guidelines_usd = kept.spent
     embed = _embedder(args.encoder) if any(p.prompt == "nearest" for p in providers) else None
     scorers = [
         build_scorer(
@@ -105,7 +111,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
         )
         for provider in providers
     ]
-    return Task(labels, args.multi_label, providers, scorers)
+    return Task(labels, args.multi_label, providers, scorers, guidelines_usd)
 
 
 def parse_names(text: str) -> list[str]:
@@ -148,27 +154,57 @@ def _with_examples(
     return LLMProvider.from_any({**provider.to_dict(), "examples": examples})
 
 
-def _with_guidelines(
-    provider: "LLMProvider",
-    labels: list[str],
-    descriptions: dict[str, str] | None,
-    pool: tuple[list[str], list[Any]] | None,
-    args: argparse.Namespace,
-    kept: Path,
-) -> "LLMProvider":
-    from ..configuration import LLMProvider
-    from ..scoring.guidelines import write_guidelines
+class _Guidelines:
+    """The guidelines that LLMs write, kept in a file with what they have cost.
 
-    written: dict[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    name = str(provider.name)
-    if name in written:
-        return LLMProvider.from_any({**provider.to_dict(), "guidelines": written[name]})
-    provider, _ = write_guidelines(
-        provider, labels, args.multi_label, descriptions, pool=pool, max_cost_usd=args.max_cost_usd
-    )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({**written, name: provider.guidelines}), encoding="utf-8")
-    return provider
+    Args:
+        path: The file.
+        max_cost_usd: US dollars that they may cost, all LLMs together; None: no limit.
+    """
+
+    def __init__(self, path: Path, max_cost_usd: float | None) -> None:
+        from ..scoring.budget import Budget
+
+        self.path = path
+        self.kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if "written" not in self.kept:  # or a file that holds the guidelines alone
+            self.kept = {"written": self.kept, "spent": 0.0}
+        self.budget = Budget(math.inf if max_cost_usd is None else max_cost_usd, self.kept["spent"], self._spend)
+
+    @property
+    def spent(self) -> float:
+        """US dollars."""
+        return self.budget.spent
+
+    def give(
+        self,
+        provider: "LLMProvider",
+        labels: list[str],
+        multi_label: bool,
+        descriptions: dict[str, str] | None,
+        pool: tuple[list[str], list[Any]] | None,
+    ) -> "LLMProvider":
+        """The provider with the guidelines that it has written, now or before."""
+        from ..configuration import LLMProvider
+        from ..scoring.guidelines import write_guidelines
+
+        written = self.kept["written"]
+        name = str(provider.name)
+        if name in written:
+            return LLMProvider.from_any({**provider.to_dict(), "guidelines": written[name]})
+        try:
+            provider, _ = write_guidelines(
+                provider, labels, multi_label, descriptions, pool=pool, max_cost_usd=self.budget
+            )
+            written[name] = provider.guidelines
+        finally:
+            self._spend(self.budget.spent)
+        return provider
+
+    def _spend(self, spent: float) -> None:
+        self.kept["spent"] = spent
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.kept), encoding="utf-8")
 
 
 def _labels(table: Table, args: argparse.Namespace) -> list[str]:

@@ -1,5 +1,6 @@
 """The page of a Space: type a text, see what the fusion, the encoder and each LLM say about it, and what it cost."""
 
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,10 +37,12 @@ class Demonstration:
         from labelfusion import AutoFusionClassifier
 
         from ..pipelines.answers import source_names
+        from ..scoring.budget import Budget
 
         self.clf = AutoFusionClassifier.from_pretrained(model, llm=llm)
         self.config: LabelFusionConfig = self.clf.model_.config
-        self.max_cost_usd, self.spent_usd = max_cost_usd, 0.0
+        self.max_cost_usd = max_cost_usd
+        self._budget = Budget(math.inf if max_cost_usd is None else max_cost_usd)  # one for all visitors
         reasons = [None if llm is not None else why_not(provider) for provider in self.config.providers]
         named = zip(source_names(self.config), reasons, strict=True)
         self.unavailable = {name: reason for name, reason in named if reason is not None}
@@ -48,6 +51,11 @@ class Demonstration:
                 provider if reason is None else "recorded"
                 for provider, reason in zip(self.config.providers, reasons, strict=True)
             ]
+
+    @property
+    def spent_usd(self) -> float:
+        """US dollars spent by everybody."""
+        return self._budget.spent
 
     @property
     def can_ask(self) -> bool:
@@ -65,19 +73,16 @@ class Demonstration:
 
         if not text or not text.strip():
             return message_html("Type a text first.")
-        text, trouble, left = text[:MAX_CHARACTERS], None, None
+        text, trouble = text[:MAX_CHARACTERS], None
         if not self.can_ask:
             policy = "never"
-        elif self.max_cost_usd is not None:
-            left = self.max_cost_usd - self.spent_usd
-            if left <= 0 and policy != "never":
-                policy, trouble = "never", "The budget of this page is spent: the encoder answers alone."
+        elif self._budget.over and policy != "never":
+            policy, trouble = "never", "The budget of this page is spent: the encoder answers alone."
         try:
-            result = self.clf.predict_sources([text], llm_policy=policy, max_cost_usd=left)
+            result = self.clf.predict_sources([text], llm_policy=policy, max_cost_usd=self._budget)
         except ScoringError as error:
             policy, trouble = "never", f"The encoder answers alone: {redact(str(error))}"
             result = self.clf.predict_sources([text], llm_policy=policy)
-        self.spent_usd += float(result.cost_usd.sum())
         return answer_html(result, self.config, policy, self.page(trouble))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..pipelines.asking import Asker
+from ..pipelines.asking import Asker, as_budget
 from ..pipelines.inference import run
 from ..pipelines.policy import check_policy
 from ..training.data import LabelledTexts, prepare
@@ -23,6 +23,8 @@ from ..training.tradeoff_curve import tradeoff_curve
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
+
+    from ..scoring.budget import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def measure_tradeoff(
     clf: "AutoFusionClassifier",
     data: Any,
     llm_policy: Any = "auto",
-    max_cost_usd: float | None = None,
+    max_cost_usd: "float | Budget | None" = None,
     latency_rows: int = 20,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -112,7 +114,11 @@ def _timed(clf: "AutoFusionClassifier", texts: list[str]) -> NDArray[np.float64]
 
 
 def _ask_everything(
-    clf: "AutoFusionClassifier", table: LabelledTexts, max_cost_usd: float | None, latency_rows: int, seed: int
+    clf: "AutoFusionClassifier",
+    table: LabelledTexts,
+    max_cost_usd: "float | Budget | None",
+    latency_rows: int,
+    seed: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None, NDArray[np.float64] | None, float]:
     """Scores `(n, P, K)`, dollars `(n, P)` and seconds `(m, P)`, and the dollars spent now.
 
@@ -125,7 +131,8 @@ def _ask_everything(
         scores = table.llm_scores.copy()
     unscored: NDArray[np.bool_] = ~(~np.isnan(scores).any(axis=2)).any(axis=1)  # type: ignore
     open_ = np.flatnonzero(unscored & np.array([bool(text.strip()) for text in table.texts]))
-    fresh = Asker(config, clf._scorers(cache=False), max_cost_usd)
+    budget = as_budget(max_cost_usd)
+    fresh = Asker(config, clf._scorers(cache=False), budget)
     asked = fresh.providers if len(open_) else []
     if not asked:
         return scores, None, None, 0.0
@@ -138,8 +145,7 @@ def _ask_everything(
             seconds[i, p] = time.perf_counter() - started
             scores[row, p], costs[row, p] = answers.scores[0, p], answers.cost_usd[0]
     rest = np.setdiff1d(open_, sample)
-    limit = None if max_cost_usd is None else max(0.0, max_cost_usd - fresh.spent)
-    asker = Asker(config, clf._scorers, limit, progress=clf.progress)
+    asker = Asker(config, clf._scorers, budget, progress=clf.progress)
     for p in asked if len(rest) else []:
         answers = asker.submit([table.texts[i] for i in rest], only=p).result()
         scores[rest, p], costs[rest, p] = answers.scores[:, p], answers.cost_usd

@@ -149,7 +149,8 @@ def run(args: argparse.Namespace) -> int:
     if args.review:
         print(f"{write_review(clf, Path(args.review), len(train))} suspected labels: {args.review}.")
     if args.test:
-        evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=args.max_cost_usd)
+        left = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - clf.report_["cost_usd"])
+        evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=left)
     update_card(folder, args.push_to_hub, license=args.license, language=args.language)
     print(f"Saved to {folder}.")
     if args.push_to_hub:

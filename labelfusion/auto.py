@@ -19,6 +19,7 @@ from .original import from_original
 from .pipelines.inference import Inference, infer, run
 from .pipelines.inputs import Row
 from .pipelines.policy import Policy
+from .scoring.budget import Budget
 from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.encoding import encode_texts
@@ -267,7 +268,7 @@ class AutoFusionClassifier(
         self,
         texts: Any,
         llm_policy: Policy = "always",
-        max_cost_usd: float | None = None,
+        max_cost_usd: float | Budget | None = None,
         llm_scores: Any = None,
         target_accuracy: float | None = None,
         deadline_s: float | None = None,

@@ -12,6 +12,7 @@ from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .pipelines.answers import hold_back
 from .pipelines.inference import Inference
 from .pipelines.policy import Policy, controlled_risk, resolve_policy
+from .scoring.budget import Budget
 from .source_metrics import risk_metrics, source_metrics
 from .training.data import LabelledTexts, with_labels
 from .training.gate_fit import is_right
@@ -39,7 +40,7 @@ class MeasuredClassifierMixin:
         self,
         data: Any,
         llm_policy: Policy = "always",
-        max_cost_usd: float | None = None,
+        max_cost_usd: float | Budget | None = None,
         llm_scores: Any = None,
         max_risk: float | None = None,
         **options: Any,
@@ -49,7 +50,7 @@ class MeasuredClassifierMixin:
         Args:
             data: Labelled data, as for `fit`.
             llm_policy: Which texts the LLM is asked about.
-            max_cost_usd: US dollars that may be spent.
+            max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
             llm_scores: `(n, P, K)` scores, instead of the column.
             max_risk: See `predict`; adds `risk`, what was promised and what came of it.
             **options: The others of `predict_sources`.
@@ -124,7 +125,7 @@ class MeasuredClassifierMixin:
         self,
         data: Any,
         llm_policy: Policy = "auto",
-        max_cost_usd: float | None = None,
+        max_cost_usd: float | Budget | None = None,
         latency_rows: int = 20,
         folder: str | Path | None = None,
         seed: int = 0,
@@ -134,7 +135,7 @@ class MeasuredClassifierMixin:
         Args:
             data: Labelled data, as for `fit`. The LLMs are asked about every row that brings no scores.
             llm_policy: The policy that is shown as a point of its own.
-            max_cost_usd: US dollars that may be spent.
+            max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
             latency_rows: Texts that are sent one by one to measure how long an answer takes, without the score store.
                 Recorded scores tell no latency.
             folder: Where `tradeoff.csv`, `tradeoff.json` and, with matplotlib, `tradeoff.png` are written.

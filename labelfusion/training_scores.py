@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .configuration import LabelFusionConfig
-from .pipelines.asking import Asker
+from .pipelines.asking import Asker, as_budget
 from .training.data import LabelledTexts
 from .training.scored_rows import scoring_order
+
+if TYPE_CHECKING:
+    from .scoring.budget import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ def score_training_rows(
     make_scorers: Callable[[], list[Any]],
     *,
     max_rows: int,
-    max_cost_usd: float | None = None,
+    max_cost_usd: "float | Budget | None" = None,
     encoder_probs: Callable[[], NDArray[np.floating]] | None = None,
     write_guidelines: bool = False,
     seed: int = 0,
@@ -34,7 +37,7 @@ def score_training_rows(
         config: The model's config. The prior that a local model learns from the texts is put into its provider.
         make_scorers: Makes one scorer a provider; called only if there is something to ask.
         max_rows: Most rows with scores.
-        max_cost_usd: US dollars that may be spent.
+        max_cost_usd: US dollars that may be spent, guidelines included, or a budget.
         encoder_probs: Gives float `(n, K)`, what the encoder says out of sample; called where not all rows may be
             scored, to choose them by `scoring_order`. `None`: they are drawn evenly.
         write_guidelines: See `complete_providers`.
@@ -69,11 +72,10 @@ def score_training_rows(
         return scores, 0.0
     if len(rows) < len(without):
         logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
-    spent = complete_providers(data, config, write_guidelines=write_guidelines, max_cost_usd=max_cost_usd, seed=seed)
-    if max_cost_usd is not None:
-        max_cost_usd = max(0.0, max_cost_usd - spent)
+    budget = as_budget(max_cost_usd)
+    spent = complete_providers(data, config, write_guidelines=write_guidelines, max_cost_usd=budget, seed=seed)
     scorers = make_scorers()
-    answers = Asker(config, scorers, max_cost_usd, progress=progress).submit([data.texts[i] for i in rows]).result()
+    answers = Asker(config, scorers, budget, progress=progress).submit([data.texts[i] for i in rows]).result()
     scores = scores.copy()
     scores[rows] = answers.scores
     if np.isnan(scores).any(axis=2).all():
@@ -83,7 +85,7 @@ def score_training_rows(
         prior = getattr(scorer, "prior", None)
         if prior is not None:
             config.llm_providers[i]["prior"] = [round(float(x), 5) for x in prior]
-    return scores, spent + float(answers.cost_usd.sum())
+    return scores, budget.spent if budget is not None else spent + float(answers.cost_usd.sum())
 
 
 def complete_providers(
@@ -91,7 +93,7 @@ def complete_providers(
     config: LabelFusionConfig,
     *,
     write_guidelines: bool = False,
-    max_cost_usd: float | None = None,
+    max_cost_usd: "float | Budget | None" = None,
     seed: int = 0,
 ) -> float:
     """Put what the prompts need at prediction time into the config: few-shot examples, and guidelines if wanted.
@@ -100,7 +102,7 @@ def complete_providers(
         data: Labelled texts that examples are drawn from. They are saved with the model.
         config: The model's config.
         write_guidelines: Let each LLM behind an API write guidelines for the task, once.
-        max_cost_usd: US dollars that this may cost.
+        max_cost_usd: US dollars that this may cost, or a budget.
         seed: Seed of the choice of examples.
 
     Returns:
@@ -110,6 +112,7 @@ def complete_providers(
     from .scoring.guidelines import write_guidelines as write
 
     pool, labels, spent = (data.texts, data.names()), config.label_names, 0.0
+    budget = as_budget(max_cost_usd)
     for i, provider in enumerate(config.providers):
         if provider.prompt == "few-shot" and not provider.examples:
             provider.examples = [dict(e) for e in balanced_examples(pool, labels, provider.num_examples, seed)]
@@ -124,7 +127,7 @@ def complete_providers(
                 config.multi_label,
                 config.class_descriptions,
                 pool=pool,
-                max_cost_usd=None if max_cost_usd is None else max(0.0, max_cost_usd - spent),
+                max_cost_usd=budget,
                 seed=seed,
             )
             spent += usage.cost_usd

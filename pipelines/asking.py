@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from .patience import DEADLINE, Patience
 from .scorers import Scorers, Unbroken, build_scorers, check_scorers
 
 if TYPE_CHECKING:
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
 
 BUDGET_REASON = "budget of $"  # how the reason begins that a scorer gives for a text it had no money for
 LONGEST_UNPAID = 32  # texts in a row that there was no money for, after which no more is asked
@@ -106,7 +107,7 @@ class Asker:
             the config declares.
         max_cost_usd: US dollars that the run may spend, or a budget that its caller can watch; when they are spent, no
             more is asked.
-        chunk_size: Texts asked at a time while there is a limit.
+        chunk_size: Texts asked at a time while there is a limit that a scorer does not keep to by itself.
         progress: Show a progress bar.
         patience: Deadlines and second requests: each text is then a question of its own to each LLM; with a limit in
             dollars too, one text after the other.
@@ -126,6 +127,7 @@ class Asker:
     ) -> None:
         self.config, self.chunk_size, self.progress = config, chunk_size, progress
         self.budget = as_budget(max_cost_usd)
+        self._limited = self.budget is not None and math.isfinite(self.budget.limit)
         self.patience = patience or Patience()
         self.spent = 0.0
         self._given = scorers
@@ -135,7 +137,7 @@ class Asker:
         self._broken: dict[int, str] = {}  # LLMs that are asked no more, and why
         self._over = False  # the money is spent
         self._unpaid = 0  # the last texts in a row that there was none for
-        self._turn = asyncio.Lock()  # with a limit, one question at a time: the next must know what the last one cost
+        self._turn = asyncio.Lock()  # of those who must know what the last question has cost before they ask the next
 
     @property
     def providers(self) -> list[int]:
@@ -193,7 +195,7 @@ class Asker:
             return answers
         if self.patience.in_use:
             return await self._ask_singly(scorers, texts, waited_s)
-        if self.budget is None:
+        if not self._limited or all(getattr(scorer, "keeps_budget", False) for scorer in scorers.values()):
             await self._ask_rows(scorers, texts, slice(0, count), answers)
             return answers
         async with self._turn:
@@ -218,7 +220,7 @@ class Asker:
             return answers
 
         distinct = list(dict.fromkeys(texts))
-        if self.budget is None:
+        if not self._limited:
             parts = await gather_or_cancel([ask(text) for text in distinct])
         else:
             async with self._turn:
@@ -249,7 +251,7 @@ class Asker:
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
         from ..scoring.loop import ascore_texts
 
-        if self.budget is not None and self.budget.left <= 0:
+        if self.budget is not None and self.budget.over:
             self._stop()
         asked = [] if self._over else [p for p in scorers if p not in self._broken]
         before = self.budget.spent if self.budget is not None else 0.0
@@ -302,7 +304,8 @@ class Asker:
     def _stop(self) -> None:
         if not self._over:
             self._over = True
-            logger.warning(NO_MORE, self._limit_reached())
+            told = f" ({self.budget.told()})" if self.budget else ""
+            logger.warning(NO_MORE, self._limit_reached() + told)
 
     def _break(self, p: int, error: ScoringError) -> str:
         """Ask the LLM `p` no more in this run. What the others say is not lost; at the start of a run all is said."""
@@ -327,6 +330,6 @@ def as_budget(max_cost_usd: "float | Budget | None") -> "Budget | None":
         return max_cost_usd  # type: ignore[return-value]
     if not isinstance(max_cost_usd, int | float) or isinstance(max_cost_usd, bool) or not max_cost_usd >= 0:
         raise ValueError(f"`max_cost_usd` must be US dollars, 0 or more, or None; got {max_cost_usd!r}.")
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
 
     return Budget(max_cost_usd)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling_labelfusion import LabelFusionForSequenceClassification
-    from ..scoring.money import Budget
+    from ..scoring.budget import Budget
 
 LIST_WINDOW = 8192  # texts of a list whose embeddings are held at once
 FUSE_BATCH = 1024

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from ..configuration import LLMProvider
 from .api_errors import FILTERED, KEY, TOO_LONG
 from .base import ScoreBatch, ScoringError, Usage, expand, missing, unique
+from .budget import BudgetReachedError
 from .client import NOT_OFFERED, Client, explain, is_missing_feature
 from .engine import Engine, Outcome
 from .examples import Pool, normalized
 from .method import Method, UnansweredError, UnsupportedError
 from .method_choice import MethodChoice, Verdict
-from .money import BudgetReachedError, require_price
+from .money import require_price
 from .prompts import Example
 from .providers import resolve
 from .questions import Questions
@@ -53,6 +55,12 @@ class _Call:
         """Those of `rows` without an outcome."""
         return [row for row in rows if row not in self.errors and np.isnan(self.scores[row]).any()]
 
+    def pay(self, usage: Usage) -> None:
+        """Count what a request has cost."""
+        self.usage += usage
+        if self.run.progress:
+            self.run.progress.add(cost_usd=usage.cost_usd)
+
     def note(self, row: int, outcome: Outcome, cached: bool = False) -> None:
         """Note the scores of a row, or the reason why it has none."""
         failed = isinstance(outcome, str)
@@ -84,7 +92,7 @@ class APIScorer:
         ValueError: If the declaration asks for something that is not given, such as examples.
     """
 
-    counts_progress = True
+    counts_progress = keeps_budget = True
     tells_sent = True
 
     def __init__(
@@ -124,7 +132,7 @@ class APIScorer:
             raise ValueError(f"{self.name}: text {bad} is a {type(texts[bad]).__name__}, not a string.")
         distinct, rows = unique(texts)
         run = current_run.get(None) or Run()
-        if run.budget is not None:
+        if run.budget is not None and math.isfinite(run.budget.limit):
             await asyncio.to_thread(require_price, self.provider, self.endpoint)
         neighbours = await asyncio.to_thread(self.questions.neighbours, distinct)
         call = _Call(distinct, neighbours, missing(len(distinct), len(self.labels)), run)
@@ -258,11 +266,13 @@ class APIScorer:
         try:
             reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
         except BudgetReachedError as error:  # a shorter text may still do
+            call.pay(error.usage)
             call.unpaid = str(error)
             for row in rows:
                 call.note(row, call.unpaid)
             return Verdict.TROUBLE
         except RequestError as error:
+            call.pay(error.usage)
             if error.kind in (FILTERED, TOO_LONG):
                 return await self._ask_apart(engine, call, method, rows, error.reason)
             refused = error.kind != KEY and error.status in NOT_OFFERED
@@ -272,9 +282,7 @@ class APIScorer:
                 raise fatal from None
             self._failed(engine, call, rows, error.reason)
             return Verdict.TROUBLE
-        call.usage += reply.usage
-        if call.run.progress:
-            call.run.progress.add(cost_usd=reply.usage.cost_usd)
+        call.pay(reply.usage)
         answers: list[NDArray[np.float32] | UnansweredError]
         try:
             answers = method.read(reply.data, len(rows))

@@ -1,21 +1,25 @@
 """The client of one provider: requests with bounded concurrency, rate limits, retries and a budget."""
 
 import asyncio
+import json
 import logging
+import math
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import LLMProvider
 from .api_errors import KEY
 from .base import ScoringError, Usage
+from .budget import BudgetReachedError, Costs, Need, Reservation
 from .limits import RateLimit, Slots
 from .method import Method
-from .money import BudgetReachedError, Price, estimate_tokens, find_price, read_usage
+from .money import Price, estimate_tokens, find_price, read_usage
 from .prompts import Example
 from .providers import Endpoint
-from .run import Run, current_question
+from .run import Run, current_question, current_reservation
 from .transport import LitellmTransport, OpenAITransport, RequestError, Transport
 
 logger = logging.getLogger(__name__)
@@ -58,6 +62,7 @@ class Client:
         )
         self._requests = RateLimit(provider.requests_per_minute)
         self._tokens = RateLimit(provider.tokens_per_minute)
+        self._costs: defaultdict[str, Costs] = defaultdict(lambda: Costs(self.price))  # of each method
         self._refused: set[str] = set()
         if self.price is None:
             logger.warning("No price is known for %s: its dollars are not counted. Give `price`.", provider.name)
@@ -73,21 +78,12 @@ class Client:
         usage = Usage()
         while not replies or method.more(replies):
             body = method.body(texts, neighbours)
-            estimate = estimate_tokens(body_length(body)), method.answer_tokens(len(texts))
-            dollars = self.price.cost(*estimate) if self.price else 0.0
             try:
-                if run.budget:
-                    run.budget.reserve(dollars)
-                spent = Usage()
-                try:
-                    reply = await self._send(method, body, sum(estimate))
-                    spent = read_usage(reply, self.price, estimate)
-                finally:
-                    if run.budget:
-                        run.budget.settle(dollars, spent.cost_usd)
-            except (BudgetReachedError, RequestError):
+                reply, spent = await self._send(method, body, method.answer_tokens(len(texts)), run)
+            except (BudgetReachedError, RequestError) as error:
                 if not replies:
                     raise
+                usage += error.usage
                 break  # the votes that are in may do
             replies.append(reply)
             if (question := current_question.get()) is not None:
@@ -97,16 +93,22 @@ class Client:
             return Reply({**replies[0], "choices": [c for r in replies for c in r["choices"]]}, usage)
         return Reply(replies[0], usage)
 
-    async def _send(self, method: Method, body: dict[str, Any], tokens: float) -> dict[str, Any]:
-        attempt = 0
+    async def _send(
+        self, method: Method, body: dict[str, Any], answer_tokens: float, run: Run
+    ) -> tuple[dict[str, Any], Usage]:
+        """The reply, and what it and the failed attempts before it have cost."""
+        attempt, lost = 0, Usage()
         while True:
             for name in self._refused & body.keys():
                 del body[name]
             try:
-                await self._requests.acquire()
-                await self._tokens.acquire(tokens)
-                return await self._transport.post(method.path, body)
+                reply, spent = await self._attempt(method, body, answer_tokens, run)
+                return reply, lost + spent
+            except BudgetReachedError as error:
+                error.usage = lost
+                raise
             except RequestError as error:
+                error.usage = lost = lost + error.usage
                 if (question := current_question.get()) is not None:
                     question.unsend()
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
@@ -122,6 +124,34 @@ class Client:
                     error.reason += f", {attempt} attempts"
                     raise
                 await asyncio.sleep(self._delay(attempt, error.retry_after))
+
+    async def _attempt(
+        self, method: Method, body: dict[str, Any], answer_tokens: float, run: Run
+    ) -> tuple[dict[str, Any], Usage]:
+        """One request, and its bill."""
+        need = estimate_need(body, answer_tokens)
+        estimate = need.prompt, need.answer
+        reservation = Reservation(run.budget, self._costs[method.name], need)
+        token = current_reservation.set(reservation)
+        try:
+            await self._requests.acquire()
+            await self._tokens.acquire(sum(estimate))
+            reply = await self._transport.post(method.path, body)
+            usage = read_usage(reply, self.price, estimate)
+            reservation.settle(usage)
+            return reply, usage
+        except RequestError as error:
+            if reservation.refused is not None:
+                raise reservation.refused from None
+            if error.reply is not None and isinstance(error.reply.get("usage"), dict):
+                error.usage = read_usage(error.reply, self.price, estimate)
+                reservation.settle(error.usage)
+            else:
+                reservation.close(error.billed)
+            raise
+        finally:
+            reservation.close()
+            current_reservation.reset(token)
 
     def _delay(self, attempt: int, retry_after: float | None) -> float:
         """Seconds before the next attempt: what the server says, else a random part of an exponential delay."""
@@ -152,8 +182,24 @@ def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, meth
     return None
 
 
+def prompt_parts(body: dict[str, Any]) -> Iterator[str]:
+    """The texts of the prompt in a request body."""
+    if "input" in body:
+        yield str(body["input"])
+        yield str(body["questions"])
+    else:
+        yield from (message["content"] for message in body["messages"])
+
+
 def body_length(body: dict[str, Any]) -> int:
     """Characters of the prompt in a request body."""
-    if "input" in body:
-        return len(str(body["input"])) + len(str(body["questions"]))
-    return sum(len(message["content"]) for message in body["messages"])
+    return sum(map(len, prompt_parts(body)))
+
+
+def estimate_need(body: dict[str, Any], answer_tokens: float) -> Need:
+    """Tokens that a request body will need, and the most that it can: a token has a byte at least."""
+    size = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    limits = [body[n] for n in ("max_tokens", "max_completion_tokens") if isinstance(body.get(n), int)]
+    count = body["n"] if isinstance(body.get("n"), int) else 1
+    most = float(min(limits) * count) if limits else math.inf
+    return Need(sum(map(estimate_tokens, prompt_parts(body))), min(answer_tokens, most), float(size), most)

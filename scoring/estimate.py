@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .api import APIScorer
-from .client import body_length
+from .client import prompt_parts
 from .money import estimate_tokens, find_price
 
 SECONDS_PER_REQUEST = 1.0  # assumed, as nothing is asked
@@ -65,7 +65,7 @@ async def estimate(scorer: APIScorer, texts: Sequence[str]) -> Estimate:
         method = questions.method(name, texts[rows[0]])
         body = method.body([texts[i] for i in rows], [e for i in rows for e in neighbours[i]])
         result.requests += 1
-        result.prompt_tokens += estimate_tokens(body_length(body))
+        result.prompt_tokens += sum(map(estimate_tokens, prompt_parts(body)))
         result.completion_tokens += method.answer_tokens(len(rows))
     price = find_price(provider, scorer.endpoint)
     result.cost_usd = price.cost(result.prompt_tokens, result.completion_tokens) if price else None

@@ -1,17 +1,19 @@
 """Guidelines for the task, written once by the LLM itself and kept in the provider's declaration."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..configuration import LLMProvider
 from .base import ScoringError, Usage
+from .budget import Budget, BudgetReachedError
 from .client import Client, explain
 from .consent import allowed
 from .examples import Pool, balanced_examples
 from .loop import run_sync
 from .method import Method, UnansweredError, content
-from .money import Budget, BudgetReachedError, require_price
+from .money import require_price
 from .prompts import Example, PromptWriter, fill, templates, tidy
 from .providers import resolve
 from .run import Run
@@ -28,7 +30,7 @@ def write_guidelines(
     *,
     pool: Pool | None = None,
     num_examples: int = 12,
-    max_cost_usd: float | None = None,
+    max_cost_usd: float | Budget | None = None,
     seed: int = 0,
 ) -> tuple[LLMProvider, Usage]:
     """Let the LLM write a role and a line for each class, for its own prompts. One request, at fit, not per predict.
@@ -42,7 +44,7 @@ def write_guidelines(
         class_descriptions: `{class name: description}`.
         pool: Labelled `(texts, labels)`; a balanced choice is shown to the LLM.
         num_examples: How many are shown.
-        max_cost_usd: Refuse to ask if it may cost more.
+        max_cost_usd: Refuse to ask if it will probably cost more than these US dollars, or than a budget has left.
         seed: Seed of the choice.
 
     Returns:
@@ -65,18 +67,24 @@ def write_guidelines(
     return replace(provider, guidelines=text), usage
 
 
-async def _ask(provider: LLMProvider, method: "_GuidelinesMethod", max_cost_usd: float | None) -> tuple[str, Usage]:
-    if max_cost_usd is not None:
+async def _ask(
+    provider: LLMProvider, method: "_GuidelinesMethod", max_cost_usd: float | Budget | None
+) -> tuple[str, Usage]:
+    budget = max_cost_usd if max_cost_usd is None or isinstance(max_cost_usd, Budget) else Budget(max_cost_usd)
+    if budget is not None and math.isfinite(budget.limit):
         require_price(provider, method.endpoint)
     client = Client(provider, method.endpoint)
     try:
-        reply = await client.ask(method, [""], [], Run(None if max_cost_usd is None else Budget(max_cost_usd)))
+        reply = await client.ask(method, [""], [], Run(budget))
         return content(reply.data["choices"][0]).strip(), reply.usage
     except RequestError as error:
         raise explain(error, provider, method.endpoint, method.name) or ScoringError(
             f"{provider.name} wrote no guidelines: {error.reason}."
         ) from None
-    except (UnansweredError, BudgetReachedError) as error:
+    except BudgetReachedError as error:
+        told = f" ({budget.told()})" if budget else ""
+        raise ScoringError(f"{provider.name} wrote no guidelines: {error}{told}.") from None
+    except UnansweredError as error:
         raise ScoringError(f"{provider.name} wrote no guidelines: {error}.") from None
 
 

@@ -48,6 +48,7 @@ class LikelihoodScorer:
     """
 
     method = "likelihood"
+    keeps_budget = True  # it costs nothing
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import asyncio
 import time
 from types import TracebackType
 
-from .run import current_question
+from .run import current_question, current_reservation
 
 
 class RateLimit:
@@ -25,6 +25,8 @@ class RateLimit:
 class Slots:
     """At most `number` requests on the wire at once, and none while the server has asked for silence.
 
+    A request sets its money aside when it has a slot. While it waits for money, others may use the slot.
+
     Held only from the first byte sent to the last byte received, so that preparing a request and reading a reply,
     which share one thread, do not keep the next request from leaving. Replies go on one at a time, with a look at the
     sockets between two of them: a burst of replies would otherwise be read whole before the next byte is sent.
@@ -42,6 +44,12 @@ class Slots:
     async def __aenter__(self) -> None:
         await self._free.acquire()
         try:
+            if (reservation := current_reservation.get()) is not None and not reservation.take():
+                self._free.release()
+                try:
+                    await reservation.wait()
+                finally:
+                    await self._free.acquire()
             while (wait := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
         except BaseException:
@@ -49,6 +57,8 @@ class Slots:
             raise
         if (question := current_question.get()) is not None:
             question.send()
+        if reservation is not None:
+            reservation.sent = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import ScoreBatch, Scorer, expand, unique
-from .money import Budget
+from .budget import Budget
 from .run import Progress, ProgressBar, Run, current_run
 from .tasks import gather_or_cancel
 
@@ -80,7 +80,7 @@ def score_texts(
     texts: Sequence[str],
     *,
     progress: bool | Callable[..., None] = False,
-    max_cost_usd: float | None = None,
+    max_cost_usd: float | Budget | None = None,
 ) -> tuple[NDArray[np.float32], list[ScoreBatch]]:
     """Score `texts` with all `scorers` at once; a text that occurs several times is asked once.
 
@@ -88,7 +88,7 @@ def score_texts(
         scorers: P scorers with the same K classes.
         texts: n texts.
         progress: Show a progress bar, or a function called with a `scoring.run.Progress` at each step.
-        max_cost_usd: Hard limit in US dollars for this call, all scorers together.
+        max_cost_usd: Limit in US dollars for this call, all scorers together; or a budget that several calls share.
 
     Returns:
         float32 `(n, P, K)`, NaN for a missing answer, and one `ScoreBatch` of n rows for each scorer.

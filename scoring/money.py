@@ -1,6 +1,7 @@
-"""Prices, token estimates and the budget that stops a run."""
+"""Prices of models, estimates of tokens, and what a reply has cost."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -12,59 +13,39 @@ from .base import ScoringError, Usage
 from .providers import Endpoint
 
 CHARS_PER_TOKEN = 3.6  # typical of English prompts; what the server reports replaces it
-
-
-class BudgetReachedError(Exception):
-    """The next request might spend more than is allowed."""
+BYTES_PER_TOKEN = 2.5  # typical of what is not ASCII, in UTF-8
+_TIERS = {"flex": "_flex", "priority": "_priority", "batch": "_batches"}  # how the price list calls a `service_tier`
+_ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per token; `cached` is for the part of the prompt that the provider has cached."""
+    """US dollars per token.
+
+    Args:
+        input: Of the prompt.
+        output: Of the answer.
+        cached: Of the part of the prompt that the provider has cached.
+        above: `(tokens, price)`: other prices of a request whose prompt is longer, in rising order.
+    """
 
     input: float
     output: float
     cached: float
+    above: tuple[tuple[int, "Price"], ...] = ()
 
     def cost(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float:
         """US dollars of one request."""
+        price = next((p for tokens, p in reversed(self.above) if prompt_tokens > tokens), self)
         fresh = max(0.0, prompt_tokens - cached_tokens)
-        return fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output
-
-
-class Budget:
-    """A hard limit in US dollars. Requests in flight count with their estimated cost, so it is hardly ever passed."""
-
-    def __init__(self, limit: float) -> None:
-        if not limit >= 0:
-            raise ValueError(f"`max_cost_usd` must not be negative, got {limit!r}.")
-        self.limit, self.spent, self.reserved = limit, 0.0, 0.0
-
-    @property
-    def left(self) -> float:
-        """US dollars that are neither spent nor set aside."""
-        return self.limit - self.spent - self.reserved
-
-    def reserve(self, estimate: float) -> None:
-        """Set `estimate` dollars aside for a request.
-
-        Raises:
-            BudgetReachedError: If the limit does not allow it.
-        """
-        if estimate > self.left:
-            raise BudgetReachedError(f"budget of ${self.limit:g} reached")
-        self.reserved += estimate
-
-    def settle(self, estimate: float, cost: float) -> None:
-        """Replace what was set aside by what the request cost."""
-        self.reserved -= estimate
-        self.spent += cost
+        return fresh * price.input + cached_tokens * price.cached + completion_tokens * price.output
 
 
 def find_price(provider: LLMProvider, endpoint: Endpoint) -> Price | None:
     """The price of a model: the declared one, nothing for a server of one's own, else that of litellm's price list.
 
-    The list is read from the installed litellm without importing it.
+    The list is read from the installed litellm without importing it. With `service_tier` among the provider's `params`
+    it is the price of that tier.
 
     Returns:
         None if no price is known.
@@ -77,12 +58,27 @@ def find_price(provider: LLMProvider, endpoint: Endpoint) -> Price | None:
     entry = prices.get(endpoint.price_name) or prices.get(endpoint.price_name.partition("/")[2]) or {}
     if entry.get("input_cost_per_token") is None:
         return None
-    fresh = float(entry["input_cost_per_token"])
-    return Price(
-        fresh,
-        float(entry.get("output_cost_per_token") or 0.0),
-        float(entry.get("cache_read_input_token_cost") or fresh),
-    )
+    tier = provider.params.get("service_tier")
+    ending = _TIERS.get(tier, "") if isinstance(tier, str) else ""
+    if tier == "priority" and entry.get("input_cost_per_token" + ending) is None:
+        return None  # dearer than the price that is known
+    found = _listed(entry, "", ending)
+    lengths = sorted({int(match[1]) for name in entry if (match := _ABOVE.match(name))})
+    above = tuple((1000 * k, _listed(entry, f"_above_{k}k_tokens", ending, found)) for k in lengths)
+    return Price(found.input, found.output, found.cached, above)
+
+
+def _listed(entry: dict[str, Any], above: str, tier: str, other: Price | None = None) -> Price:
+    """A price of the price list: that of the tier, else the usual one, else the `other`."""
+
+    def dollars(name: str, default: float) -> float:
+        given = (entry.get(name + above + ending) for ending in dict.fromkeys((tier, "")))
+        return next((float(value) for value in given if value is not None), default)
+
+    fresh = dollars("input_cost_per_token", other.input if other else 0.0)
+    output = dollars("output_cost_per_token", other.output if other else 0.0)
+    cached = dollars("cache_read_input_token_cost", fresh)
+    return Price(fresh, output, min(cached, fresh))
 
 
 def require_price(provider: LLMProvider, endpoint: Endpoint) -> None:
@@ -92,21 +88,24 @@ def require_price(provider: LLMProvider, endpoint: Endpoint) -> None:
         ScoringError: Saying how to give the price.
     """
     if find_price(provider, endpoint) is None:
+        tier = f" (service_tier={provider.params['service_tier']!r})" if "service_tier" in provider.params else ""
         raise ScoringError(
-            f"`max_cost_usd` needs the price of {provider.name}, which is unknown: give `price=(input, output)` in "
-            "dollars per million tokens, or install litellm, whose price list is used."
+            f"`max_cost_usd` needs the price of {provider.name}{tier}, which is unknown: give "
+            "`price=(input, output)` in dollars per million tokens, or install litellm, whose price list is used."
         )
 
 
-def estimate_tokens(num_chars: float) -> float:
-    """Tokens in a text of `num_chars` characters, roughly."""
-    return num_chars / CHARS_PER_TOKEN
+def estimate_tokens(text: str) -> float:
+    """Tokens in a text, roughly, whatever its script."""
+    plain = len(text.encode("ascii", "ignore"))
+    return plain / CHARS_PER_TOKEN + (len(text.encode("utf-8", "surrogatepass")) - plain) / BYTES_PER_TOKEN
 
 
 def read_usage(reply: dict[str, Any], price: Price | None, estimate: tuple[float, float]) -> Usage:
     """Tokens and cost of a reply; `estimate` `(prompt, completion)` tokens stand in where the server reports none.
 
-    The answers of decision APIs are free of charge: only their input is billed.
+    The answers of decision APIs are free of charge: only their input is billed. Of several answers each has a token at
+    least: llama.cpp's server counts those of one alone.
     """
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -119,6 +118,8 @@ def read_usage(reply: dict[str, Any], price: Price | None, estimate: tuple[float
     completion = count("completion_tokens", "output_tokens")
     if completion is None:
         completion = round(estimate[1])
+    choices = reply.get("choices")
+    completion = max(completion, len(choices) if isinstance(choices, list) and len(choices) > 1 else 0)
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     cached = (details.get("cached_tokens") if isinstance(details, dict) else 0) or count("prompt_cache_hit_tokens") or 0
     cost = price.cost(prompt, 0 if decision else completion, cached) if price else 0.0

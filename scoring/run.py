@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .money import Budget
+from .budget import Budget, Reservation
 
 
 @dataclass
@@ -88,6 +88,7 @@ class Question:
 
 current_run: ContextVar[Run] = ContextVar("labelfusion_run")
 current_question: ContextVar[Question | None] = ContextVar("labelfusion_question", default=None)
+current_reservation: ContextVar[Reservation | None] = ContextVar("labelfusion_reservation", default=None)
 
 
 # How the reasons begin for which a text has no answer and will have none, however often it is asked.

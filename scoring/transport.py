@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..configuration.secrets import redact
 from .api_errors import FILTERED, KEY, TOO_LONG, read_error
-from .base import ScoringError
+from .base import ScoringError, Usage
 from .limits import Slots
 from .providers import Endpoint
 
@@ -31,6 +31,10 @@ class RequestError(Exception):
         retry_after: Seconds that the server asked to wait.
         param: The request parameter that the server complains about.
         kind: What it is about, as in `ErrorReply`.
+        billed: Whether it may have been billed all the same: it was sent, and nobody said that it came to nothing.
+        reply: The reply, if there was one that cannot be used.
+
+    `usage` is what this and the attempts before it have cost, as far as the server has told.
     """
 
     def __init__(
@@ -41,9 +45,12 @@ class RequestError(Exception):
         retry_after: float | None = None,
         param: str | None = None,
         kind: str | None = None,
+        billed: bool = False,
+        reply: dict[str, Any] | None = None,
     ) -> None:
         reason = redact(reason)  # a server says what it likes
         super().__init__(reason)
+        self.billed, self.reply, self.usage = billed, reply, Usage()
         self.reason, self.status, self.retryable, self.retry_after, self.param, self.kind = (
             reason, status, retryable, retry_after, param, kind,
         )  # fmt: skip
@@ -93,7 +100,7 @@ class OpenAITransport:
         except self._openai.APIError as error:
             raise from_api_error(error, body) from None
         except json.JSONDecodeError:
-            raise RequestError("malformed reply", retryable=True) from None
+            raise RequestError("malformed reply", retryable=True, billed=True) from None
         return checked_reply(reply)
 
 
@@ -146,11 +153,10 @@ class LitellmTransport:
         except self._openai.APIError as error:  # litellm's exceptions are OpenAI's
             raise from_api_error(error, body) from None
         except TimeoutError:
-            raise RequestError("timeout", retryable=True) from None
+            raise RequestError("timeout", retryable=True, billed=True) from None
         except Exception as error:  # litellm lets provider code raise what it likes
-            raise RequestError(
-                f"{type(error).__name__} in litellm", status=getattr(error, "status_code", None)
-            ) from None
+            status = getattr(error, "status_code", None)
+            raise RequestError(f"{type(error).__name__} in litellm", status, billed=status is None) from None
         return checked_reply(reply.model_dump())
 
 
@@ -206,7 +212,7 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
     status = getattr(error, "status_code", None)
     if status is None or type(error).__name__ in ("Timeout", "APIConnectionError"):
         name = "timeout" if "Timeout" in type(error).__name__ else "connection failed"
-        return RequestError(name, retryable=True)
+        return RequestError(name, retryable=True, billed=not _unsent(error))
     reply = read_error(status, error.body, str(getattr(error, "message", "")), sent)
     code = reply.code or getattr(error, "code", None) or getattr(error, "type", None)
     reason = f"HTTP {status}" + (f" {code}"[:60] if code and str(code) != str(status) else "")
@@ -216,7 +222,16 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
         retryable = False
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     param = reply.param or getattr(error, "param", None)
-    return RequestError(reason, status, retryable, retry_after(headers), param, reply.kind)
+    billed = status in (408, 502, 504, 524)  # a gateway gave up waiting; the model may have answered
+    return RequestError(reason, status, retryable, retry_after(headers), param, reply.kind, billed)
+
+
+def _unsent(error: BaseException) -> bool:
+    """Whether no connection came about, so that nothing was sent."""
+    cause: BaseException | None = error
+    while cause is not None and type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout"):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def retry_after(headers: Any) -> float | None:
@@ -246,5 +261,5 @@ def checked_reply(reply: Any) -> dict[str, Any]:
             return reply
         if isinstance(reply.get("error"), dict):  # some gateways report an error with status 200
             code = str(reply["error"].get("code") or "")[:60]
-            raise RequestError(f"error reply {code}".strip(), retryable=True)
-    raise RequestError("malformed reply", retryable=True)
+            raise RequestError(f"error reply {code}".strip(), retryable=True, reply=reply)
+    raise RequestError("malformed reply", retryable=True, billed=True, reply=reply if isinstance(reply, dict) else None)

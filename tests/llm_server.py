@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from token_rule import count_tokens
+
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
 TRANSPORT_FAULTS = ("429", "500", "hang", "truncated", "malformed", "html", "disconnect")
 CONTENT_FAULTS = ("refusal", "prose", "unknown_class", "empty", "out_of_range")
@@ -50,6 +52,9 @@ class LLMServer:
         special: `(path, body, text) -> (status, reply)` for a reply of its own; None for the usual one.
         keep: Keep the request bodies in `bodies`.
         usage: Report usage figures.
+        thinks: Bill as a provider does, by `count_tokens`, what the model thinks before it answers included: the
+            function gives its tokens for a text. Requests that broke on the way are billed too.
+        token_s: Seconds that each of these tokens takes.
     """
 
     labels: list[str] = field(default_factory=lambda: list(LABELS))
@@ -63,6 +68,8 @@ class LLMServer:
     special: Callable[[str, dict[str, Any], str], tuple[int, Any] | None] | None = None
     keep: bool = False
     usage: bool = True
+    thinks: Callable[[str], int] | None = None
+    token_s: float = 0.0
     seed: int = 0
     host: str = "127.0.0.1"
     port: int = 0
@@ -75,6 +82,7 @@ class LLMServer:
         self.paid: Counter[str] = Counter()  # texts whose good answer was delivered
         self.injected: Counter[str] = Counter()
         self.tokens = [0, 0]
+        self.bills: list[tuple[int, int]] = []  # tokens of prompt and answer of each request, with `thinks`
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
@@ -83,6 +91,11 @@ class LLMServer:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}/v1"
+
+    def billed(self, prompt_price: float, answer_price: float) -> tuple[float, float]:
+        """Dollars of all requests, and of the dearest; prices in dollars per million tokens."""
+        dollars = [(prompt * prompt_price + answer * answer_price) / 1e6 for prompt, answer in self.bills]
+        return sum(dollars), max(dollars, default=0.0)
 
     def stats(self) -> dict[str, Any]:
         return {
@@ -192,12 +205,21 @@ class LLMServer:
         if refusal := self._unsupported(body):
             return await self._error(writer, 400, "unsupported_value", refusal)
         fault = self._fault(texts, decision)
+        thought = self.thinks(texts[0]) if self.thinks else 0
+        if self.thinks and fault not in ("429", "500"):
+            place = len(self.bills)
+            self.bills.append((count_tokens(json.dumps(body, ensure_ascii=False)), thought))
         if fault in TRANSPORT_FAULTS:
             return await self._break(writer, fault)
+        await asyncio.sleep(thought * self.token_s)
         reply = self._decide(body, texts[0], fault) if decision else self._chat(body, texts, fault)
         if self.usage:
             prompt = len(json.dumps(body)) // 4
-            written = 0 if decision else sum(len(str(c["message"]["content"] or "")) for c in reply["choices"]) // 4 + 1
+            contents = [] if decision else [str(c["message"]["content"] or "") for c in reply["choices"]]
+            written = sum(len(content) // 4 + 1 for content in contents)
+            if self.thinks:
+                prompt, written = self.bills[place][0], thought + sum(map(count_tokens, contents))
+                self.bills[place] = prompt, written
             names = ("input_tokens", "output_tokens") if decision else ("prompt_tokens", "completion_tokens")
             reply["usage"] = dict(zip(names, (prompt, written), strict=True))
             self.tokens[0] += prompt

@@ -48,8 +48,10 @@ def test_a_budget_stops_the_questions(model: Model, tiny_tokenizer: Tokenizer, c
     assert 200 <= len(scorer.asked) <= 200 + 128  # a fake knows no limit: it overshoots by one portion
     assert result.cost_usd.sum() == pytest.approx(0.01 * len(scorer.asked))
     assert result.llm_called.sum() == len(scorer.asked)
+    spent = f"${0.01 * len(scorer.asked):.4g} of $2 spent"
     assert [r.message for r in caplog.records if "max_cost_usd" in r.message] == [
-        "No more LLM questions in this run: `max_cost_usd` of $2 reached. The encoder answers the remaining texts."
+        f"No more LLM questions in this run: `max_cost_usd` of $2 reached ({spent}). "
+        "The encoder answers the remaining texts."
     ]
     left = ~result.llm_called
     np.testing.assert_array_equal(result.logits[left], result.encoder_logits[left])
@@ -72,7 +74,7 @@ def test_money_goes_where_asking_is_worth_most_in_a_whole_list(model: Model, tin
 def test_a_scorer_that_keeps_to_the_budget_itself(
     model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, form: Any
 ) -> None:
-    from labelfusion.scoring.money import BudgetReachedError
+    from labelfusion.scoring.budget import BudgetReachedError
     from labelfusion.scoring.run import current_run
 
     class Thrifty(FakeScorer):

@@ -221,6 +221,33 @@ def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path: Path, capsys: pytest.
     assert "60 of 60" in (tmp_path / "out.jsonl.md").read_text()
 
 
+def test_one_limit_for_all_runs_of_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = write(tmp_path / "pool.csv")
+    rows = [{"text": f"text {i}", "label": LABELS[i % 4]} for i in range(300)]
+    source = write(tmp_path / "in.csv", rows)
+    with LLMServer(labels=SORTED, latency=0.02, thinks=lambda text: 100) as server:
+        server.answer = lambda system, user: (
+            "Be brief." if "<text>" not in user else json.dumps(dict(zip(SORTED, (1, 2, 3, 4), strict=True)))
+        )
+        command = [
+            sys.executable, "-m", "labelfusion.hub_scripts.cli", "score", str(source), str(tmp_path / "out.jsonl"),
+            "--llm", "m", "--api-base", server.url, "--method", "json", "--max-concurrency", "4", "--price", "2,10",
+            "--no-cache", "--guidelines", "auto", "--examples", str(pool), "--max-cost-usd", "0.1",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # killed in its only chunk
+        while len(server.bills) < 25:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for _ in range(3):
+            assert main(command[3:]) == 1
+        spent, dearest = server.billed(2, 10)
+    assert 0.08 < spent <= 0.1 + dearest
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("In all runs: $")]
+    assert len(told) == 3
+    assert "of $0.1 spent" in told[-1]
+
+
 def test_an_outage_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from labelfusion.scoring import client
 

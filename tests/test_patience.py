@@ -13,7 +13,7 @@ from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import Inference
 from labelfusion.pipelines.patience import LEAST, Patience
 from labelfusion.scoring.base import ScoreBatch
-from labelfusion.scoring.money import BudgetReachedError
+from labelfusion.scoring.budget import BudgetReachedError
 from labelfusion.scoring.run import current_run
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
