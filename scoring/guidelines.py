@@ -8,9 +8,9 @@ from .base import ScoringError, Usage
 from .client import Client, explain
 from .examples import Pool, balanced_examples
 from .loop import run_sync
-from .method import Method, UnansweredError, content
+from .method import Method, UnansweredError, content, first_choice
 from .money import Budget, BudgetReachedError, require_price
-from .prompts import Example, PromptWriter, fill, templates, tidy
+from .prompts import Example, PromptWriter, fill, quote, templates, tidy
 from .providers import resolve
 from .run import Run
 from .transport import RequestError
@@ -70,7 +70,7 @@ async def _ask(provider: LLMProvider, method: "_GuidelinesMethod", max_cost_usd:
     client = Client(provider, method.endpoint)
     try:
         reply = await client.ask(method, [""], [], Run(None if max_cost_usd is None else Budget(max_cost_usd)))
-        return content(reply.data["choices"][0]).strip(), reply.usage
+        return quote(content(first_choice(reply.data)).strip()), reply.usage
     except RequestError as error:
         raise explain(error, provider, method.endpoint, method.name) or ScoringError(
             f"{provider.name} wrote no guidelines: {error.reason}."
