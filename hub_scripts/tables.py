@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .formulas import escape_formula
+
 Row = dict[str, Any]
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -173,6 +175,7 @@ class Writer:
         schema: Arrow schema of the input's columns, if known; else a Parquet file takes that of the first rows.
         numbers: Columns of text cells to write as numbers, from CSV or TSV into another kind: `{column: int or float}`.
         metadata: Key-value metadata of a Parquet file.
+        escape_formulas: Put an apostrophe in front of cells of a CSV or TSV file that a spreadsheet would run.
     """
 
     def __init__(
@@ -181,8 +184,9 @@ class Writer:
         schema: Any = None,
         numbers: dict[str, type] | None = None,
         metadata: dict[str, str] | None = None,
+        escape_formulas: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._escaped = Path(path), escape_formula if escape_formulas else _as_it_is
         self._suffix = self.path.suffix.lower()
         self._schema, self._metadata = schema, metadata or {}
         self._numbers = {} if self._suffix in DELIMITERS else numbers or {}
@@ -210,8 +214,9 @@ class Writer:
             if self._writer is None:
                 delimiter = DELIMITERS[self._suffix]
                 self._writer = csv.DictWriter(self._file, list(row), delimiter=delimiter, lineterminator="\n")
-                self._writer.writeheader()
-            self._writer.writerow({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()})
+                self._writer.writerow({name: self._escaped(name) for name in row})
+            cells = {k: json.dumps(v) if isinstance(v, list | dict) else self._escaped(v) for k, v in row.items()}
+            self._writer.writerow(cells)
         else:
             self._rows.append(row)
             if len(self._rows) >= 5000:
@@ -247,6 +252,10 @@ class Writer:
             self._temporary.replace(self.path)
         else:
             self._temporary.unlink(missing_ok=True)
+
+
+def _as_it_is(cell: Any) -> Any:
+    return cell
 
 
 def _with_scores(features: bytes) -> bytes:
