@@ -1,10 +1,8 @@
 """What all LabelFusion models share: their output, their loading and the initialisation of their weights."""
 
 import json
-import logging
 import os
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -17,8 +15,6 @@ from transformers.utils import ModelOutput
 from ..configuration import LabelFusionConfig
 from .baselines import BaselineFusion
 from .fusion import ScorePool
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -63,13 +59,8 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             ValueError: If they do not fit the config.
         """
         kwargs.setdefault("use_safetensors", True)
-        task = kwargs.get("_from_pipeline")  # Transformers' pipelines say for which of them they load a model
         try:
-            found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            model = found[0] if isinstance(found, tuple) else found
-            if task == "text-classification" and model.config.num_providers:
-                _warn_of_encoder_alone(str(pretrained_model_name_or_path))
-            return found
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"The weights of {str(pretrained_model_name_or_path)!r} are damaged ({error}): copy or download them "
@@ -120,13 +111,3 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-
-
-@cache
-def _warn_of_encoder_alone(name: str) -> None:
-    """Once for each model of a process."""
-    logger.warning(
-        'pipeline("text-classification") asks no LLM: %r answers with its encoder alone. '
-        'pipeline("labelfusion-classification") fuses it with what the LLMs say.',
-        name,
-    )

@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from labelfusion.modeling_labelfusion import pretrained
+from labelfusion.pipelines import encoder_alone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> None:
-    pretrained._warn_of_encoder_alone.cache_clear()
+    encoder_alone._warn.cache_clear()
 
 
 def test_text_classification_warns_once_a_model(
@@ -22,9 +23,14 @@ def test_text_classification_warns_once_a_model(
     with caplog.at_level(logging.WARNING):
         for folder in (*folders, *folders):
             pipeline("text-classification", model=str(folder), device="cpu")("A text.")
+        model, tokenizer = (
+            kind.from_pretrained(folders[0]) for kind in (AutoModelForSequenceClassification, AutoTokenizer)
+        )
+        encoder_alone._warn.cache_clear()
+        pipeline("sentiment-analysis", model=model, tokenizer=tokenizer, device="cpu")
     said = [record.getMessage() for record in caplog.records if "encoder alone" in record.getMessage()]
-    assert len(said) == 2
-    for folder, message in zip(folders, said, strict=True):
+    assert len(said) == 3
+    for folder, message in zip([*folders, folders[0]], said, strict=True):
         assert str(folder) in message
         assert 'pipeline("labelfusion-classification")' in message
 
@@ -40,3 +46,11 @@ def test_nothing_else_warns(saved_model: Callable[..., Path], caplog: pytest.Log
             model(**inputs)
         model.train()(**inputs)
     assert "encoder alone" not in caplog.text
+    assert "not supported" not in caplog.text
+
+
+def test_other_models_are_checked_as_before() -> None:
+    seen = []
+    check = encoder_alone.warning_check(lambda pipe, models: seen.append(models))
+    check(SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(model_type="bert"))), ["a"])
+    assert seen == [["a"]]
