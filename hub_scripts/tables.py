@@ -69,7 +69,19 @@ class Table:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Row]:
-        """All rows as dicts."""
+        """All rows as dicts.
+
+        Raises:
+            ValueError: For what is no such file, naming it.
+        """
+        try:
+            yield from self._rows()
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.source} is not UTF-8: save it in this encoding.") from None
+        except csv.Error as error:
+            raise ValueError(f"{self.source} cannot be read: {error}.") from None
+
+    def _rows(self) -> Iterator[Row]:
         if self.suffix in DELIMITERS:
             csv.field_size_limit(sys.maxsize)
             with open(self.source, encoding="utf-8-sig", newline="") as file:
@@ -82,13 +94,16 @@ class Table:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         try:
-                            yield json.loads(line)
-                        except json.JSONDecodeError:
+                            row = json.loads(line)
+                        except (ValueError, RecursionError):
                             raise ValueError(f"{self.source}: line {number} is not JSON.") from None
+                        if not isinstance(row, dict):
+                            raise ValueError(f"{self.source}: line {number} is no object.")
+                        yield row
         elif self.suffix == ".json":
             try:
                 rows = json.loads(Path(self.source).read_bytes())
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError(f"{self.source} is not JSON. Is it JSONL? Then name it so.") from None
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"{self.source}: expected a list of objects, one a row.")
