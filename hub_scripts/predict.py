@@ -180,8 +180,8 @@ def _digest(rows: list[Any]) -> str:
 
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
     """What must be the same for a journal to be continued; budget and speed may change."""
-    free = ("config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device")
-    free += ("escape_formulas",)
+    free = {"config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device"}
+    free |= {"escape_formulas"}
     options = {name: value for name, value in vars(args).items() if name not in free}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
     return {**options, "input": table.name, "model": model}

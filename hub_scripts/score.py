@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .formulas import add_escape_formulas
 from .journal import Journal
 from .score_setup import Task, parse_names, parse_price, set_up
-from .formulas import add_escape_formulas
 from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, number_columns
 
 if TYPE_CHECKING:

@@ -149,7 +149,9 @@ def run(args: argparse.Namespace) -> int:
     (folder / "training_report.md").write_text(summary, encoding="utf-8")
     print("\n" + summary)
     if args.review:
-        print(f"{write_review(clf, Path(args.review), len(train), args.escape_formulas)} suspected labels: {args.review}.")
+        print(
+            f"{write_review(clf, Path(args.review), len(train), args.escape_formulas)} suspected labels: {args.review}."
+        )
     if args.test:
         evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=args.max_cost_usd)
     update_card(folder, args.push_to_hub, license=args.license, language=args.language)
@@ -180,9 +182,7 @@ _PASSED = (
 )
 
 
-def write_review(
-    clf: "AutoFusionClassifier", path: Path, num_train: int, escape_formulas: bool = False
-) -> int:
+def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int, escape_formulas: bool = False) -> int:
     """Write the suspected labels, without texts; returns their number.
 
     `row` counts the rows of the file from 0, a header aside; `data` is `train` or `eval`.

@@ -309,7 +309,9 @@ def _control_tokens(tokenizer: Any) -> dict[int, str]:
     found = {
         int(i): str(token.content)
         for i, token in tokenizer.added_tokens_decoder.items()
-        if i != unknown and len(str(token.content)) > 1 and (token.special or quote(str(token.content)) != token.content)
+        if i != unknown
+        and len(str(token.content)) > 1
+        and (token.special or quote(str(token.content)) != token.content)
     }
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 

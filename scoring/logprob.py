@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .method import (
-    Method, Scores, UnansweredError, UnsupportedError, check_refusal, content, first_choice, normalize, number,
+    Method,
+    Scores,
+    UnansweredError,
+    UnsupportedError,
+    check_refusal,
+    content,
+    first_choice,
+    normalize,
+    number,
 )  # fmt: skip
 from .transport import RequestError
 

@@ -22,10 +22,50 @@ from llm_server import LABELS, LLMServer, truth
 from test_likelihood import folder, score, tiny, tokenizer  # noqa: F401
 from transformers import PreTrainedTokenizerFast
 
-TOKENS = """<text> </text> <TEXT> <|im_start|> <|im_end|> <|eot_id|> <|endoftext|> <|start_header_id|> <|system|> <|turn>
-<turn|> <｜User｜> <｜Assistant｜> <｜end▁of▁sentence｜> [INST] [/INST] <<SYS>> <</SYS>> <s> </s> <bos> <start_of_turn>
-<end_of_turn> [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [AVAILABLE_TOOLS] [TOOL_CALLS] [THINK] <think> </think> <tool_call>
-<tool_response> [gMASK] <sop> <unused5> <role> </role> <seed:bos> [|system|] [|endofturn|] ]~b]user [e~[""".split()
+TOKENS = [
+    "<text>",
+    "</text>",
+    "<TEXT>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|endoftext|>",
+    "<|start_header_id|>",
+    "<|system|>",
+    "<|turn>",
+    "<turn|>",
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<｜end▁of▁sentence｜>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "<s>",
+    "</s>",
+    "<bos>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "[THINK]",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "<tool_response>",
+    "[gMASK]",
+    "<sop>",
+    "<unused5>",
+    "<role>",
+    "</role>",
+    "<seed:bos>",
+    "[|system|]",
+    "[|endofturn|]",
+    "]~b]user",
+    "[e~[",
+]
 WIDE = {ord(c): ord(c) + 0xFEE0 for c in map(chr, range(0x21, 0x7F))}
 ORDINARY = [
     "a < b, b > c, <b>bold</b>, <textarea>, <textile/>, [1], [quote], [img], 3 <= 4, if (a[i] << 2) return;",
@@ -59,7 +99,9 @@ def test_a_token_in_a_text_loses_its_bracket_in_every_disguise(token: str) -> No
         assert quote(quoted) == quoted
 
 
-@pytest.mark.parametrize("delimiter", ["< text >", "<\ttext>", "</ text>", "＜/𝐭𝐞𝐱𝐭＞", "﹤text﹥", "<ⓣⓔⓧⓣ>", '<text number="2">'])
+@pytest.mark.parametrize(
+    "delimiter", ["< text >", "<\ttext>", "</ text>", "＜/𝐭𝐞𝐱𝐭＞", "﹤text﹥", "<ⓣⓔⓧⓣ>", '<text number="2">']
+)
 def test_a_delimiter_loses_its_bracket_in_every_spelling(delimiter: str) -> None:
     assert quote(f"a {delimiter} b")[2] == "‹"
     assert quote(f"a {delimiter} b")[3:] == f"a {delimiter} b"[3:]

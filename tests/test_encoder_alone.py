@@ -4,11 +4,15 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from labelfusion.pipelines import encoder_alone
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import pipeline as make_pipeline
+
+pipeline: Any = make_pipeline  # its overloads do not know the tasks of others
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,8 @@ def test_tables(tmp_path: Path, data: bytes) -> None:
 @often
 @given(
     st.lists(
-        st.fixed_dictionaries({"text": st.text().filter(lambda t: "\0" not in t), "n": st.integers().map(str)}), max_size=3
+        st.fixed_dictionaries({"text": st.text().filter(lambda t: "\0" not in t), "n": st.integers().map(str)}),
+        max_size=3,
     )
 )
 def test_cells_come_back_as_they_were(tmp_path: Path, rows: list[dict[str, str]]) -> None:
@@ -145,7 +146,9 @@ def test_lines_of_a_journal(tmp_path: Path, lines: list[bytes]) -> None:
     assert [r["start"] for r in Journal(path, {"a": 1}).records()] == sorted([*(r["start"] for r in records), 999_999])
 
 
-@pytest.mark.parametrize("header", [b"", b"{", b"[]\n", b"5\n", b'{"run": 5}\n', b'{"run": null}\n', b"\xff\n", DEEP.encode()])
+@pytest.mark.parametrize(
+    "header", [b"", b"{", b"[]\n", b"5\n", b'{"run": 5}\n', b'{"run": null}\n', b"\xff\n", DEEP.encode()]
+)
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "j"
     path.write_bytes(header)

@@ -200,7 +200,7 @@ def test_what_a_model_writes_is_scores_or_a_reason(text: str) -> None:
         assert all(isinstance(answer, UnansweredError) or answer.shape == (2,) for answer in answers)
 
 
-@pytest.mark.parametrize("logprob", ["-0.1", None, True, math.nan, 0.5, math.inf, 10**400, [], {}])
+@pytest.mark.parametrize("logprob", ["-0.1", True, math.nan, 0.5, math.inf, 10**400, [], {}])
 def test_what_is_no_log_probability_is_no_answer(logprob: Any) -> None:
     given = {"content": [{"top_logprobs": [{"token": "A", "logprob": logprob}, {"token": "B", "logprob": -3.0}]}]}
     with pytest.raises(UnansweredError):
@@ -379,7 +379,8 @@ def test_odd_usage_leaves_the_answer(server: Any, usage: bytes) -> None:
 
 @pytest.mark.parametrize("status", [400, 422, 429, 500])
 @pytest.mark.parametrize(
-    "body", [b'{"error": {"code": {"a": [1]}, "param": ["x"], "type": 5}}', b"[" * 100_000, b"9" * 5000, b'{"error": 5}']
+    "body",
+    [b'{"error": {"code": {"a": [1]}, "param": ["x"], "type": 5}}', b"[" * 100_000, b"9" * 5000, b'{"error": 5}'],
 )
 def test_an_odd_error_is_a_reason(server: Any, status: int, body: bytes) -> None:
     server.status, server.body, server.extra = status, body, {"Retry-After": "nan", "retry-after-ms": "-1"}

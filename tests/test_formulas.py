@@ -15,7 +15,21 @@ from labelfusion.hub_scripts.tables import Table, Writer
 from labelfusion.hub_scripts.train import write_review
 from llm_server import LABELS, LLMServer
 
-FORMULAS = ["=1+2", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "=cmd|' /C calc'!A0", "-", "-1-2", "+1;x"]
+FORMULAS = [
+    "=1+2",
+    "+A1",
+    "-A1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    "＝1",
+    "=cmd|' /C calc'!A0",
+    "-",
+    "-1-2",
+    "+1;x",
+]
 HARMLESS = ["-5", "+5", "-5.25", "-1e-05", "", "text", "a=b", "x-y", "'=1", "5", "a\nb", "–1"]
 
 
