@@ -1,4 +1,4 @@
-"""Delimiters and chat templates' control tokens in texts, examples and class names stay text, for APIs and local LLMs."""
+"""Delimiters and chat templates' control tokens in texts, examples and class names stay text."""
 
 import re
 import sys

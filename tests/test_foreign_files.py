@@ -1,4 +1,5 @@
 """Files of others: whatever is in them, they are read, or refused with a `ValueError` that says what is wrong."""
+# ruff: noqa: PT017
 
 import csv
 import inspect

@@ -1,4 +1,5 @@
 """Whatever a server replies, a text has its own scores or none: never a traceback, never another text's scores."""
+# ruff: noqa: E501, PT017, SIM105
 
 import json
 import math

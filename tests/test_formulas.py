@@ -87,8 +87,8 @@ def test_score_escapes_its_file_and_asks_about_the_text_as_it_is(tmp_path: Path)
 def test_the_review_escapes_class_names(tmp_path: Path) -> None:
     entry = {"row": 0, "given": "=A", "suggested": ["-b", "c"], "encoder_given": 0.1, "encoder_suggested": 0.9}
     clf: Any = SimpleNamespace(suspected_labels=lambda: [{**entry, "llm_given": 0.1, "llm_suggested": 0.9}])
-    for escape, given in ((True, "'=A"), (False, "=A")):
+    for escape, shown in ((True, "'=A"), (False, "=A")):
         assert write_review(clf, tmp_path / "r.csv", 1, escape) == 1
         with (tmp_path / "r.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
-        assert (row["given"], row["suggested"]) == (given, '["-b", "c"]')
+        assert (row["given"], row["suggested"]) == (shown, '["-b", "c"]')
