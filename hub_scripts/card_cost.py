@@ -17,8 +17,10 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
         text += f"{asked} of {report['rows']} texts"
         if spent > 0:
             text += f", for {dollars(spent)}: {dollars(1000 * spent / asked)} per 1,000 texts asked about."
+            if unknown := _unpriced(config):
+                text += f" What {', '.join(unknown)} cost is not in it: no price is known here."
         else:
-            text += ", for nothing that was recorded: local models and stored answers are free."
+            text += f": {_free_of_charge(config)}."
         parts.append(text)
     points = folder / "evaluation" / "tradeoff.json"
     if points.is_file():
@@ -29,6 +31,30 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
     if (folder / "evaluation" / "tradeoff.png").is_file():
         parts.append("![Accuracy against the share of texts asked about](evaluation/tradeoff.png)")
     return "\n\n".join(parts)
+
+
+def _free_of_charge(config: "LabelFusionConfig") -> str:
+    """Why the evaluation has no cost, as far as the declared providers tell."""
+    from ..scoring.money import find_price
+    from ..scoring.providers import resolve
+    from .llm_needs import api_providers
+
+    prices = [find_price(provider, resolve(provider)) for provider in api_providers(config)]
+    if unknown := _unpriced(config):
+        return f"what that cost was not counted, because no price is known here for {', '.join(unknown)}"
+    if any(price.input or price.output for price in prices if price):
+        return "nothing was paid then, because the answers were stored; what they had cost before is not counted here"
+    if prices:
+        return "the price is 0 by declaration, or because the server is one's own (`api_base`)"
+    return "nothing was paid, because the models run locally or are the user's own function"
+
+
+def _unpriced(config: "LabelFusionConfig") -> list[str]:
+    from ..scoring.money import find_price
+    from ..scoring.providers import resolve
+    from .llm_needs import api_providers
+
+    return [str(p.name) for p in api_providers(config) if find_price(p, resolve(p)) is None]
 
 
 def carbon_sentence(training: dict[str, Any]) -> str:

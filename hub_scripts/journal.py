@@ -1,6 +1,7 @@
 """The journal of a run: what is finished, on disk chunk by chunk, so that a killed run goes on where it was."""
 
 import json
+import operator
 import os
 import threading
 from collections.abc import Iterator
@@ -37,7 +38,8 @@ class Journal:
             header = file.readline()
             try:
                 found = json.loads(header)["run"]
-            except (ValueError, KeyError):
+                found.keys()
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise ValueError(f"{self.path} is not the journal of a run; delete it to start anew.") from None
             if found != run:
                 changed = ", ".join(sorted(k for k in {**run, **found} if run.get(k) != found.get(k)))
@@ -50,10 +52,11 @@ class Journal:
                 try:
                     record = json.loads(line)
                     if list(record) == ["spent"]:
-                        self.spent = record["spent"]
+                        spent = float(record["spent"])
+                        self.spent = spent if spent >= 0 else self.spent
                     else:
-                        self._places[record["start"]] = place
-                except (ValueError, KeyError):  # cut off when the process was killed
+                        self._places[operator.index(record["start"])] = place
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # cut off in the middle
                     file.truncate(place)
                     break
 

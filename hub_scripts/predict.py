@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .formulas import add_escape_formulas
 from .journal import Journal
 from .options import add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
 from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text-column", metavar="NAME", help="column with the texts (default: that of the training data)")
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
     add_encoding(parser)
+    add_escape_formulas(parser)
     add("--overwrite", action="store_true", help="replace OUT if it is there")
 
 
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
     control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
     journal = Journal(out.with_name(out.name + ".journal"), _fingerprint(args, table, config))
+    earlier = max(journal.spent, sum(record["cost_usd"] for record in journal.records()))
     started = time.perf_counter()
     try:
         counts = _answer_all(table, journal, clf, policy, control, args)
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             journal.delete()
         raise
     seconds = time.perf_counter() - started
-    with _Writer(out, table.schema(), new) as writer:
+    with _Writer(out, table.schema(), new, args.escape_formulas) as writer:
         answers = (answer for record in journal.records() for answer in record["answers"])
         for row, answer in zip(table, answers, strict=True):
             writer.write({**row, **answer})
@@ -84,9 +87,11 @@ def run(args: argparse.Namespace) -> int:
     rows = counts["rows"] - counts["before"]
     before = f", and {counts['before']} from an earlier run" if counts["before"] else ""
     print(f"Wrote {out}: {rows} rows in {seconds:.1f} s ({rows / max(seconds, 1e-3):.0f} a second){before}.")
-    if counts["asked"] or counts["missing"]:
+    spent = max(journal.spent, counts["cost_usd"])  # also on rows that an earlier run paid for and did not finish
+    if counts["asked"] or counts["missing"] or spent:
+        paid = f"${spent:.4f}" + (f" in all, ${max(0.0, spent - earlier):.4f} of it in this run" if earlier else "")
         print(
-            f"The LLM was asked about {counts['asked']} texts, for ${counts['cost_usd']:.4f}; "
+            f"The LLM was asked about {counts['asked']} texts, for {paid}; "
             f"an answer is missing for {counts['missing']}."
         )
     return 0
@@ -160,7 +165,8 @@ def _digest(rows: list[Any]) -> str:
 
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
     """What must be the same for a journal to be continued; budget and speed may change."""
-    free = ("config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device")
+    free = {"config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device"}
+    free |= {"escape_formulas"}
     options = {name: value for name, value in vars(args).items() if name not in free}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
     return {**options, "input": table.name, "model": model}
@@ -261,8 +267,8 @@ def _new_columns(multi_label: bool, args: argparse.Namespace) -> list[str]:
 class _Writer(Writer):
     """A `Writer` for other columns than `llm_scores`."""
 
-    def __init__(self, path: Path, schema: Any, new: list[str]) -> None:
-        super().__init__(path, schema)
+    def __init__(self, path: Path, schema: Any, new: list[str], escape_formulas: bool = False) -> None:
+        super().__init__(path, schema, escape_formulas=escape_formulas)
         self._new = new
 
     def write(self, row: Row) -> None:

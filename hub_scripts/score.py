@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .formulas import add_escape_formulas
 from .journal import Journal
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, number_columns
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-cache", action="store_true", help="neither read nor write the score store")
     add("--store", metavar="FILE", help="score store (default: the one in the HF cache folder)")
+    add_escape_formulas(parser)
     add("--chunk-size", type=int, default=2000, metavar="ROWS", help="rows between two notes of progress on disk")
 
 
@@ -242,6 +244,6 @@ def _write(table: Table, task: Task, journal: Journal, path: Path, args: argpars
     if path.suffix.lower() != ".parquet":
         path.with_name(path.name + CLASSES_SUFFIX).write_text(metadata["labelfusion"] + "\n", encoding="utf-8")
     scores: Iterator[Any] = (row for record in journal.records() for row in record["scores"])
-    with Writer(path, table.schema(), numbers, metadata) as writer:
+    with Writer(path, table.schema(), numbers, metadata, args.escape_formulas) as writer:
         for row, row_scores in zip(table, scores, strict=True):
             writer.write({**row, SCORES: row_scores})

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .formulas import escape_formula
+
 Row = dict[str, Any]
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -67,7 +69,19 @@ class Table:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Row]:
-        """All rows as dicts."""
+        """All rows as dicts.
+
+        Raises:
+            ValueError: For what is no such file, naming it.
+        """
+        try:
+            yield from self._rows()
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.source} is not UTF-8: save it in this encoding.") from None
+        except csv.Error as error:
+            raise ValueError(f"{self.source} cannot be read: {error}.") from None
+
+    def _rows(self) -> Iterator[Row]:
         if self.suffix in DELIMITERS:
             csv.field_size_limit(sys.maxsize)
             with open(self.source, encoding="utf-8-sig", newline="") as file:
@@ -80,13 +94,16 @@ class Table:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         try:
-                            yield json.loads(line)
-                        except json.JSONDecodeError:
+                            row = json.loads(line)
+                        except (ValueError, RecursionError):
                             raise ValueError(f"{self.source}: line {number} is not JSON.") from None
+                        if not isinstance(row, dict):
+                            raise ValueError(f"{self.source}: line {number} is no object.")
+                        yield row
         elif self.suffix == ".json":
             try:
                 rows = json.loads(Path(self.source).read_bytes())
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError(f"{self.source} is not JSON. Is it JSONL? Then name it so.") from None
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"{self.source}: expected a list of objects, one a row.")
@@ -173,6 +190,7 @@ class Writer:
         schema: Arrow schema of the input's columns, if known; else a Parquet file takes that of the first rows.
         numbers: Columns of text cells to write as numbers, from CSV or TSV into another kind: `{column: int or float}`.
         metadata: Key-value metadata of a Parquet file.
+        escape_formulas: Put an apostrophe in front of cells of a CSV or TSV file that a spreadsheet would run.
     """
 
     def __init__(
@@ -181,8 +199,9 @@ class Writer:
         schema: Any = None,
         numbers: dict[str, type] | None = None,
         metadata: dict[str, str] | None = None,
+        escape_formulas: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._escaped = Path(path), escape_formula if escape_formulas else _as_it_is
         self._suffix = self.path.suffix.lower()
         self._schema, self._metadata = schema, metadata or {}
         self._numbers = {} if self._suffix in DELIMITERS else numbers or {}
@@ -210,8 +229,9 @@ class Writer:
             if self._writer is None:
                 delimiter = DELIMITERS[self._suffix]
                 self._writer = csv.DictWriter(self._file, list(row), delimiter=delimiter, lineterminator="\n")
-                self._writer.writeheader()
-            self._writer.writerow({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()})
+                self._writer.writerow({name: self._escaped(name) for name in row})
+            cells = {k: json.dumps(v) if isinstance(v, list | dict) else self._escaped(v) for k, v in row.items()}
+            self._writer.writerow(cells)
         else:
             self._rows.append(row)
             if len(self._rows) >= 5000:
@@ -247,6 +267,10 @@ class Writer:
             self._temporary.replace(self.path)
         else:
             self._temporary.unlink(missing_ok=True)
+
+
+def _as_it_is(cell: Any) -> Any:
+    return cell
 
 
 def _with_scores(features: bytes) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .formulas import add_escape_formulas, escape_formula
 from .options import BF16, add_card_metadata, add_max_cost, names, provider
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="list suspected wrong training labels (encoder and LLM agree against them) in a CSV or JSONL file",
     )
+    add_escape_formulas(parser)
     add("--overwrite", action="store_true", help="write into DIR even if it holds other things than a model")
     add = parser.add_argument_group("data").add_argument
     add("--labels", type=names, metavar="A,B,C", help="class names in order (default: those of the data)")
@@ -147,7 +149,9 @@ def run(args: argparse.Namespace) -> int:
     (folder / "training_report.md").write_text(summary, encoding="utf-8")
     print("\n" + summary)
     if args.review:
-        print(f"{write_review(clf, Path(args.review), len(train))} suspected labels: {args.review}.")
+        print(
+            f"{write_review(clf, Path(args.review), len(train), args.escape_formulas)} suspected labels: {args.review}."
+        )
     if args.test:
         left = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - clf.report_["cost_usd"])
         evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=left)
@@ -179,7 +183,7 @@ _PASSED = (
 )
 
 
-def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int) -> int:
+def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int, escape_formulas: bool = False) -> int:
     """Write the suspected labels, without texts; returns their number.
 
     `row` counts the rows of the file from 0, a header aside; `data` is `train` or `eval`.
@@ -195,7 +199,8 @@ def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int) -> int
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".csv":
         for name in ("given", "suggested"):
-            frame[name] = [json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in frame[name]]
+            cells = [json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in frame[name]]
+            frame[name] = [escape_formula(cell) for cell in cells] if escape_formulas else cells
         frame.to_csv(path, index=False)
     else:
         frame.to_json(path, orient="records", lines=True, force_ascii=False)

@@ -1,8 +1,9 @@
 """The Hugging Face pipeline `labelfusion-classification`, and the engine that runs it over large data."""
 
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .encoder_alone import warning_check
 from .inference import Inference, run
 from .pipeline_labelfusion import TASK, LabelFusionPipeline
 from .policy import select
@@ -11,5 +12,6 @@ if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=LabelFusionPipeline, pt_model=AutoModelForSequenceClassification, type="text"
     )
+    TextClassificationPipeline.check_model_type = warning_check(TextClassificationPipeline.check_model_type)
 
 __all__ = ["Inference", "LabelFusionPipeline", "run", "select"]

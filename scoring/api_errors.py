@@ -58,9 +58,9 @@ def read_error(status: int, body: Any, message: str, sent: Iterable[str]) -> Err
     body = body if isinstance(body, dict) else {}
     inner = body.get("error")
     body = inner if isinstance(inner, dict) else body
-    codes = [str(code)[:60] for code in _codes(body) if code not in (None, "") and str(code) != str(status)]
+    codes = [code for code in map(plain_code, _codes(body)) if code not in ("", str(status))]
     texts = [body.get("message"), body.get("detail"), inner if isinstance(inner, str) else None]
-    said = " ".join(str(text)[:_READ] for text in texts if text) or message[:_READ]
+    said = " ".join(_words(text) for text in texts if text) or message[:_READ]
     known = " ".join([*codes, said])
     kind = None
     if status in (400, 401, 403) and _KEY.search(known):
@@ -70,6 +70,20 @@ def read_error(status: int, body: Any, message: str, sent: Iterable[str]) -> Err
     elif status in (400, 413, 422) and _TOO_LONG.search(known):
         kind = TOO_LONG
     return ErrorReply(codes[0] if codes else None, _param(body, said, sent) if kind is None else None, kind)
+
+
+def plain_code(value: Any) -> str:
+    """A code as servers have them, a word or a small number; else nothing. What is longer may be a text or a key."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e9:
+        return str(value)
+    return value if isinstance(value, str) and re.fullmatch(r"[\w.:/\[\]-]{1,60}", value, re.ASCII) else ""
+
+
+def _words(said: Any) -> str:
+    try:
+        return str(said)[:_READ]
+    except (ValueError, RecursionError):  # numbers or nesting beyond what Python writes
+        return ""
 
 
 def _codes(body: dict[str, Any]) -> Iterator[Any]:
@@ -85,13 +99,13 @@ def _codes(body: dict[str, Any]) -> Iterator[Any]:
 
 def _param(body: dict[str, Any], said: str, sent: Iterable[str]) -> str | None:
     """The parameter named by the reply's `param`, by the place that a validator gives, or by the message."""
-    if isinstance(body.get("param"), str) and body["param"]:
-        return body["param"]
+    if param := plain_code(body.get("param")):
+        return param
     details = body.get("detail")
     for detail in details if isinstance(details, list) else []:
         place = detail.get("loc") if isinstance(detail, dict) else None
         if isinstance(place, list) and len(place) > 1 and place[0] == "body":
-            return str(place[1])
+            return plain_code(place[1]) or None
     sent = set(sent)
     for name in _NAMES:
         word = rf"['\"`]{name}['\"`]" if len(name) < 4 else rf"\b{name}\b"

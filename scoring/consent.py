@@ -178,11 +178,11 @@ def consent_needed(provider: LLMProvider) -> dict[str, str]:
     if provider.api_base:
         parts = urlsplit(provider.api_base)
         place = parts.netloc.lower()
-        if not {place, parts.hostname, f"[{parts.hostname}]"} & {x.lower() for x in _listed(SERVERS_VARIABLE)}:
+        if not {place, parts.hostname, f"[{parts.hostname}]"} & {x.lower() for x in _allowed_names(SERVERS_VARIABLE)}:
             missing[SERVERS_VARIABLE] = place
     known = KNOWN_PROVIDERS.get(provider.model.partition("/")[0])
     own = known.keys if known and not provider.api_base else ()
-    if provider.api_key_env and provider.api_key_env not in {*own, *_listed(KEYS_VARIABLE)}:
+    if provider.api_key_env and provider.api_key_env not in {*own, *_allowed_names(KEYS_VARIABLE)}:
         missing[KEYS_VARIABLE] = provider.api_key_env
     return missing
 
@@ -269,7 +269,7 @@ def _wish(provider: LLMProvider, missing: Mapping[str, str]) -> str:
     return f"wants {what}. If you trust it, set the environment variable{plural} {settings}."
 
 
-def _listed(variable: str) -> set[str]:
+def _allowed_names(variable: str) -> set[str]:
     return {entry.strip() for entry in os.environ.get(variable, "").split(",")} - {""}
 
 

@@ -7,8 +7,8 @@ single-label; one `predicate` for each class, all in one request, for multi-labe
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from .method import Method, Scores, UnansweredError, UnsupportedError, normalize
-from .prompts import Example, fill, templates
+from .method import Method, Scores, UnansweredError, UnsupportedError, normalize, number
+from .prompts import Example, fill, quote, templates
 from .transport import DECISIONS
 
 
@@ -23,17 +23,17 @@ class DecisionMethod(Method):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.multi_label:
-            self._questions = [self._predicate(label) for label in self.labels]
+            self._questions = [self._predicate(name) for name in self.names]
         else:
             described = self.prompts.descriptions
-            choices = [{"value": c} | ({"description": described[c]} if c in described else {}) for c in self.labels]
+            choices = [{"value": c} | ({"description": described[c]} if c in described else {}) for c in self.names]
             question = {"type": "choice", "instructions": templates()["decision_single"], "choices": choices}
             self._questions = [question]
 
     def body(self, texts: Sequence[str], neighbours: Sequence[Example] = ()) -> dict[str, Any]:
         """The request body for one text."""
         context = self.prompts.context(neighbours)
-        text = texts[0].encode("utf-8", "replace").decode("utf-8")
+        text = quote(texts[0])
         messages = [{"role": "user", "type": "message", "content": part} for part in (context, text)]
         return {
             "model": self.endpoint.model,
@@ -51,27 +51,24 @@ class DecisionMethod(Method):
         answers = reply.get("answers")
         if answers is None:
             raise UnsupportedError("the reply holds no decisions")
+        if not isinstance(answers, list | tuple) or not all(isinstance(a, dict) for a in answers):
+            raise UnansweredError("malformed")
         if any(a.get("type") == "refusal" for a in answers):
             raise UnansweredError("refused", refused=True)
         kind = self._questions[0]["type"]
         if len(answers) != len(self._questions) or any(a.get("type") != kind for a in answers):
             raise UnansweredError("the answers do not fit the questions")
-        try:
-            if self.multi_label:
-                if all("name" in a for a in answers):
-                    named = {a["name"]: a for a in answers}
-                    if set(named) != set(self.labels):
-                        raise UnansweredError("unknown or missing classes in the answer")
-                    answers = [named[label] for label in self.labels]
-                scores = [float(a["probability"]) for a in answers]
-            else:
-                given = {p["value"]: float(p["probability"]) for p in answers[0]["probabilities"]}
-                if set(given) != set(self.labels):
-                    raise UnansweredError("unknown or missing classes in the answer")
-                scores = [given[label] for label in self.labels]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise UnansweredError("an answer without probabilities") from None
-        return [normalize(scores, self.multi_label)]
+        key = "name" if self.multi_label else "value"
+        given = answers if self.multi_label else answers[0].get("probabilities")
+        if not isinstance(given, list | tuple) or not all(isinstance(p, dict) and "probability" in p for p in given):
+            raise UnansweredError("an answer without probabilities")
+        names = self.names
+        if any(key in p for p in given) or not self.multi_label:  # predicates without names come in the order asked
+            names = [p.get(key) for p in given]
+            if len(names) != len(self.names) or any(name not in names for name in self.names):
+                raise UnansweredError("unknown or missing classes in the answer")
+        scores = [number(p["probability"], "an answer without probabilities") for p in given]
+        return [normalize([scores[names.index(name)] for name in self.names], self.multi_label)]
 
     def _predicate(self, label: str) -> dict[str, Any]:
         description = self.prompts.descriptions.get(label)

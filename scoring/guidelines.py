@@ -12,9 +12,9 @@ from .client import Client, explain
 from .consent import allowed
 from .examples import Pool, balanced_examples
 from .loop import run_sync
-from .method import Method, UnansweredError, content
+from .method import Method, UnansweredError, content, first_choice
 from .money import require_price
-from .prompts import Example, PromptWriter, fill, templates, tidy
+from .prompts import Example, PromptWriter, fill, quote, templates, tidy
 from .providers import resolve
 from .run import Run
 from .transport import RequestError
@@ -76,7 +76,7 @@ async def _ask(
     client = Client(provider, method.endpoint)
     try:
         reply = await client.ask(method, [""], [], Run(budget))
-        return content(reply.data["choices"][0]).strip(), reply.usage
+        return quote(content(first_choice(reply.data)).strip()), reply.usage
     except RequestError as error:
         raise explain(error, provider, method.endpoint, method.name) or ScoringError(
             f"{provider.name} wrote no guidelines: {error.reason}."

@@ -6,7 +6,7 @@ Verbalised confidence: Tian et al. 2023, "Just Ask for Calibration", arXiv:2305.
 import json
 from typing import Any, ClassVar
 
-from .method import Method, Scores, UnansweredError, content, normalize
+from .method import Method, Scores, UnansweredError, content, first_choice, normalize
 from .transport import RequestError
 
 _FORMATS = ("json_schema", "json_object", "none")  # what servers know, best first
@@ -50,14 +50,20 @@ class JSONMethod(Method):
         return num_texts * sum(5 + len(label) / 4 for label in self.labels)
 
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
-        """Scores of each text; a text whose part is missing or wrong has none, the others keep theirs."""
-        data = _parse(content(reply["choices"][0]))
+        """Scores of each text; a text whose part is missing or wrong has none, the others keep theirs.
+
+        A number that was not asked for leaves it open which text is meant by any of them: no text has scores then.
+        """
+        data = _parse(content(first_choice(reply)))
         if self.provider.texts_per_request == 1:
             return [self._scores(data)]
+        numbers = [str(number) for number in range(1, num_texts + 1)]
+        if not data.keys() <= set(numbers):
+            raise UnansweredError("the texts are numbered otherwise than asked")
         answers: list[Scores | UnansweredError] = []
-        for number in range(1, num_texts + 1):
+        for number in numbers:
             try:
-                answers.append(self._scores(data.get(str(number))))
+                answers.append(self._scores(data.get(number)))
             except UnansweredError as error:
                 answers.append(error)
         return answers
@@ -65,15 +71,15 @@ class JSONMethod(Method):
     def _scores(self, data: Any) -> Scores:
         if not isinstance(data, dict):
             raise UnansweredError("no confidences for the text")
-        if set(data) != set(self.labels):
+        if set(data) != set(self.names):
             raise UnansweredError("unknown or missing classes in the answer")
-        values = [data[label] for label in self.labels]
+        values = [data[name] for name in self.names]
         if any(isinstance(v, bool) or not isinstance(v, int | float) or abs(v) > 1e6 for v in values):
             raise UnansweredError("a confidence that is not a number")  # or one of hundreds of digits
         return normalize([v / 100 for v in values], self.multi_label)
 
     def _schema(self, num_texts: int) -> dict[str, Any]:
-        scores = _object({label: {"type": "number"} for label in self.labels})
+        scores = _object({name: {"type": "number"} for name in self.names})
         if self.provider.texts_per_request == 1:
             return scores
         return _object({str(number): scores for number in range(1, num_texts + 1)})
@@ -87,9 +93,15 @@ def _parse(text: str) -> dict[str, Any]:
     """The JSON object in `text`; models without a schema like to wrap it in a code block."""
     start, end = text.find("{"), text.rfind("}")
     try:
-        data = json.loads(text[start : end + 1])
+        data = json.loads(text[start : end + 1], object_pairs_hook=_each_once)
     except (ValueError, RecursionError):
         raise UnansweredError("the answer is not JSON") from None
     if not isinstance(data, dict):
-        raise UnansweredError("the answer is not a JSON object")
+        raise UnansweredError("the answer is not a JSON object, or has a key twice")
     return data
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """The object, unless a key comes twice: which of its values counts is anybody's guess."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else None

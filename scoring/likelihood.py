@@ -253,11 +253,11 @@ class LikelihoodScorer:
         words = [" " + word for group in self.words for word in group]
         for front in dict.fromkeys(front for front, _ in self.templates):  # the text is read once for each front
             backs = [back for f, back in self.templates if f == front]
-            branches = [lm.encode([back], after="x")[0] for back in backs]
+            branches = [lm.encode([back], after="x", template=True)[0] for back in backs]
             tree = PromptTree.build(branches, [lm.encode(words, after=back) for back in backs])
-            head = self._head() + front
+            head = self._head(lm) + front
             lead = head[len(head.rstrip(" ")) :]  # a space goes with the word that follows it
-            prefix = lm.prefix(lm.start + lm.encode([head.rstrip(" ")])[0])
+            prefix = lm.prefix(lm.start + lm.encode([head.rstrip(" ")], template=True)[0])
             room = lm.context - len(prefix.tokens) - int(tree.depth.max()) - 1
             if room < 1:
                 raise ValueError(
@@ -267,13 +267,13 @@ class LikelihoodScorer:
             questions.append(_Question(prefix, lead, tree, min(self.params["max_text_tokens"], room)))
         return questions
 
-    def _head(self) -> str:
+    def _head(self, lm: "CausalLM") -> str:
         """What stands in front of the question: guidelines and examples, the same for all texts."""
         front, back = self.templates[0]
         blocks = [self.provider.guidelines.strip()] if self.provider.guidelines else []
         for example in self.examples:
             answer = ", ".join(example_labels(example, self.labels)) or "none"
-            blocks.append(f"{front}{_clean(str(example['text']))}{back} {answer}")
+            blocks.append(f"{front}{lm.plain(_clean(str(example['text'])))}{back} {lm.plain(answer)}")
         return "".join(block + "\n\n" for block in blocks)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .defuse import quote
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -109,11 +111,12 @@ class CausalLM:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self._lock = threading.Lock()
+        self._lock, self._tokenizing = threading.Lock(), threading.Lock()
         plain, marked = self._encode(["a"])[0], list(tokenizer("a").input_ids)
         # What the tokenizer puts in front of every sequence, such as <bos>.
         self.start: list[int] = marked[: marked.index(plain[0])] if plain and plain[0] in marked else []
         self._reach = self._branch_reach(plain)
+        self._control = _control_tokens(tokenizer)
 
     @property
     def context(self) -> int:
@@ -122,15 +125,32 @@ class CausalLM:
         sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
         return next((int(size) for size in sizes if size), 2048)
 
-    def encode(self, texts: Sequence[str], after: str = "", max_tokens: int | None = None) -> list[list[int]]:
-        """Tokens of each text as it continues `after`, without special tokens; at most its first `max_tokens`."""
+    def encode(
+        self, texts: Sequence[str], after: str = "", max_tokens: int | None = None, template: bool = False
+    ) -> list[list[int]]:
+        """Tokens of each text as it continues `after`, without special tokens; at most its first `max_tokens`.
+
+        Only a `template` has control tokens, as has `after`, a part of one; in a text their spelling is plain text.
+        """
         if not texts:
             return []
         anchor = self._encode([after])[0] if after else []
         ids = self._encode([after + text for text in texts])
         if not all(row[: len(anchor)] == anchor for row in ids):  # a token that spans the border
             anchor, ids = [], self._encode(list(texts))
-        return [row[len(anchor) :][:max_tokens] for row in ids]
+        ids = [row[len(anchor) :] for row in ids]
+        for i, row in enumerate(ids if not template else ()):
+            if not self._control.keys().isdisjoint(row):
+                ids[i] = self._encode([texts[i]], split_special_tokens=True)[0]
+                if not self._control.keys().isdisjoint(ids[i]):  # a tokenizer that does not know how
+                    ids[i] = self._encode([self.plain(texts[i])])[0]
+        return [row[:max_tokens] for row in ids]
+
+    def plain(self, text: str) -> str:
+        """`text`, with a word joiner inside whatever the tokenizer would make one of its control tokens of."""
+        for spelling in self._control.values():
+            text = text.replace(spelling, f"{spelling[0]}\u2060{spelling[1:]}")
+        return text
 
     def prefix(self, tokens: Sequence[int]) -> Prefix:
         """Run the tokens in front of every text once."""
@@ -212,8 +232,9 @@ class CausalLM:
             forward = self._forward if fits else self._forward_plain
             yield rows, torch.log_softmax(forward([texts[i] for i in rows], tree, prefix).float(), dim=-1)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [list(row) for row in self.tokenizer(texts, add_special_tokens=False).input_ids]
+    def _encode(self, texts: list[str], **options: Any) -> list[list[int]]:
+        with self._tokenizing:  # an option stays set until the next call
+            return [list(row) for row in self.tokenizer(texts, add_special_tokens=False, **options).input_ids]
 
     @torch.inference_mode()
     def _forward(self, texts: Sequence[Sequence[int]], tree: PromptTree, prefix: Prefix) -> Tensor:
@@ -280,6 +301,19 @@ class CausalLM:
             return 0
         windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         return min((float(w) for w in windows if w), default=float("inf"))
+
+
+def _control_tokens(tokenizer: Any) -> dict[int, str]:
+    """`{token: spelling}` of the tokens that steer a model, such as those of its chat template, the longest first."""
+    unknown = getattr(tokenizer, "unk_token_id", None)  # stands for characters, too
+    found = {
+        int(i): str(token.content)
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if i != unknown
+        and len(str(token.content)) > 1
+        and (token.special or quote(str(token.content)) != token.content)
+    }
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 _loaded: "weakref.WeakValueDictionary[tuple[str, str, str], CausalLM]" = weakref.WeakValueDictionary()

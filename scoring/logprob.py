@@ -7,11 +7,22 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .method import Method, Scores, UnansweredError, UnsupportedError, check_refusal, content, normalize
+from .method import (
+    Method,
+    Scores,
+    UnansweredError,
+    UnsupportedError,
+    check_refusal,
+    content,
+    first_choice,
+    normalize,
+    number,
+)  # fmt: skip
 from .transport import RequestError
 
 TOP = 20  # as many alternatives as most APIs return
 FEW = 5  # as many as the others do
+MOST = 1e-2  # servers that compute in half precision come out a little above 0
 FLOOR = 1e-5  # probability of a class whose letter was not returned, unless even the last one returned holds less
 LEAST_MASS = 0.5  # share of the returned probability that the letters must hold together to count as an answer
 
@@ -55,12 +66,15 @@ class LogprobMethod(Method):
 
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
         """The scores of the one text."""
-        choice = reply["choices"][0]
+        choice = first_choice(reply)
         check_refusal(choice)  # its first words may have letters among their alternatives
-        positions = (choice.get("logprobs") or {}).get("content")
+        given = choice.get("logprobs")
+        positions = given.get("content") if isinstance(given, dict) else given
         if not positions:
             content(choice)  # a refusal is one, with or without log-probabilities
             raise UnsupportedError("the reply holds no log-probabilities")
+        if not _are_objects(positions) or not all(_are_objects(p.get("top_logprobs") or []) for p in positions):
+            raise UnansweredError("malformed")
         if self.multi_label:
             return [self._read_multi(choice, positions)]
         return [self._read_single(positions[0])]
@@ -82,6 +96,8 @@ class LogprobMethod(Method):
         for position in written:
             options = _read_options(position, ["Y", "N"])
             yes, no = (options.found.get(letter, options.at_most(FLOOR)) for letter in ("Y", "N"))
+            if not yes + no:
+                raise UnansweredError("neither Y nor N has a probability")
             scores.append(yes / (yes + no))
         return normalize(scores, multi_label=True)
 
@@ -115,9 +131,9 @@ def _read_options(position: dict[str, Any], letters: list[str]) -> _Options:
     tokens = [t for t in position.get("top_logprobs") or [] if t.get("logprob") is not None]
     if not tokens:
         raise UnsupportedError("the reply holds no alternatives to its tokens (top_logprobs)")
-    logprobs = [float(token["logprob"]) for token in tokens]
-    if any(math.isnan(logprob) for logprob in logprobs):
-        raise UnansweredError("a log-probability that is not a number")
+    logprobs = [number(token["logprob"], "a log-probability that is not a number") for token in tokens]
+    if max(logprobs) > MOST:
+        raise UnansweredError("a log-probability above 0")
     probabilities = [math.exp(min(0.0, logprob)) for logprob in logprobs]
     found: dict[str, float] = {}
     for token, probability in zip(tokens, probabilities, strict=True):
@@ -132,4 +148,9 @@ def _read_options(position: dict[str, Any], letters: list[str]) -> _Options:
 
 def _letter(token: dict[str, Any]) -> str:
     """The option that a token stands for, without white space, punctuation and the marks of tokenizers."""
-    return str(token.get("token", "")).strip(" \n\t\"'.():▁Ġ*").upper()
+    written = token.get("token")
+    return written.strip(" \n\t\"'.():▁Ġ*").upper() if isinstance(written, str) else ""
+
+
+def _are_objects(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, dict) for item in items)

@@ -1,5 +1,6 @@
 """What the methods of asking an API share. Each method is one short file: a request body, and how its reply is read."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -67,6 +68,7 @@ class Method(ABC):
             raise UnsupportedError(f"the method {self.name!r} asks for one text a request; `json` can ask for several")
         self.provider, self.endpoint, self.labels, self.multi_label = provider, endpoint, list(labels), multi_label
         self.prompts = PromptWriter(provider, labels, multi_label, descriptions, self.answer, examples)
+        self.names = self.prompts.names  # the classes as the model is told them, and names them
 
     def body(self, texts: Sequence[str], neighbours: Sequence[Example] = ()) -> dict[str, Any]:
         """The request body for `texts`."""
@@ -108,21 +110,36 @@ class Method(ABC):
         return False
 
 
-def check_refusal(choice: dict[str, Any]) -> dict[str, Any]:
+def first_choice(reply: dict[str, Any]) -> Any:
+    """The first of the reply's choices.
+
+    Raises:
+        UnansweredError: If there is none.
+    """
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise UnansweredError("malformed")
+    return choices[0]
+
+
+def check_refusal(choice: Any) -> dict[str, Any]:
     """The choice's message.
 
     Raises:
-        UnansweredError: If the model declined, or was stopped.
+        UnansweredError: If the model declined, or was stopped, or there is no message.
     """
-    message: dict[str, Any] = choice.get("message") or {}
-    if message.get("refusal") or (message.get("provider_specific_fields") or {}).get("refusal"):  # there in litellm
+    message = (choice.get("message") or {}) if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise UnansweredError("malformed")
+    fields = message.get("provider_specific_fields")  # there in litellm
+    if message.get("refusal") or (isinstance(fields, dict) and fields.get("refusal")):
         raise UnansweredError("refused", refused=True)
     if choice.get("finish_reason") == "content_filter":
         raise UnansweredError("stopped by the content filter", refused=True)
     return message
 
 
-def content(choice: dict[str, Any]) -> str:
+def content(choice: Any) -> str:
     """What the model wrote.
 
     Raises:
@@ -132,6 +149,20 @@ def content(choice: dict[str, Any]) -> str:
     if not isinstance(text, str) or not text.strip():
         raise UnansweredError("empty answer")
     return text
+
+
+def number(value: Any, otherwise: str) -> float:
+    """A number of a reply. Neither a word nor a truth value is one.
+
+    Raises:
+        UnansweredError: With the reason `otherwise` if it is none, or NaN, or too large.
+    """
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+            return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        pass
+    raise UnansweredError(otherwise)
 
 
 def normalize(scores: Sequence[float], multi_label: bool) -> Scores:

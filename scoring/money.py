@@ -12,6 +12,7 @@ from ..configuration import LLMProvider
 from .base import ScoringError, Usage
 from .providers import Endpoint
 
+MOST_TOKENS = 1e8  # of one request
 CHARS_PER_TOKEN = 3.6  # typical of English prompts; what the server reports replaces it
 BYTES_PER_TOKEN = 2.5  # typical of what is not ASCII, in UTF-8
 _TIERS = {"flex": "_flex", "priority": "_priority", "batch": "_batches"}  # how the price list calls a `service_tier`
@@ -104,14 +105,17 @@ def estimate_tokens(text: str) -> float:
 def read_usage(reply: dict[str, Any], price: Price | None, estimate: tuple[float, float]) -> Usage:
     """Tokens and cost of a reply; `estimate` `(prompt, completion)` tokens stand in where the server reports none.
 
+    NaN, negative counts, more tokens than any model reads, words and truth values are no report.
+
     The answers of decision APIs are free of charge: only their input is billed. Of several answers each has a token at
     least: llama.cpp's server counts those of one alone.
     """
-    usage = reply.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+    given = reply.get("usage")
+    usage = given if isinstance(given, dict) else {}
 
-    def count(*names: str) -> float | None:
-        return next((usage[n] for n in names if isinstance(usage.get(n), int | float) and usage[n] >= 0), None)
+    def count(*names: str, within: Any = usage) -> float | None:
+        found = (within.get(name) for name in names) if isinstance(within, dict) else ()
+        return next((n for n in found if type(n) in (int, float) and 0 <= n <= MOST_TOKENS), None)
 
     decision = "answers" in reply
     prompt = count("prompt_tokens", "input_tokens") or round(estimate[0])
@@ -121,8 +125,8 @@ def read_usage(reply: dict[str, Any], price: Price | None, estimate: tuple[float
     choices = reply.get("choices")
     completion = max(completion, len(choices) if isinstance(choices, list) and len(choices) > 1 else 0)
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    cached = (details.get("cached_tokens") if isinstance(details, dict) else 0) or count("prompt_cache_hit_tokens") or 0
-    cost = price.cost(prompt, 0 if decision else completion, cached) if price else 0.0
+    cached = count("cached_tokens", within=details) or count("prompt_cache_hit_tokens") or 0
+    cost = price.cost(prompt, 0 if decision else completion, min(cached, prompt)) if price else 0.0
     return Usage(1, int(prompt), int(completion), cost)
 
 

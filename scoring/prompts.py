@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from ..configuration import LLMProvider
+from .defuse import quote
 
 Example = dict[str, Any]  # {"text": ..., "label": name} or {"text": ..., "labels": [name, ...]}
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_TAG = re.compile(r"<(?=\s*/?\s*text\b)", re.IGNORECASE)
 
 
 @cache
@@ -37,11 +37,6 @@ def fill(template: str, **values: Any) -> str:
         return str(values[match[1]])
 
     return _PLACEHOLDER.sub(value, template)
-
-
-def quote(text: str) -> str:
-    """`text` so that nothing in it can end the block it stands in: its own `<text>` tags lose their bracket."""
-    return _TAG.sub("‹", text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def tidy(prompt: str) -> str:
@@ -84,7 +79,13 @@ class PromptWriter:
         answer: str,
         examples: Sequence[Example] = (),
     ) -> None:
-        self.labels, self.multi_label, self.descriptions = list(labels), multi_label, dict(descriptions)
+        self.labels, self.multi_label = list(labels), multi_label
+        # The classes as the model reads them: their names may come from data, too.
+        self.names = [quote(label) for label in self.labels]
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"The classes {self.labels} differ only in control tokens or invisible characters.")
+        described = dict(zip(self.labels, self.names, strict=True))
+        self.descriptions = {described.get(c, c): quote(text) for c, text in descriptions.items()}
         self.letters = option_letters(len(self.labels)) if answer == "letter" else [""] * len(self.labels)
         self.lettered = answer == "letter"
         self._guidelines, self.shown = provider.guidelines or "", list(examples)
@@ -125,7 +126,7 @@ class PromptWriter:
         """The list of classes, a line each."""
         key = "class_letter" if self.lettered else "class"
         lines = []
-        for letter, label in zip(self.letters, self.labels, strict=True):
+        for letter, label in zip(self.letters, self.names, strict=True):
             described = self.descriptions.get(label)
             template = templates()[key + ("_described" if described else "")]
             lines.append(fill(template, letter=letter, label=label, description=described or ""))
@@ -139,8 +140,8 @@ class PromptWriter:
         return fill(templates()["examples"], examples="\n".join(blocks))
 
     def _answer_of(self, example: Example) -> str:
-        names = example_labels(example, self.labels)
-        shown = [self.letters[self.labels.index(n)] for n in names] if self.lettered else names
+        shown_as = dict(zip(self.labels, self.letters if self.lettered else self.names, strict=True))
+        shown = [shown_as[name] for name in example_labels(example, self.labels)]
         return ", ".join(shown) or "none"
 
     def _instruction(self, answer: str) -> str:

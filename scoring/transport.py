@@ -2,16 +2,16 @@
 
 import asyncio
 import itertools
-import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from ..configuration.secrets import redact
-from .api_errors import FILTERED, KEY, TOO_LONG, read_error
+from .api_errors import FILTERED, KEY, TOO_LONG, plain_code, read_error
 from .base import ScoringError, Usage
 from .limits import Slots
 from .providers import Endpoint
@@ -99,9 +99,11 @@ class OpenAITransport:
             reply = await next(self._clients).post(path, body=body, cast_to=object)
         except self._openai.APIError as error:
             raise from_api_error(error, body) from None
-        except json.JSONDecodeError:
+        except UnicodeEncodeError:
+            raise RequestError("the request holds what is no character") from None
+        except (ValueError, RecursionError):  # no JSON, or numbers or nesting beyond what Python reads
             raise RequestError("malformed reply", retryable=True, billed=True) from None
-        return checked_reply(reply)
+        return checked_reply(reply, path)
 
 
 def _http_client(openai: Any, timeout_s: float, slots: Slots) -> Any:
@@ -149,15 +151,15 @@ class LitellmTransport:
         send = self._litellm.adecisions if path == DECISIONS else self._litellm.acompletion
         try:
             async with self._slots, asyncio.timeout(self._timeout_s):
-                reply = await send(**body, **self._options)
+                reply = (await send(**body, **self._options)).model_dump()
         except self._openai.APIError as error:  # litellm's exceptions are OpenAI's
             raise from_api_error(error, body) from None
         except TimeoutError:
             raise RequestError("timeout", retryable=True, billed=True) from None
         except Exception as error:  # litellm lets provider code raise what it likes
-            status = getattr(error, "status_code", None)
+            status = _status(error)
             raise RequestError(f"{type(error).__name__} in litellm", status, billed=status is None) from None
-        return checked_reply(reply.model_dump())
+        return checked_reply(reply, path)
 
 
 def import_openai(model: str) -> Any:
@@ -209,19 +211,21 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
         error: The error.
         sent: Names of the parameters that were sent.
     """
-    status = getattr(error, "status_code", None)
+    status = _status(error)
     if status is None or type(error).__name__ in ("Timeout", "APIConnectionError"):
         name = "timeout" if "Timeout" in type(error).__name__ else "connection failed"
         return RequestError(name, retryable=True, billed=not _unsent(error))
-    reply = read_error(status, error.body, str(getattr(error, "message", "")), sent)
-    code = reply.code or getattr(error, "code", None) or getattr(error, "type", None)
-    reason = f"HTTP {status}" + (f" {code}"[:60] if code and str(code) != str(status) else "")
+    message = getattr(error, "message", "")
+    reply = read_error(status, getattr(error, "body", None), message if isinstance(message, str) else "", sent)
+    said = (reply.code, plain_code(getattr(error, "code", None)), plain_code(getattr(error, "type", None)))
+    code = next(filter(None, said), "")
+    reason = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
     reason = f"{_SAID[reply.kind]} ({reason})" if reply.kind else reason
     retryable = reply.kind is None and (status in (408, 409, 425, 429) or status >= 500)
-    if str(code) == "insufficient_quota":
+    if code == "insufficient_quota":
         retryable = False
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    param = reply.param or getattr(error, "param", None)
+    param = reply.param or plain_code(getattr(error, "param", None)) or None
     billed = status in (408, 502, 504, 524)  # a gateway gave up waiting; the model may have answered
     return RequestError(reason, status, retryable, retry_after(headers), param, reply.kind, billed)
 
@@ -234,32 +238,43 @@ def _unsent(error: BaseException) -> bool:
     return cause is not None
 
 
+def _status(error: Any) -> int | None:
+    """The HTTP status of an exception, if it has one."""
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) and 100 <= status < 600 else None
+
+
 def retry_after(headers: Any) -> float | None:
     """Seconds to wait according to `Retry-After` (seconds or a date) or `retry-after-ms`, if the headers say so."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
+
+    def seconds(name: str, read: Callable[[Any], float]) -> float | None:
         try:
-            return max(0.0, float(value))
-        except ValueError:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
+            value = read(headers[name])
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError):
+            return None
+        return None if math.isnan(value) else max(0.0, value)
+
+    found = (
+        seconds("retry-after-ms", lambda value: float(value) / 1000),
+        seconds("retry-after", float),
+        seconds("retry-after", lambda value: parsedate_to_datetime(value).timestamp() - time.time()),
+    )
+    return next((value for value in found if value is not None), None)
 
 
-def checked_reply(reply: Any) -> dict[str, Any]:
-    """The reply, if it has the shape of one.
+def checked_reply(reply: Any, path: str = CHAT) -> dict[str, Any]:
+    """The reply, if it has the shape of one: a list of choices, or for `DECISIONS` also one of answers.
 
     Raises:
         RequestError: If it has not; worth a retry, as for any broken transmission.
     """
     if isinstance(reply, dict):
-        if reply.get("choices") or isinstance(reply.get("answers"), list | tuple):
+        choices, answers = reply.get("choices"), reply.get("answers")
+        if path == DECISIONS and isinstance(answers, list | tuple):
+            return reply
+        if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
             return reply
         if isinstance(reply.get("error"), dict):  # some gateways report an error with status 200
-            code = str(reply["error"].get("code") or "")[:60]
+            code = plain_code(reply["error"].get("code"))
             raise RequestError(f"error reply {code}".strip(), retryable=True, reply=reply)
     raise RequestError("malformed reply", retryable=True, billed=True, reply=reply if isinstance(reply, dict) else None)

@@ -28,13 +28,13 @@ class VoteMethod(Method):
 
     def more(self, replies: Sequence[dict[str, Any]]) -> bool:
         """Servers that ignore `n` are asked again until the votes are complete."""
-        return sum(len(reply["choices"]) for reply in replies) < self.provider.votes
+        return sum(len(reply.get("choices") or [{}]) for reply in replies) < self.provider.votes
 
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
         """Share of the votes for each class, if at least half of the votes can be read."""
         votes: list[list[str]] = []
         failures: list[UnansweredError] = []
-        for choice in reply["choices"]:
+        for choice in reply.get("choices") or []:
             try:
                 votes.append(self._vote(content(choice)))
             except UnansweredError as error:

@@ -30,7 +30,7 @@ REPLIES: list[tuple[int, Any, str | None, str | None, str | None]] = [
     (400, {"message": "no such thing as an 'n-gram' here"}, None, None, None),
     (400, "<html>", None, None, None),
     (400, None, None, None, None),
-    (400, {"code": [4], "details": 3, "detail": {"loc": 1}, "innererror": 4, "error": 5}, "[4]", None, None),
+    (400, {"code": [4], "details": 3, "detail": {"loc": 1}, "innererror": 4, "error": 5}, None, None, None),
 ]  # fmt: skip
 
 

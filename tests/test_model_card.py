@@ -92,6 +92,24 @@ def test_what_people_read(evaluated: Callable[..., Path]) -> None:
         compile(block, "card", "exec")
 
 
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ({"model": "openai/gpt-5-nano", "price": (1.0, 4.0)}, "nothing was paid then, because the answers were stored"),
+        ({"model": "openai/a-model-without-a-price"}, "not counted, because no price is known here for"),
+        ({"model": "openai/m", "api_base": "http://127.0.0.1:1/v1"}, "the price is 0 by declaration, or because"),
+        ({"model": "local/some/model", "method": "likelihood"}, "because the models run locally"),
+    ],
+)
+def test_a_card_says_why_nothing_was_counted(
+    evaluated: Callable[..., Path], provider: dict[str, Any], said: str
+) -> None:
+    folder = evaluated({"llm_asked": 60, "cost_usd": 0.0}, llm_providers=[provider])
+    text = update_card(folder).read_text()
+    assert re.search(rf"asked about 60 of 120 texts: [^.]*{said}", text)
+    assert "for nothing that was recorded" not in text
+
+
 def test_nothing_is_said_of_what_is_not_known(evaluated: Callable[..., Path], saved_model: Callable[..., Path]) -> None:
     text = update_card(
         evaluated({"llm_asked": 0, "cost_usd": 0.0}, {"seconds_in_all": 3.0, "cost_usd": 0.0})

@@ -4,7 +4,7 @@ import ast
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,12 @@ def parse_scores(column: Iterable[Any], num_labels: int, num_providers: int | No
         for p, scores in enumerate(row or []):
             if scores is None:
                 continue
-            values = np.array([np.nan if v is None else v for v in scores], dtype=np.float32)
+            try:
+                values = np.array([np.nan if v is None else v for v in scores], dtype=np.float32)
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(
+                    f"`llm_scores` row {i}, provider {p}: {shorten([scores])[:60]}; expected a list of numbers."
+                ) from None
             if values.shape != (num_labels,):
                 raise ValueError(f"`llm_scores` row {i}, provider {p}: {values.size} scores for {num_labels} classes.")
             if np.isnan(values).any():
@@ -95,7 +100,7 @@ def parse_row(value: Any, row: int) -> list[Any] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value or "null")
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or numbers or nesting beyond what Python reads
             raise ValueError(f"`llm_scores` row {row} is text that is not JSON: {value[:60]!r}.") from None
     if is_missing(value) or (is_vector(value) and len(value) == 0):
         return None
@@ -117,6 +122,8 @@ def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool)
     for i, value in enumerate(values):
         if is_missing(value):
             raise ValueError(f"Row {i} has no label. Drop the row: unlabelled texts cannot be trained on.")
+        if not isinstance(value, Hashable) or isinstance(value, tuple):
+            raise ValueError(f"Row {i} has the label {value!r}, expected one class; lists need multi_label=True.")
     found = {v.item() if isinstance(v, np.generic) else v for v in values}
     if len(found) < 2:
         raise ValueError(f"The data have {len(found)} class(es), {shorten(sorted(map(str, found)))}; two are needed.")
@@ -191,7 +198,7 @@ def _parse_list(text: str, row: int) -> list[Any]:
     for read in (json.loads, ast.literal_eval):
         if read is ast.literal_eval and re.search(r"""['"]\s+['"]""", text):
             break  # an array as numpy prints it: Python would join its names
-        with contextlib.suppress(ValueError, SyntaxError):  # a JSONDecodeError is a ValueError
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # Python's own, of odd text
             found = read(text)
             if isinstance(found, list):
                 return found
