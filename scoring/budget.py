@@ -215,8 +215,8 @@ class Budget:
             if left <= 0 or new.expected() > left:
                 new.refused = self._reached()
                 raise new.refused
-            alike = sum(other.costs is new.costs for other in self._out)
-            enough = new.enough(alike < min(new.costs.seen / SEEN_FOR_EACH, PROVEN_AT_MOST))
+            others = sum(kept > 0 for kept in self._out.values())  # whatever their kind
+            enough = new.enough(others < min(new.costs.seen / SEEN_FOR_EACH, PROVEN_AT_MOST))
             if (self._out or self._aside) and self.reserved + enough > left:
                 return False
         self._out[new] = enough
