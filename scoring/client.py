@@ -16,6 +16,7 @@ from .money import BudgetReachedError, Price, estimate_tokens, find_price, read_
 from .prompts import Example
 from .providers import Endpoint
 from .run import Run, current_question
+from .tasks import leave_wire
 from .transport import LitellmTransport, OpenAITransport, RequestError, Transport
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class Client:
         replies: list[dict[str, Any]] = []
         usage = Usage()
         while not replies or method.more(replies):
+            if run.halted:  # the votes that are in may do
+                if replies:
+                    break
+                raise RequestError("stopped")
             body = method.body(texts, neighbours)
             estimate = estimate_tokens(body_length(body)), method.answer_tokens(len(texts))
             dollars = self.price.cost(*estimate) if self.price else 0.0
@@ -80,7 +85,7 @@ class Client:
                     run.budget.reserve(dollars)
                 spent = Usage()
                 try:
-                    reply = await self._send(method, body, sum(estimate))
+                    reply = await self._send(method, body, sum(estimate), run)
                     spent = read_usage(reply, self.price, estimate)
                 finally:
                     if run.budget:
@@ -97,7 +102,7 @@ class Client:
             return Reply({**replies[0], "choices": [c for r in replies for c in r["choices"]]}, usage)
         return Reply(replies[0], usage)
 
-    async def _send(self, method: Method, body: dict[str, Any], tokens: float) -> dict[str, Any]:
+    async def _send(self, method: Method, body: dict[str, Any], tokens: float, run: Run) -> dict[str, Any]:
         attempt = 0
         while True:
             for name in self._refused & body.keys():
@@ -109,6 +114,9 @@ class Client:
             except RequestError as error:
                 if (question := current_question.get()) is not None:
                     question.unsend()
+                leave_wire()
+                if run.halted:
+                    raise
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
                     self._refused.add(str(error.param))
                     continue
