@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .stopping import stoppable, told
+
 VERBS = {
     "demo": "train a small fusion, show its table, classify a few texts; needs no key",
     "score": "ask LLMs for the per-class scores of a data set",
@@ -26,7 +28,8 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit status.
 
-    Status 2 and one line on stderr for a user's mistake; set `LABELFUSION_TRACEBACK=1` to see where it came from.
+    Status 2 and one line on stderr for a user's mistake; set `LABELFUSION_TRACEBACK=1` to see where it came from. After
+    Ctrl-C, SIGTERM or SIGHUP (130, 143, 129) what has been paid for is stored first; see `stopping`.
     """
     parser, verbs = _main_parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -35,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f".{verb}", __package__)
         module.add_arguments(verbs[verb])
         verbs[verb].add_argument("--config", metavar="FILE.yaml", help="defaults for the options of this command")
+    args = None
     try:
         if verb in verbs:
             late = _apply_config(verbs[verb], verb, arguments)
@@ -45,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, value in late.items():
             if getattr(args, name) is None:
                 setattr(args, name, value)
-        return int(module.run(args) or 0)
+        with stoppable():
+            return int(module.run(args) or 0)
     except SystemExit as stop:  # argparse has printed its help or its complaint
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print(f"labelfusion {verb}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return told(interrupt, str(verb), args)
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

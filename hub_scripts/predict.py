@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +72,13 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     try:
         counts = _answer_all(table, journal, clf, policy, control, args)
-    except BaseException:
+    except BaseException as error:
         if (kept := sum(record["rows"] for record in journal.records())) or journal.spent:
-            print(f"{kept} rows are answered, in {journal.path}: the same command goes on there.", file=sys.stderr)
+            note = f"{kept} rows are answered, in {journal.path}"
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(note)
+            else:
+                print(f"{note}: the same command goes on there.", file=sys.stderr)
         else:
             journal.delete()
         raise
@@ -118,8 +122,12 @@ def _answer_all(
     waiting: list[Any] = []  # read, and on their way through the model
     rows_in = _read(table, column, start, waiting)
     total = len(table) if table.suffix == ".parquet" else None
-    with _noted(journal, budget), tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar:
-        for part in clf.stream_sources(rows_in, policy, budget, deadline_s=args.deadline_s):
+    with (
+        _noted(journal, budget),
+        tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar,
+        closing(clf.stream_sources(rows_in, policy, budget, deadline_s=args.deadline_s)) as parts,
+    ):
+        for part in parts:
             record = {
                 "start": counts["rows"],
                 "digest": _digest(waiting[: len(part)]),

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -314,7 +314,7 @@ class AutoFusionClassifier(
 
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
-    ) -> Iterator[Inference]:
+    ) -> Generator[Inference, None, None]:
         """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
         self._check_fitted()
         return infer(

@@ -12,6 +12,7 @@ if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=LabelFusionPipeline, pt_model=AutoModelForSequenceClassification, type="text"
     )
-    TextClassificationPipeline.check_model_type = warning_check(TextClassificationPipeline.check_model_type)
+    check = warning_check(TextClassificationPipeline.check_model_type)
+    TextClassificationPipeline.check_model_type = check  # type: ignore[method-assign]
 
 __all__ = ["Inference", "LabelFusionPipeline", "run", "select"]

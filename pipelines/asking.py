@@ -3,11 +3,9 @@
 import asyncio
 import logging
 import math
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from .scorers import Scorers, Unbroken, build_scorers, check_scorers
 
 if TYPE_CHECKING:
     from ..scoring.budget import Budget
+    from ..scoring.loop import Job
 
 BUDGET_REASON = "budget of $"  # how the reason begins that a scorer gives for a text it had no money for
 LONGEST_UNPAID = 32  # texts in a row that there was no money for, after which no more is asked
@@ -74,28 +73,22 @@ class Answers:
 
 
 class Asking:
-    """A question to the LLMs that is under way on the background loop."""
+    """A question to the LLMs that is under way on the background loop.
 
-    def __init__(self, coro: Any) -> None:
-        from ..scoring.loop import submit
+    Args:
+        coro: Asks.
+        jobs: What the run has under way; this is added.
+    """
 
-        self._ended = threading.Event()
-        self._future: Future[Answers] = submit(self._body(coro))
+    def __init__(self, coro: Coroutine[Any, Any, Answers], jobs: "list[Job[Any]]") -> None:
+        from ..scoring.loop import Job
 
-    async def _body(self, coro: Any) -> Answers:
-        try:
-            return await coro
-        finally:
-            self._ended.set()
+        self._job, self._jobs = Job(coro), jobs
+        jobs[:] = [job for job in jobs if not job.ended.is_set()] + [self._job]
 
     def result(self) -> Answers:
-        """Wait for the answers."""
-        return self._future.result()
-
-    def cancel(self, wait_s: float = 5.0) -> None:
-        """Give up, leaving the scorers `wait_s` seconds to put away what is paid for."""
-        if self._future.cancel():
-            self._ended.wait(wait_s)
+        """Wait for the answers. After Ctrl-C the run asks no more, and what is on the wire is stored first."""
+        return self._job.result(self._jobs)
 
 
 class Asker:
@@ -129,6 +122,7 @@ class Asker:
         self.budget = as_budget(max_cost_usd)
         self._limited = self.budget is not None and math.isfinite(self.budget.limit)
         self.patience = patience or Patience()
+        self._jobs: list[Job[Any]] = []
         self.spent = 0.0
         self._given = scorers
         self._scorers: dict[int, Scorer] | None = None
@@ -156,17 +150,21 @@ class Asker:
             ValueError: If the scorers do not fit the model.
         """
         scorers = {i: scorer for i, scorer in self._resolve().items() if only in (None, i)}
-        asking = Asking(self._ask(scorers, texts, np.zeros(len(texts)) if waited_s is None else waited_s))
+        waited_s = np.zeros(len(texts)) if waited_s is None else waited_s
+        asking = Asking(self._ask(scorers, texts, waited_s), self._jobs)
         # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
         local = [getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()]
         self._local = all(local)
         if any(local):
-            try:
-                asking.result()
-            except BaseException:
-                asking.cancel()
-                raise
+            asking.result()
         return asking
+
+    def stop(self) -> None:
+        """Ask no more. What is on the wire has a few seconds to be stored."""
+        if self._jobs:
+            from ..scoring.loop import stop
+
+            stop(self._jobs)
 
     def _resolve(self) -> dict[int, Scorer]:
         """The scorers that can be asked, by provider."""

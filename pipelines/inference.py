@@ -3,7 +3,7 @@
 While one window of texts is encoded, the LLMs answer about another; each text is encoded once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -150,7 +150,7 @@ def infer(
     max_length: int | None = None,
     bf16: bool = False,
     progress: bool = False,
-) -> Iterator[Inference]:
+) -> Generator[Inference, None, None]:
     """Classify rows, lazily, one `Inference` for each window of them.
 
     A list is cut into large windows, for a share of its texts into one. Of anything else, at most three windows of
@@ -205,7 +205,7 @@ class _Engine:
     policy: Policy
     choose: Callable[..., NDArray[np.bool_]]  # from encoder logits and `novelty` to the texts to ask about
 
-    def run(self, rows: Iterator[Row], size: int) -> Iterator[Inference]:
+    def run(self, rows: Iterator[Row], size: int) -> Generator[Inference, None, None]:
         """Start each window before the one in front of it is finished."""
         open_windows: list[Window] = []
         failure: Exception | None = None
@@ -232,9 +232,7 @@ class _Engine:
             while open_windows:
                 yield self.finish(open_windows.pop(0))
         finally:  # also when the caller stops reading
-            for window in open_windows:
-                if window.asking is not None:
-                    window.asking.cancel()
+            self.asker.stop()
         if failure is not None:
             raise failure
 
@@ -295,15 +293,10 @@ class _Engine:
 
     def finish(self, window: Window) -> Inference:
         """Encode, if that is not done yet, while the answers come in; then fuse."""
-        try:
-            embeddings = self.encode(window.texts) if window.embeddings is None else window.embeddings
-            while window.asking is not None:
-                window.take(window.asking.result())
-                window.proceed()
-        except BaseException:
-            if window.asking is not None:
-                window.asking.cancel()
-            raise
+        embeddings = self.encode(window.texts) if window.embeddings is None else window.embeddings
+        while window.asking is not None:
+            window.take(window.asking.result())
+            window.proceed()
         logits, encoder_logits = self.fuse(embeddings, window.scores)
         multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
         told = (window.scores, window.called, window.cost_usd, multi_label, errors)

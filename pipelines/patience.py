@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..scoring.run import Question, current_question
+from ..scoring.tasks import end_tasks
 
 T = TypeVar("T")
 
@@ -85,8 +86,7 @@ class Patience:
                     break
                 await _wait(waiting, end)
         except asyncio.CancelledError:
-            for task in asked:
-                task.cancel()
+            await end_tasks(asked)  # what is on the wire is stored first
             raise
         done = [task for task in asked if task.done()]
         for task, question in asked.items():

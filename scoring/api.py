@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,8 +16,9 @@ from ..configuration import LLMProvider
 from .api_errors import FILTERED, KEY, TOO_LONG
 from .base import ScoreBatch, ScoringError, Usage, expand, missing, unique
 from .budget import BudgetReachedError
+from .call import Call
 from .client import NOT_OFFERED, Client, explain, is_missing_feature
-from .engine import Engine, Outcome
+from .engine import Engine, Outcome, Turns
 from .examples import Pool, normalized
 from .method import Method, UnansweredError, UnsupportedError
 from .method_choice import MethodChoice, Verdict
@@ -26,52 +26,12 @@ from .money import require_price
 from .prompts import Example
 from .providers import resolve
 from .questions import Questions
-from .run import Run, current_question, current_run
+from .run import Run, current_question, current_run, is_final
 from .store import Answer, ScoreStore
-from .tasks import gather_or_cancel
+from .tasks import gather_or_drain, leave_wire
 from .transport import RequestError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Call:
-    """State of one `score` call; rows are those of its distinct texts."""
-
-    texts: list[str]
-    neighbours: list[list[Example]]
-    scores: NDArray[np.float32]
-    run: Run
-    keys: dict[int, bytes] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
-    cached: int = 0
-    failures: int = 0  # in a row
-    stopped: str | None = None  # why no more is asked
-    broken: ScoringError | None = None  # where that is because nothing can work any more
-    unpaid: str | None = None  # the reason of rows that there was no money for
-
-    def open(self, rows: list[int]) -> list[int]:
-        """Those of `rows` without an outcome."""
-        return [row for row in rows if row not in self.errors and np.isnan(self.scores[row]).any()]
-
-    def pay(self, usage: Usage) -> None:
-        """Count what a request has cost."""
-        self.usage += usage
-        if self.run.progress:
-            self.run.progress.add(cost_usd=usage.cost_usd)
-
-    def note(self, row: int, outcome: Outcome, cached: bool = False) -> None:
-        """Note the scores of a row, or the reason why it has none."""
-        failed = isinstance(outcome, str)
-        if isinstance(outcome, str):
-            self.errors[row] = outcome
-        else:
-            self.scores[row] = outcome
-            self.failures = 0
-        self.cached += cached and not failed
-        if self.run.progress:
-            self.run.progress.add(done=1, cached=int(cached and not failed), failed=int(failed))
 
 
 class APIScorer:
@@ -131,11 +91,12 @@ class APIScorer:
         if bad is not None:
             raise ValueError(f"{self.name}: text {bad} is a {type(texts[bad]).__name__}, not a string.")
         distinct, rows = unique(texts)
-        run = current_run.get(None) or Run()
+        shared = current_run.get(None) or Run()
+        run = Run(shared.budget, shared.progress)  # each call stops by itself
         if run.budget is not None and math.isfinite(run.budget.limit):
             await asyncio.to_thread(require_price, self.provider, self.endpoint)
         neighbours = await asyncio.to_thread(self.questions.neighbours, distinct)
-        call = _Call(distinct, neighbours, missing(len(distinct), len(self.labels)), run)
+        call = Call(distinct, neighbours, missing(len(distinct), len(self.labels)), run)
         todo = [row for row, text in enumerate(distinct) if text.strip()]
         for row in set(range(len(distinct))) - set(todo):
             call.note(row, "empty text")
@@ -143,17 +104,13 @@ class APIScorer:
         if todo:
             engine = await self._engine()
             if name is None:
-                question = current_question.get()
-                async with nullcontext() if question and question.again else engine.probing:  # one finds out for all
-                    name = await self._choice.recall(engine.store)
-                    if name is None:
-                        name, todo = await self._probe(engine, call, todo)
+                ((name, todo),) = await gather_or_drain([self._method(engine, call, todo)], run.halt)
             if name is not None:
                 try:
                     await self._answer(engine, call, name, todo)
                 except UnsupportedError:  # the server has changed since the method was found
                     await self._choice.forget(engine.store)
-                    name, todo = await self._probe(engine, call, call.open(todo))
+                    ((name, todo),) = await gather_or_drain([self._method(engine, call, call.open(todo))], run.halt)
                     if name is not None:
                         await self._answer(engine, call, name, todo)
         for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
@@ -187,44 +144,45 @@ class APIScorer:
         if loop not in self._engines:
             store = await self.store()
             client = await asyncio.to_thread(Client, self.provider, self.endpoint)  # its imports take seconds
-            self._engines.setdefault(loop, Engine(client, store))
+            self._engines.setdefault(loop, Engine(client, store, len(self.labels), self.multi_label))
         return self._engines[loop]
 
-    async def _answer(self, engine: Engine, call: _Call, name: str, todo: list[int]) -> None:
+    async def _answer(self, engine: Engine, call: Call, name: str, todo: list[int]) -> None:
         """Answer the rows `todo`: from the store, from a question that is on its way already, or by asking."""
         call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
         found = await engine.stored([call.keys[row] for row in todo])
-        question = current_question.get()
-        asked: list[int] = []
+        again = (question := current_question.get()) is not None and question.again
+        ours: list[int] = []
         waiting: dict[int, asyncio.Future[Outcome | None]] = {}
+        asked: list[int] = []
         for row in todo:
             key = call.keys[row]
             if key in found:
                 call.note(row, found[key], cached=True)
-            elif (future := engine.claim(key)) is not None and not (question and question.again):
+                continue
+            future = engine.start(key)
+            if future is None:
+                ours.append(row)
+            elif not again:
                 waiting[row] = future
-            else:
-                asked.append(row)
-        groups = self._groups(name, call, asked)
-
-        async def worker() -> None:
-            for method, rows in groups:
-                if call.stopped:
-                    return
-                try:
-                    await self._ask(engine, call, method, rows)
-                except ScoringError as error:
-                    if not call.usage.requests:
-                        raise
-                    call.broken, call.stopped = error, str(error)  # it worked at first: keep what is paid
-
+                continue
+            asked.append(row)
         try:
-            # More workers than requests on the wire: some write prompts and read answers meanwhile.
-            workers = self.provider.max_concurrency * 3 // 2
-            await gather_or_cancel(worker() for _ in range(min(workers, len(asked))))
+            taken = await self._ask_all(engine, call, name, asked, again)
+            while taken and not call.stopped:  # by other processes; what they give up is asked here
+                look = await engine.change([call.keys[row] for row in taken])
+                for row in taken:
+                    if (scores := look.found.get(call.keys[row])) is not None:
+                        self._found(engine, call, row, scores)
+                free = [row for row in taken if call.keys[row] in look.free]
+                taken = [row for row in taken if call.keys[row] in look.taken]
+                taken += await self._ask_all(engine, call, name, free, again)
         finally:
-            for row in asked:
-                engine.release(call.keys[row])
+            try:
+                await engine.release([call.keys[row] for row in ours])
+            finally:
+                for row in ours:
+                    engine.finish(call.keys[row])
         left = []
         for row, future in waiting.items():
             outcome = await asyncio.shield(future)
@@ -235,7 +193,48 @@ class APIScorer:
         if left and not call.stopped:
             await self._answer(engine, call, name, left)
 
-    def _groups(self, name: str, call: _Call, rows: list[int]) -> Iterator[tuple[Method, list[int]]]:
+    async def _ask_all(self, engine: Engine, call: Call, name: str, rows: list[int], again: bool) -> list[int]:
+        """Ask about `rows`. Returns: those that other processes are asking about."""
+        turns = Turns(
+            engine,
+            self._groups(name, call, rows),
+            call.keys,
+            lambda row, scores: self._found(engine, call, row, scores),
+            claimed=not again,
+        )
+
+        async def worker() -> None:
+            while not call.stopped and not call.run.halted:
+                try:
+                    turn = await turns.next()
+                except ScoringError as error:  # no claim can be written, and so no answer
+                    if not call.asked:
+                        raise
+                    call.unkept(str(error))
+                    return
+                if turn is None:
+                    return
+                call.asked = True
+                try:
+                    await self._ask(engine, call, *turn)
+                except ScoringError as error:
+                    if not call.usage.requests:
+                        raise
+                    call.broken, call.stopped = error, str(error)  # it worked at first: keep what is paid
+                finally:
+                    leave_wire()
+
+        # More workers than requests on the wire: some write prompts and read answers meanwhile.
+        workers = self.provider.max_concurrency * 3 // 2
+        await gather_or_drain((worker() for _ in range(min(workers, len(rows)))), call.run.halt)
+        return turns.taken
+
+    def _found(self, engine: Engine, call: Call, row: int, scores: NDArray[np.float32]) -> None:
+        """Another process has answered."""
+        call.note(row, scores, cached=True)
+        engine.tell(call.keys[row], scores)
+
+    def _groups(self, name: str, call: Call, rows: list[int]) -> Iterator[tuple[Method, list[int]]]:
         """The requests to send: rows that share a prompt, `texts_per_request` together."""
         size = self.provider.texts_per_request
         together: dict[Method, list[int]] = {}
@@ -246,7 +245,7 @@ class APIScorer:
                 yield method, members[start : start + size]
 
     async def _ask(
-        self, engine: Engine, call: _Call, method: Method, rows: list[int], probing: bool = False, last: bool = False
+        self, engine: Engine, call: Call, method: Method, rows: list[int], probing: bool = False, last: bool = False
     ) -> Verdict:
         """Ask about `rows` in one request, store and note what comes.
 
@@ -302,7 +301,7 @@ class APIScorer:
         await self._keep(engine, call, method, rows, answers, reply.usage)
         return Verdict.ANSWERED
 
-    async def _ask_apart(self, engine: Engine, call: _Call, method: Method, rows: list[int], reason: str) -> Verdict:
+    async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: str) -> Verdict:
         """Ask about each row of a refused request by itself: the fault may be one text's. A row alone has none."""
         for row in rows if len(rows) > 1 else []:
             await self._ask(engine, call, method, [row])
@@ -314,7 +313,7 @@ class APIScorer:
     async def _keep(
         self,
         engine: Engine,
-        call: _Call,
+        call: Call,
         method: Method,
         rows: list[int],
         answers: Sequence[NDArray[np.float32] | UnansweredError],
@@ -323,13 +322,15 @@ class APIScorer:
         """Store what was answered, then note all of it."""
         share = 1 / len(rows)
         tokens = round(usage.prompt_tokens * share), round(usage.completion_tokens * share)
-        await engine.save(
+        unsaved = await engine.save(
             [
                 Answer(call.keys[row], answer, self.endpoint.model, method.name, *tokens, usage.cost_usd * share)
                 for row, answer in zip(rows, answers, strict=True)
                 if not isinstance(answer, UnansweredError)
             ]
         )
+        if unsaved:
+            call.unkept(unsaved)
         for row, answer in zip(rows, answers, strict=True):
             if not isinstance(answer, UnansweredError) or answer.refused:
                 outcome = answer.reason if isinstance(answer, UnansweredError) else answer
@@ -338,15 +339,26 @@ class APIScorer:
             else:
                 self._failed(engine, call, [row], f"unusable answer: {answer.reason}")
 
-    def _failed(self, engine: Engine, call: _Call, rows: list[int], reason: str) -> None:
+    def _failed(self, engine: Engine, call: Call, rows: list[int], reason: str) -> None:
         for row in rows:
             call.failures += 1
             call.note(row, reason)
-            engine.tell(call.keys[row], reason)
+            if is_final(reason):  # else another call may try
+                engine.tell(call.keys[row], reason)
         if call.failures >= self.failure_limit and not call.stopped:
             call.stopped = f"{call.failures} texts in a row without a usable answer, the last: {reason}"
 
-    async def _probe(self, engine: Engine, call: _Call, todo: list[int]) -> tuple[str | None, list[int]]:
+    async def _method(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
+        """The method of `auto`, known or found out; and the rows that are still to be answered."""
+
+        async def known() -> bool:
+            return await self._choice.recall(engine.store) is not None
+
+        again = (question := current_question.get()) is not None and question.again
+        async with nullcontext() if again else engine.alone(self.questions.model_key(), known):  # one finds out for all
+            return (self._choice.chosen, todo) if await known() else await self._probe(engine, call, todo)
+
+    async def _probe(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
         """Find the method of `auto` by asking about the first texts.
 
         Returns:
@@ -356,7 +368,10 @@ class APIScorer:
         async def ask(name: str, row: int, last: bool) -> Verdict:
             call.keys[row] = self.questions.key(name, call.texts[row], call.neighbours[row])
             method = self.questions.method(name, call.texts[row])
-            return await self._ask(engine, call, method, [row], probing=True, last=last)
+            try:
+                return await self._ask(engine, call, method, [row], probing=True, last=last)
+            finally:
+                leave_wire()
 
         try:
             found = await self._choice.find(todo, ask, engine.store)
@@ -370,7 +385,7 @@ class APIScorer:
         return found.method, found.left
 
 
-def _joint(call: _Call, rows: list[int]) -> list[Example]:
+def _joint(call: Call, rows: list[int]) -> list[Example]:
     """The neighbours of all rows of a request; none that is another row of it."""
     asked = {normalized(call.texts[row]) for row in rows} if len(rows) > 1 else set()
     found = {e["text"]: e for row in rows for e in call.neighbours[row] if normalized(str(e["text"])) not in asked}

@@ -20,6 +20,7 @@ from .money import Price, estimate_tokens, find_price, read_usage
 from .prompts import Example
 from .providers import Endpoint
 from .run import Run, current_question, current_reservation
+from .tasks import leave_wire
 from .transport import LitellmTransport, OpenAITransport, RequestError, Transport
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,10 @@ class Client:
         replies: list[dict[str, Any]] = []
         usage = Usage()
         while not replies or method.more(replies):
+            if run.halted:  # the votes that are in may do
+                if replies:
+                    break
+                raise RequestError("stopped")
             body = method.body(texts, neighbours)
             try:
                 reply, spent = await self._send(method, body, method.answer_tokens(len(texts)), run)
@@ -111,6 +116,9 @@ class Client:
                 error.usage = lost = lost + error.usage
                 if (question := current_question.get()) is not None:
                     question.unsend()
+                leave_wire()
+                if run.halted:
+                    raise
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
                     self._refused.add(str(error.param))
                     continue

@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 
 from .run import current_question, current_reservation
+from .tasks import go_on_wire
 
 
 class RateLimit:
@@ -55,6 +56,7 @@ class Slots:
         except BaseException:
             self._free.release()
             raise
+        go_on_wire()
         if (question := current_question.get()) is not None:
             question.send()
         if reservation is not None:

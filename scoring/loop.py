@@ -4,10 +4,12 @@ A loop per call (`asyncio.run`) would break pooled connections and fail inside J
 """
 
 import asyncio
+import atexit
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,13 @@ from numpy.typing import NDArray
 from .base import ScoreBatch, Scorer, expand, unique
 from .budget import Budget
 from .run import Progress, ProgressBar, Run, current_run
-from .tasks import gather_or_cancel
+from .tasks import DRAIN_S, gather_or_cancel, on_wire
 
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_in_a_hurry = False  # the user has asked twice
 _thread: threading.Thread | None = None  # a forked child has the object, but the thread is not alive
 
 
@@ -32,6 +35,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
             _loop = asyncio.new_event_loop()
             _thread = threading.Thread(target=_loop.run_forever, name="labelfusion-loop", daemon=True)
             _thread.start()
+            atexit.register(drain)
         return _loop
 
 
@@ -40,10 +44,77 @@ def submit(coro: Coroutine[Any, Any, T]) -> "Future[T]":
     return asyncio.run_coroutine_threadsafe(coro, background_loop())
 
 
-def run_sync(coro: Coroutine[Any, Any, T], cleanup_s: float = 10.0) -> T:
+class Job(Generic[T]):
+    """A coroutine on the background loop, which can be stopped.
+
+    Args:
+        coro: The coroutine.
+    """
+
+    def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
+        self.ended = threading.Event()
+        self._result: Future[T] = Future()
+        self._task: asyncio.Task[T] | None = None
+        self._loop = background_loop()
+        self._loop.call_soon_threadsafe(self._start, coro)
+
+    def _start(self, coro: Coroutine[Any, Any, T]) -> None:
+        self._task = self._loop.create_task(coro)
+        self._task.add_done_callback(self._finish)
+
+    def _finish(self, task: "asyncio.Task[T]") -> None:
+        if task.cancelled():
+            self._result.cancel()
+        elif (error := task.exception()) is not None:
+            self._result.set_exception(error)
+        else:
+            self._result.set_result(task.result())
+        self.ended.set()
+
+    def result(self, others: "Sequence[Job[Any]]" = ()) -> T:
+        """Wait for the result. Where that fails, as after Ctrl-C, the job is stopped first, and `others` with it."""
+        try:
+            return self._result.result()
+        except BaseException:
+            stop([self, *others])
+            raise
+
+    def cancel(self) -> None:
+        """Let it stop asking, and store what is on the wire; the second time, end it at once."""
+        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+
+def stop(jobs: Sequence[Job[Any]]) -> None:
+    """Stop `jobs` together: nothing new is asked, and what is on the wire has `DRAIN_S` seconds to be stored.
+
+    A second Ctrl-C meanwhile is not held up.
+    """
+    global _in_a_hurry
+    jobs = [job for job in jobs if not job.ended.is_set()]
+    for job in jobs:
+        job.cancel()
+    end = time.monotonic() + DRAIN_S + 1.0
+    try:
+        for job in jobs:
+            job.ended.wait(max(0.0, end - time.monotonic()))
+    except BaseException:
+        _in_a_hurry = True
+        raise
+
+
+def drain() -> None:
+    """Wait, `DRAIN_S` seconds at most, until what is on the wire is stored, also what nobody waits for any more."""
+    end = time.monotonic() + DRAIN_S
+    while not _in_a_hurry and time.monotonic() < end:
+        if not any(not task.done() and task.get_loop() is _loop for task in list(on_wire)):
+            return
+        time.sleep(0.02)
+
+
+def run_sync(coro: Coroutine[Any, Any, T]) -> T:
     """Run `coro` on the background loop and wait for its result; also from a thread whose own loop is running.
 
-    Ctrl-C cancels it and waits up to `cleanup_s` seconds, so that it can put away what was finished, before
+    Ctrl-C stops it: nothing more is asked, and what is on the wire is awaited for a few seconds and stored before
     `KeyboardInterrupt` goes on.
 
     Raises:
@@ -57,22 +128,7 @@ def run_sync(coro: Coroutine[Any, Any, T], cleanup_s: float = 10.0) -> T:
     if here is loop:
         coro.close()
         raise RuntimeError("run_sync was called on LabelFusion's own event loop; await the coroutine instead.")
-    ended = threading.Event()
-
-    async def body() -> T:
-        try:
-            return await coro
-        finally:
-            ended.set()
-
-    future = submit(body())
-    try:
-        return future.result()
-    except BaseException:
-        if not ended.is_set():
-            future.cancel()
-            ended.wait(cleanup_s)
-        raise
+    return Job(coro).result()
 
 
 def score_texts(

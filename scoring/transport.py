@@ -230,11 +230,11 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
     return RequestError(reason, status, retryable, retry_after(headers), param, reply.kind, billed)
 
 
-def _unsent(error: BaseException) -> bool:
+def _unsent(error: Any) -> bool:
     """Whether no connection came about, so that nothing was sent."""
-    cause: BaseException | None = error
+    cause = error
     while cause is not None and type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout"):
-        cause = cause.__cause__ or cause.__context__
+        cause = getattr(cause, "__cause__", None) or getattr(cause, "__context__", None)
     return cause is not None
 
 

@@ -134,8 +134,9 @@ def test_every_character_that_folds_to_a_bracket_is_looked_at() -> None:
 
 @pytest.mark.parametrize("method", ["decision", "logprob", "json", "vote"])
 def test_prompts_of_ordinary_texts_are_what_was_paid_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = {"model": "openai/m", "method": method, "prompt": "few-shot", "guidelines": "Mind <text> and [INST]."}
-    provider["examples"] = [{"text": ORDINARY[0], "label": "Sports"}]
+    examples = [{"text": ORDINARY[0], "label": "Sports"}]
+    asked = {"method": method, "prompt": "few-shot", "guidelines": "Mind <text> and [INST]."}
+    provider = {"model": "openai/m", "examples": examples, **asked}
 
     def keys() -> list[bytes]:
         scorer = build_scorer(provider, LABELS, False, {"World": "wars & <b>peace</b>"}, cache=False)

@@ -133,6 +133,7 @@ things = st.recursive(
 
 def like(shape: Any) -> st.SearchStrategy[Any]:
     """`shape`, with anything in any place of it."""
+    whole: st.SearchStrategy[Any]
     if isinstance(shape, dict):
         whole = st.fixed_dictionaries({}, optional={key: like(value) for key, value in shape.items()})
     elif isinstance(shape, list):

@@ -23,7 +23,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 ROOMS = ["configuration", "scoring", "modeling_labelfusion", "training", "pipelines", "hub_scripts", "labelfusion"]
 # Modules whose whole subject is one of the heavy packages; they are themselves imported late.
-WRAPPERS = {("store.py", "sqlite3"), ("plots.py", "matplotlib"), ("evaluate_modules.py", "datasets")}
+WRAPPERS = {
+    ("store.py", "sqlite3"),
+    ("store_file.py", "sqlite3"),
+    ("plots.py", "matplotlib"),
+    ("evaluate_modules.py", "datasets"),
+}
 HEAVY = {"litellm", "openai", "sqlite3", "matplotlib", "datasets", "gguf", "sentence_transformers"}
 HEAVY |= {"gradio", "onnx", "onnxruntime"}
 

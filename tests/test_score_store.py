@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts, submit
 from labelfusion.scoring.store import Answer, ScoreStore, question_key
+from labelfusion.scoring.store_file import StoreBusyError, unusable
 from llm_server import LABELS, LLMServer
 
 
@@ -123,9 +124,8 @@ def test_a_forked_child_opens_the_file_anew(store: ScoreStore) -> None:
 def test_a_writer_in_the_way_is_waited_for_elsewhere(store: ScoreStore) -> None:
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    started = time.perf_counter()
-    assert not store.try_put([answer(1)])
-    assert time.perf_counter() - started < 1
+    with pytest.raises(StoreBusyError):
+        store.put_many([answer(1)], wait=False)
     with LLMServer() as server:
         scorer = build_scorer({"model": "m", "api_base": server.url, "method": "json"}, LABELS, False, store=store)
         future = submit(scorer.score(["a", "b"]))
@@ -136,7 +136,7 @@ def test_a_writer_in_the_way_is_waited_for_elsewhere(store: ScoreStore) -> None:
         other.close()
         assert future.result(20).errors == {}
     assert sum(row["answers"] for row in store.info()) == 2
-    assert store.try_put([answer(1)])
+    store.put_many([answer(1)], wait=False)
 
 
 def test_another_kind_of_file_is_an_error(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_damaged_pages_are_named(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written_costs_no_answer(
     store: ScoreStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+    def full(*_: object) -> None:
+        raise unusable(store.path, "database or disk is full", "Make room on its disk")
 
-    monkeypatch.setattr(store, "_put", full)
+    monkeypatch.setattr(store, "put_many", full)
     with LLMServer() as server:
         scorer = build_scorer({"model": "m", "api_base": server.url, "method": "json"}, LABELS, False, store=store)
         _, batches = score_texts([scorer], ["a", "b"])

@@ -266,9 +266,8 @@ def test_crumbs_of_probability_are_no_answer(tokens: Any) -> None:
 
 
 def test_a_letter_that_was_not_returned_holds_no_more_than_the_last_that_was() -> None:
-    np.testing.assert_allclose(
-        letters(("A", np.log(0.6)), ("B", np.log(0.001))), [0.6, 0.001, 0.001, 0.001] / np.float64(0.603), atol=1e-6
-    )
+    scores = letters(("A", np.log(0.6)), ("B", np.log(0.001)))
+    np.testing.assert_allclose(scores, np.array([0.6, 0.001, 0.001, 0.001]) / 0.603, atol=1e-6)
     scores = letters(("A", -1e-9), ("B", -9999.0))
     np.testing.assert_allclose(scores, [1, 0, 0, 0], atol=1e-6)
 

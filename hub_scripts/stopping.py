@@ -1,0 +1,79 @@
+"""What the `labelfusion` command does about Ctrl-C, SIGTERM and SIGHUP.
+
+The first signal stops the questions; the replies to those on the wire have a few seconds to be stored. The second one
+ends the process at once.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP is not everywhere
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised by the first signal, wherever the program is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Handle the signals in here. Those that the process was started deaf to, as by `nohup`, stay unheard."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if heard:
+            os._exit(128 + number)
+        heard.append(number)
+        raise Stopped(number)
+
+    before = {}
+    for name in SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            before[number] = signal.signal(number, handle)
+    try:
+        yield
+    except BaseException:
+        _drain()  # with the handlers in place: a second signal ends this, too
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def told(interrupt: KeyboardInterrupt, verb: str, args: argparse.Namespace | None) -> int:
+    """Say in one line what is kept. Returns: the exit status."""
+    number = getattr(interrupt, "number", signal.SIGINT)
+    kept = [*getattr(interrupt, "__notes__", []), *_stored()]
+    if kept:
+        text = f"{'; '.join(kept)}: the same command goes on there."
+    elif getattr(args, "no_cache", False):
+        text = "without the score store nothing is kept."
+    else:
+        text = "no LLM answer had come that would be kept: the same command starts anew."
+    print(f"labelfusion {verb}: interrupted ({signal.Signals(number).name}). {text}", file=sys.stderr)
+    return 128 + number
+
+
+def _drain() -> None:
+    if (loop := sys.modules.get("labelfusion.scoring.loop")) is not None:
+        loop.drain()
+
+
+def _stored() -> list[str]:
+    """What this process has put into score stores on disk."""
+    store = sys.modules.get("labelfusion.scoring.store")
+    written = store.ScoreStore.written.items() if store is not None else ()
+    return [f"{count} LLM answers of this run are kept in {path}" for path, count in written if path != ":memory:"]
