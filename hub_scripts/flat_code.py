@@ -99,7 +99,9 @@ class _Linker:
             if used in here.definitions:
                 self.require(module, used)
             elif used in here.imports:
-                source = here.used[used] = here.imports[used]
+                source = here.imports[used]
+                if not source.for_types or used not in here.used:  # what runs somewhere is imported for real
+                    here.used[used] = source
                 if source.ours and source.name:
                     self.require(*self.find(source.module, source.name))
         for inner in own_imports(node):

@@ -25,7 +25,7 @@ Outcome = NDArray[np.float32] | str  # scores `(K,)`, or the reason why there ar
 T = TypeVar("T")
 POLL_S = 0.05, 0.25  # seconds between two looks at what other processes do: at first, and at most
 _boards: "WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[object, Board]]" = WeakKeyDictionary()
-_numbers = itertools.count()
+_board_numbers = itertools.count()
 
 
 class Board:
@@ -41,7 +41,7 @@ class Board:
         self.subjects: dict[bytes, asyncio.Lock] = {}
         self.held: set[bytes] = set()  # claims in the store
         self.unsaved: dict[bytes, Answer] = {}  # paid, and not stored: it cannot be written
-        self.owner = owner_name(next(_numbers))
+        self.owner = owner_name(next(_board_numbers))
         self._beat: asyncio.TimerHandle | None = None
 
     def hold(self, keys: Iterable[bytes]) -> None:

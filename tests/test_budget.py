@@ -160,16 +160,18 @@ def test_one_budget_for_several_threads_and_loops() -> None:
         assert budget.spent == pytest.approx(server.billed(*PRICE)[0])
 
 
-def test_what_is_cancelled_on_the_wire_may_have_been_billed() -> None:
+def test_what_is_cancelled_on_the_wire_may_have_been_billed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labelfusion.scoring.tasks.DRAIN_S", 0.05)
     budget = Budget(1.0)
 
     async def interrupted(one: Any) -> None:
         task = asyncio.ensure_future(ascore_texts([one], TEXTS["english"][:40], max_cost_usd=budget))
-        await asyncio.sleep(0.6)
+        while server.in_flight == 0:
+            await asyncio.sleep(0.02)
         task.cancel()
         await asyncio.wait([task])
 
-    with LLMServer(latency=0.2, thinks=lambda text: 100) as server:
+    with LLMServer(latency=600, thinks=lambda text: 100) as server:
         asyncio.run(interrupted(scorer(server, max_concurrency=4)))
     assert budget.unsure > 0
     assert budget.reserved == pytest.approx(0)
