@@ -189,7 +189,7 @@ class Sent(Reservation):
         self.state = "refused" if error else "out"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     limit=st.floats(0, 0.2),
@@ -203,7 +203,7 @@ def test_the_limit_holds_in_any_order(seed: int, limit: float, concurrency: int,
     kinds = [Costs(price) for _ in range(2)]
     waiting: list[Sent] = []
     out: list[Sent] = []
-    dearest = spent = 0.0
+    dearest = spent = told = 0.0
     for _ in range(300):
         waiting, out = [r for r in waiting if r.state == "new"], out + [r for r in waiting if r.state == "out"]
         if len(out) + len(waiting) < concurrency and draw.random() < 0.6:
@@ -215,16 +215,16 @@ def test_the_limit_holds_in_any_order(seed: int, limit: float, concurrency: int,
                     waiting.append(request)
                     budget.queue(request)
             except BudgetReachedError:
-                assert spent + request.expected() > limit or spent >= limit
+                assert budget.spent + request.expected() > limit or budget.spent >= limit
         elif out:
             request = out.pop(draw.randrange(len(out)))
-            if request.costs.seen and draw.random() < unsure:
-                cost = request.costs.likely(request.need)
+            answer = round(100 * math.exp(draw.gauss(0, spread)))
+            cost = price.cost(request.need.prompt, answer)
+            if request.costs.seen and draw.random() < unsure:  # billed, but nobody tells
                 request.close(billed=True)
             else:
-                answer = round(100 * math.exp(draw.gauss(0, spread)))
-                cost = price.cost(request.need.prompt, answer)
                 request.settle(Usage(1, round(request.need.prompt), answer, cost))
+                told += cost
             spent, dearest = spent + cost, max(dearest, cost)
         elif waiting:
             waiting.pop(draw.randrange(len(waiting))).close()
@@ -233,7 +233,7 @@ def test_the_limit_holds_in_any_order(seed: int, limit: float, concurrency: int,
         assert out or "out" in states or "new" not in states  # nobody waits for nothing
     for request in out + waiting:
         request.close()
-    assert budget.spent == pytest.approx(spent)
+    assert budget.spent - budget.unsure == pytest.approx(told)
     assert budget.reserved == 0
 
 
