@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -25,7 +26,7 @@ from soak_world import CHILD, NAMES, Tally, World  # noqa: E402
 
 def template(folder: Path) -> Path:
     """A folder with the tiny encoder and model of the scenarios."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     subprocess.run([sys.executable, str(CHILD), "make", str(folder), ",".join(NAMES)], check=True, capture_output=True)
     return folder
 
@@ -41,9 +42,8 @@ def one(index: int, seed: int, tally: Tally, folder: Path, only: list[str], quic
         with world:
             soak_scenarios.run(world, name, quick)
     except Exception as error:  # of the suite itself
-        world.problem(f"the suite failed: {type(error).__name__}: {error}")
-        if keep:
-            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        world.problem(f"the suite failed in {where.name}, line {where.lineno}: {type(error).__name__}: {error}")
     tally.add(scenarios=1, runs=len(world.done), **{f"{name} scenarios": 1})
     with tally.lock:
         tally.wrongs += world.problems
@@ -71,7 +71,7 @@ def soak(
     numbers = iter(range(first, first + (count or 1_000_000)))
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = keep or Path(name)
-        if any(n in ("predict", "pipeline", "train") for n in only or soak_scenarios.SCENARIOS):
+        if any(n not in ("score", "budget", "threads") for n in only or soak_scenarios.SCENARIOS):
             template(folder / "template")
 
         def work() -> None:

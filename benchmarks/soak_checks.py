@@ -65,6 +65,7 @@ def check_scores(
     """Whether every score is the server's own for that text, and every missing one has a cause."""
     final = {(asked.model, text) for asked in world.server.ledger if asked.fault in (*FINAL, "usage", "digits", "deep")
              for text in asked.texts}  # fmt: skip
+    wrong: list[str] = []
     for row in found:
         scores = json.loads(row[column]) if isinstance(row[column], str) else row[column]
         for model, said in zip(models, scores if scores is not None else [None] * len(models), strict=True):
@@ -76,8 +77,10 @@ def check_scores(
             else:
                 world.tally.add(scores=1)
                 if np.abs(np.array(said) - right(row["text"], method)).max() > CLOSE:
-                    world.tally.add(wrong=1)
-                    world.problem(f"{model}: wrong scores in row {row['id']}")
+                    wrong.append(f"{model} in row {row['id']}")
+    if wrong:
+        world.tally.add(wrong=len(wrong))
+        world.problem(f"{len(wrong)} wrong scores, the first of {wrong[0]}")
 
 
 def stored(world: World, texts: Sequence[str]) -> set[Pair] | None:

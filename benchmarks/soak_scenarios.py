@@ -10,6 +10,7 @@ from typing import Any
 
 from soak_checks import check_bill, check_end, check_limit, check_scores, check_secrets, check_store, check_table
 from soak_disk import disturb, fill_up, hold_lock
+from soak_push import push
 from soak_world import CHILD, MARK, NAMES, Done, Kill, World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGKILL)
@@ -206,7 +207,9 @@ def predict(world: World, quick: bool = False) -> None:
     def check(done: list[Done]) -> None:
         check_store(world, texts, done)
 
-    if until_done(world, [command], check, plan(world, count, 2), lambda: disturb(world, [out]), rounds=3):
+    # A journal that is cut off would forget what was spent.
+    between = (lambda: disturb(world, [out])) if limit is None else None
+    if until_done(world, [command], check, plan(world, count, 2), between, rounds=3):
         found = check_table(world, rows, out)
         for row in found:
             said = row["sources"]["m"]
@@ -281,11 +284,14 @@ def _driven(
     """A program of a user's own, which has no journal: only the store keeps what is paid."""
     texts = [row["text"] for row in rows]
     kills: Sequence[Kill] = plan(world, len(rows), 2)
+    for kill in kills:  # no program ends at SIGTERM or SIGHUP but by dying, if it has not said otherwise
+        kill.hard, kill.again_s = kill.signal in (signal.SIGTERM, signal.SIGHUP), None
+        kill.signal = signal.SIGKILL if models > 1 and kill.signal == signal.SIGINT else kill.signal
     for number in range(len(kills) + 2):
         if number == len(kills) + 1:
             world.server.faults = {}
-        kill = kills[number] if number < len(kills) else None
-        done = world.run(command, kills=[kill], during=trouble(world) if number <= len(kills) else None)
+        stop = kills[number] if number < len(kills) else None
+        done = world.run(command, kills=[stop], during=trouble(world) if number <= len(kills) else None)
         for ended in done:
             if ended.signalled is None:
                 check_end(world, ended)
@@ -304,6 +310,7 @@ SCENARIOS: dict[str, tuple[Callable[..., None], int]] = {  # and how often each 
     "threads": (threads, 7),
     "pipeline": (pipeline, 4),
     "train": (train, 4),
+    "push": (push, 4),
 }
 
 

@@ -66,6 +66,7 @@ class Kill:
     seconds: float = 0.0
     frozen_s: float = 0.0  # SIGSTOP before
     again_s: float | None = None  # the same signal once more after that time
+    hard: bool = False  # nobody there listens to the signal
 
 
 @dataclass
@@ -121,6 +122,10 @@ class World:
     def problem(self, what: str) -> None:
         """Note that something is not as promised."""
         self.problems.append(f"{self.name}: {what}")
+
+    def count(self, key: str) -> int:
+        """Requests so far of the child with this key."""
+        return sum(asked.run == key for asked in list(self.server.ledger))
 
     def pause(self, seconds: float) -> None:
         """Wait."""
@@ -224,7 +229,7 @@ class World:
     def _stop(self, process: "subprocess.Popen[bytes]", kill: Kill, ended: Done) -> None:
         began = time.monotonic()
         while process.poll() is None:
-            mine = sum(asked.run == ended.key for asked in list(self.server.ledger)) if kill.requests else 0
+            mine = self.count(ended.key) if kill.requests else 0
             if mine >= kill.requests if kill.requests else time.monotonic() - began >= kill.seconds:
                 break
             if time.monotonic() - began > LONGEST_S:
@@ -242,8 +247,8 @@ class World:
         if kill.signal == signal.SIGCONT:
             return
         ended.signalled = kill.signal
-        if kill.signal == signal.SIGKILL:
-            return self._hard(process, ended, since, signal.SIGKILL)
+        if kill.signal == signal.SIGKILL or kill.hard:
+            return self._hard(process, ended, since, kill.signal)
         self.tally.fault(signal.Signals(kill.signal).name)
         since = time.monotonic()
         process.send_signal(kill.signal)
@@ -262,12 +267,12 @@ class World:
 
     def _hard(self, process: "subprocess.Popen[bytes]", ended: Done, since: float, number: int) -> None:
         """End a child that cannot put anything away, and note what was on the wire."""
-        self.tally.fault(signal.Signals(number).name + ("" if number == signal.SIGKILL else " twice"))
+        self.tally.fault(signal.Signals(number).name)
         process.send_signal(number)
         try:
             process.wait(LONGEST_STOP_S)
         except subprocess.TimeoutExpired:
-            self.problem(f"two signals {number} did not end it")
+            self.problem(f"{signal.Signals(number).name} did not end it at once")
             process.kill()
             process.wait()
         ended.hard, ended.stop_s = True, time.monotonic() - since
