@@ -122,8 +122,10 @@ def check_store(world: World, texts: Sequence[str], done: Sequence[Done]) -> Non
     for ended in done:
         if lost := len(missing[ended.key]):
             world.tally.add(answers_lost=lost)
-            how = "a kill" if ended.key in hard else f"status {ended.status}" + (
-                f" and signal {ended.signalled}" if ended.signalled else ""
+            how = (
+                "a kill"
+                if ended.key in hard
+                else f"status {ended.status}" + (f" and signal {ended.signalled}" if ended.signalled else "")
             )
             world.problem(f"{lost} answers arrived and are not stored after {how}")
 

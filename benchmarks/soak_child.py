@@ -1,6 +1,6 @@
 """Small programs that the fault suite runs as children: what users do with the library in Python.
 
-    python soak_child.py make FOLDER | pipeline MODEL IN OUT | threads CONFIG IN OUT | lock STORE SECONDS
+python soak_child.py make FOLDER | pipeline MODEL IN OUT | threads CONFIG IN OUT | lock STORE SECONDS
 """
 
 import json
@@ -20,7 +20,7 @@ def make(folder: str, labels: str) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(chr(c) for c in range(33, 127)), *"##a ##b ##c".split()]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(chr(c) for c in range(33, 127)), "##a"]
     pieces += [f"##{chr(c)}" for c in range(97, 123) if f"##{chr(c)}" not in pieces]
     words = Tokenizer(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -50,8 +50,9 @@ def make(folder: str, labels: str) -> None:
 
 def pipeline(model: str, source: str, out: str) -> None:
     """Classify a stream of texts; what is answered is written at once."""
-    import labelfusion  # noqa: F401
     from transformers import pipeline as make_pipeline
+
+    import labelfusion  # noqa: F401
 
     task: Any = "labelfusion-classification"
     pipe: Any = make_pipeline(task, model=model, device="cpu")
@@ -97,4 +98,5 @@ def lock(store: str, seconds: str) -> None:
 
 
 if __name__ == "__main__":
-    {"make": make, "pipeline": pipeline, "threads": threads, "lock": lock}[sys.argv[1]](*sys.argv[2:])
+    programs: dict[str, Any] = {"make": make, "pipeline": pipeline, "threads": threads, "lock": lock}
+    programs[sys.argv[1]](*sys.argv[2:])

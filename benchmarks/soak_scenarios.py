@@ -88,7 +88,6 @@ def until_done(
     kills: list[Kill],
     between: Callable[[], None] | None = None,
     rounds: int = ROUNDS,
-    **env: str,
 ) -> bool:
     """Run commands again and again until each has ended with status 0. Returns: whether they did."""
     left = list(commands)
@@ -96,7 +95,7 @@ def until_done(
         if number >= rounds:
             world.server.faults = {}
         stop = [kills.pop(0) if kills and world.rng.random() < 0.8 else None for _ in left]
-        done = world.run(*left, kills=stop, during=trouble(world) if number < rounds else None, **env)
+        done = world.run(*left, kills=stop, during=trouble(world) if number < rounds else None)
         for ended in done:
             check_end(world, ended)
         check(done)

@@ -28,7 +28,30 @@ LONGEST_STOP_S = 20.0  # from the first signal on
 JUST_S = 0.1  # an answer sent this long before a kill may be in a buffer, or in a transaction that is not over
 MARK = "zqmark"  # in every text, to find texts where none may be
 CANARIES = ("canary9Zt4Qm7Lw2Xv8Kp3Rb6", "sk-secretsecret")  # in every secret; the second is in the server's errors
-WORDS = "market goal chip war peace bank match film rain vote law team code stock price, the a is was very good bad".split()
+WORDS = [
+    "market",
+    "goal",
+    "chip",
+    "war",
+    "peace",
+    "bank",
+    "match",
+    "film",
+    "rain",
+    "vote",
+    "law",
+    "team",
+    "code",
+    "stock",
+    "price,",
+    "the",
+    "a",
+    "is",
+    "was",
+    "very",
+    "good",
+    "bad",
+]
 
 
 @dataclass
