@@ -100,11 +100,12 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(soak_scenarios.SCENARIOS), help="repeatable")
     parser.add_argument("--count", type=int, help="most scenarios")
     parser.add_argument("--first", type=int, default=0, help="number of the first scenario")
+    parser.add_argument("--quick", action="store_true", help="few rows, and the scenarios in turn")
     parser.add_argument("--keep", type=Path, help="an empty folder that keeps the files of all scenarios")
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     args = parser.parse_args()
     began = time.monotonic()
-    tally = soak(args.minutes, args.seed, args.jobs, args.only, args.count, args.first, keep=args.keep)
+    tally = soak(args.minutes, args.seed, args.jobs, args.only, args.count, args.first, args.quick, args.keep)
     minutes = (time.monotonic() - began) / 60
     print("\n".join(lines(tally)))
     if args.write:

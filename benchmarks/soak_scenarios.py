@@ -15,6 +15,7 @@ from soak_world import CHILD, MARK, NAMES, Done, Kill, World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGKILL)
 ROUNDS = 9  # runs of the same command with faults; then it must end without them
+STRIKES = 4  # errors in a row after which a command is given up
 METHODS = ("json", "json", "json", "logprob", "decision", "vote")
 
 
@@ -90,7 +91,7 @@ def until_done(
     rounds: int = ROUNDS,
 ) -> bool:
     """Run commands again and again until each has ended with status 0. Returns: whether they did."""
-    left = list(commands)
+    left, strikes = list(commands), 0
     for number in range(rounds + 2):
         if number >= rounds:
             world.server.faults = {}
@@ -103,10 +104,15 @@ def until_done(
         left = [command for command in left if tuple(command) not in over]
         if not left:
             return True
+        strikes = (
+            strikes + 1 if all(ended.status in (1, 2) and "may still get" not in ended.err for ended in done) else 0
+        )
+        if strikes == STRIKES:  # it will not be done
+            break
         if between is not None:
             between()
     last = world.done[-1]
-    world.problem(f"{left[0][0]} was not done after {rounds + 2} runs, status {last.status}: {last.err[-300:]}")
+    world.problem(f"{left[0][0]} was not done after {number + 1} runs, status {last.status}: {last.err[-300:]}")
     return False
 
 
