@@ -96,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="scenarios at once")
+    parser.add_argument("--jobs", type=int, default=4, help="scenarios at once; most of their time is waiting")
     parser.add_argument("--only", action="append", choices=list(soak_scenarios.SCENARIOS), help="repeatable")
     parser.add_argument("--count", type=int, help="most scenarios")
     parser.add_argument("--first", type=int, default=0, help="number of the first scenario")

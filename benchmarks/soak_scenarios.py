@@ -148,7 +148,9 @@ def score(world: World, quick: bool = False) -> None:
     elif disk == "lock":
         hold_lock(world, commands[0], check)
     between = (lambda: disturb(world, outs)) if disk in ("journal", "leftovers") else None
-    if until_done(world, commands, check, plan(world, count // size), between):
+    if until_done(
+        world, commands, check, plan(world, count // size, 2 if quick else 4), between, 3 if quick else ROUNDS
+    ):
         for out in outs:
             check_scores(world, check_table(world, rows, out), models, method)
             if out.with_name(out.name + ".journal").exists():
@@ -173,7 +175,7 @@ def budget(world: World, quick: bool = False) -> None:
     limit = each * count / size * rng.choice([0.02, 0.1, 0.3, 0.6])
     command = _score_command(source, out, [llm], rng.choice([count, count // 4]), "--max-cost-usd")
     texts = [row["text"] for row in rows]
-    kills = plan(world, count // size // 4, 3)
+    kills = plan(world, count // size // 4, 2 if quick else 3)
     world.what = f"{count} rows, {size} in a request, {llm['max_concurrency']} at once, ${limit:.4f}"
     spent: list[Done] = []
     for _ in range(len(kills) + 2):
