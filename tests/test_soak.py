@@ -102,9 +102,8 @@ def test_a_broken_promise_is_seen(world: World) -> None:
     check_limit(world, world.server.dollars() / 2, done)
     check_end(world, done[0])
     right = [truth(text, NAMES) for text in TEXTS]
-    check_scores(
-        world, check_table(world, ROWS, write(world, "out.jsonl", [*right[:2], right[0], None])), ["m"], "json"
-    )
+    out = write(world, "out.jsonl", [*right[:2], right[0], None])
+    check_scores(world, check_table(world, ROWS, out), ["m"], "json")
     check_table(world, ROWS[::-1], out)
     (world.folder / "scores.log").write_text(f"{TEXTS[0]} {CANARIES[0]}")
     check_secrets(world)
