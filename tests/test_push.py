@@ -92,13 +92,20 @@ def test_a_model_is_pushed_with_its_card_and_not_twice(
         ("dropped", "/commit/"),
         ("unheard", "/commit/"),
         ("refused", "/objects/batch"),
+        (400, "/storage/"),
         (429, "/repos/create"),
         (400, "/preupload/"),
     ],
 )
 def test_after_a_push_that_broke_off_the_same_command_completes_it(
-    hub: HubServer, push: Callable[..., Done], saved_model: Callable[..., Path], fault: int | str, place: str
+    hub: HubServer,
+    push: Callable[..., Done],
+    saved_model: Callable[..., Path],
+    fault: int | str,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its own attempts
     folder = saved_model()
 
     def disturb(method: str, path: str) -> int | str | None:
