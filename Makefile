@@ -68,6 +68,7 @@ test-newest: $(STAMP) ## Run the README's install line, and the tests that touch
 	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/test_install_line.py
 	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),$(NEWEST_TESTS))
+
 # The seed decides which scenarios there are and which requests fail; how the processes interleave is the machine's.
 soak: $(STAMP) ## Run the fault suite and write docs/reliability.md; MINUTES=20 SEED=0
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),20) \
