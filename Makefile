@@ -16,7 +16,7 @@ NEWEST_TESTS := $(OLDEST_TESTS) $(patsubst %,tests/test_%.py,install_line onnx c
 	scoring_methods)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-oldest test-newest lint types lock format wheel clean
+.PHONY: help install demo test test-browser test-oldest test-newest soak lint types lock format wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -68,6 +68,11 @@ test-newest: $(STAMP) ## Run the README's install line, and the tests that touch
 	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/test_install_line.py
 	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),$(NEWEST_TESTS))
+
+# The seed decides which scenarios there are and which requests fail; how the processes interleave is the machine's.
+soak: $(STAMP) ## Run the fault suite and write docs/reliability.md; MINUTES=20 SEED=0
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),20) \
+		--seed $(or $(SEED),0) --write $(ARGS)
 
 lint: $(STAMP) types ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -27,11 +27,18 @@ class Journal:
         self._places: dict[int, int] = {}  # first row of a chunk: place of its newest line in the file
         self.spent = 0.0  # US dollars, as last noted by `spend`
         self._lock = threading.Lock()
-        if path.exists():
+        if path.exists() and self._begun():
             self._read(run)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
             self._append({"run": run})
+
+    def _begun(self) -> bool:
+        """Whether the file has its first line whole: a process may be killed before it is on the disk."""
+        with self.path.open("rb") as file:
+            header = file.readline()
+        return header.endswith(b"\n") or not b'{"run":'.startswith(header[:7])
 
     def _read(self, run: dict[str, Any]) -> None:
         with self.path.open("rb+") as file:

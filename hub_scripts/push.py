@@ -251,7 +251,13 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     no_token = "There is no Hub token: run `hf auth login`, or put one that may write into the variable HF_TOKEN."
     address = _endpoint()
     try:
-        yield
+        try:
+            yield
+        except RuntimeError as error:  # how the client wraps what goes wrong with a large file
+            cause = error.__cause__
+            if cause is None or type(cause).__module__.partition(".")[0] not in ("huggingface_hub", "httpx", "httpx2"):
+                raise
+            raise cause from None
     except HFValidationError as error:
         raise ValueError(f"The Hub allows no such name, {repo_id!r}: {error}") from None
     except OfflineModeIsEnabled:

@@ -270,7 +270,7 @@ def checked_reply(reply: Any, path: str = CHAT) -> dict[str, Any]:
     """
     if isinstance(reply, dict):
         choices, answers = reply.get("choices"), reply.get("answers")
-        if path == DECISIONS and isinstance(answers, list | tuple):
+        if path == DECISIONS and isinstance(answers, list | tuple) and answers:
             return reply
         if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
             return reply

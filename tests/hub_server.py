@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -33,6 +34,9 @@ class HubServer:
         bodies: What was sent with them.
         fail: Status that every request is answered with, if set.
         fail_at: Part of the paths that `fail` is for.
+        disturb: `(method, path)` to what goes wrong with a request, if set: a status; `"dropped"`: the connection
+            breaks in the middle of what is sent; `"unheard"`: it breaks when the work is done; `"refused"`: LFS objects
+            that are refused one by one; None: nothing.
     """
 
     def __init__(self, token: str = "token-that-may-write", readers: tuple[str, ...] = ()) -> None:
@@ -44,6 +48,7 @@ class HubServer:
         self.bodies: list[bytes] = []
         self.fail: int | None = None
         self.fail_at = ""
+        self.disturb: Callable[[str, str], int | str | None] | None = None
 
     def __enter__(self) -> "HubServer":
         hub = self
@@ -82,6 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         hub, path = self.server_hub, self.path.split("?")[0]
+        self.fault = hub.disturb(self.command, path) if hub.disturb is not None else None
+        if self.fault == "dropped":
+            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+            self.close_connection = True
+            return None
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             parts = []
             while size := int(self.rfile.readline().strip() or b"0", 16):
@@ -95,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.bodies.append(body)
         if hub.fail is not None and hub.fail_at in path:
             return self._answer(hub.fail, {"error": "out of order"})
+        if isinstance(self.fault, int):
+            return self._answer(self.fault, {"error": "disturbed"})
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if path.startswith("/storage/"):
             hub.uploads += 1
@@ -174,12 +186,17 @@ class _Handler(BaseHTTPRequestHandler):
         objects = []
         for entry in wanted["objects"]:
             objects.append({"oid": entry["oid"], "size": entry["size"]})
-            if entry["oid"] not in self.server_hub.blobs:
+            if self.fault == "refused":
+                objects[-1]["error"] = {"code": 503, "message": "the storage is busy"}
+            elif entry["oid"] not in self.server_hub.blobs:
                 href = f"{self.server_hub.url}/storage/{entry['oid']}"
                 objects[-1]["actions"] = {"upload": {"href": href}}
         return self._answer(200, {"transfer": "basic", "objects": objects})
 
     def _answer(self, status: int, content: Any, code: str | None = None) -> None:
+        if self.fault == "unheard":
+            self.close_connection = True
+            return
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -63,6 +63,23 @@ def test_the_journal_remembers_what_was_spent(tmp_path: Path) -> None:
     assert (again.spent, [record["start"] for record in again.records()]) == (6.0, [0])
 
 
+@pytest.mark.parametrize("begun", ["", "{", '{"run":', '{"run":{"inp'])
+def test_a_journal_that_was_not_begun_is_begun_anew(tmp_path: Path, begun: str) -> None:
+    (tmp_path / "j").write_text(begun)
+    Journal(tmp_path / "j", {"input": 1}).put({"start": 0, "rows": 5})
+    assert len(list(Journal(tmp_path / "j", {"input": 1}).records())) == 1
+    with pytest.raises(ValueError, match="with other settings"):
+        Journal(tmp_path / "j", {"input": 2})
+
+
+@pytest.mark.parametrize("other", ["id,text", "id,text\n1,a\n", '{"text": "x"}\n'])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, other: str) -> None:
+    (tmp_path / "j").write_text(other)
+    with pytest.raises(ValueError, match="is not the journal of a run"):
+        Journal(tmp_path / "j", {})
+    assert (tmp_path / "j").read_text() == other
+
+
 def test_texts_are_drawn_from_all_over_a_file(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"text": f"{i // 500} {i}" if i % 2 else " "}) + "\n" for i in range(1000)))

@@ -85,6 +85,45 @@ def test_a_model_is_pushed_with_its_card_and_not_twice(
     assert hub.uploads == sent  # the weights are there already
 
 
+@pytest.mark.parametrize(
+    ("fault", "place"),
+    [
+        ("dropped", "/storage/"),
+        ("dropped", "/commit/"),
+        ("unheard", "/commit/"),
+        ("refused", "/objects/batch"),
+        (400, "/storage/"),
+        (429, "/repos/create"),
+        (400, "/preupload/"),
+    ],
+)
+def test_after_a_push_that_broke_off_the_same_command_completes_it(
+    hub: HubServer,
+    push: Callable[..., Done],
+    saved_model: Callable[..., Path],
+    fault: int | str,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its own attempts
+    folder = saved_model()
+
+    def disturb(method: str, path: str) -> int | str | None:
+        return fault if place in path and method in ("POST", "PUT") else None
+
+    hub.disturb = disturb
+    done = push(folder, "me/fusion")
+    assert done.returncode == 2
+    assert hub.token not in done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    hub.disturb = None
+    assert push(folder, "me/fusion").returncode == 0
+    files = hub.repos["model:me/fusion"]["files"]
+    assert {name: files[name] for name in files if name != ".gitattributes"} == {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
 def test_push_to_hub_of_the_classifier(
     hub: HubServer, saved_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
