@@ -205,7 +205,7 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
     check_columns(table, out)
 
 
-def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str, Any]]:
+def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str | None, Any]]:
     """`(text, scores)` of each row from `start` on, also appended to `waiting` as they are in the file."""
     from ..training.columns import parse_row
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.cell_files import DELIMITERS
-from ..training.data import is_empty_text
+from ..training.data import empty_error, is_empty_text, naming
 from ..training.data_table import LABEL_COLUMNS
 from ..training.files import SUFFIXES, read_rows
 from .formulas import escape_formula
@@ -135,8 +135,6 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
     Raises:
         ValueError: If there are any and `empty_texts` is "error", or for something that is no text; names the rows.
     """
-    from ..training.data import empty_error
-
     empty: list[int] = []
     count = total = 0
     for total, row in enumerate(table, 1):
@@ -144,11 +142,14 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
             raise ValueError(
                 f"{table.name} has no column {text_column!r} (`text_column`); its columns are {', '.join(row)}."
             )
-        if is_empty_text(row.get(text_column), total - 1, text_column):
+        with naming(table.source):
+            blank = is_empty_text(row.get(text_column), total - 1, text_column)
+        if blank:
             count += 1
             empty += [total - 1] if count <= 5 else []
     if count and empty_texts == "error":
-        raise empty_error(count, empty, total, text_column)
+        with naming(table.source):
+            raise empty_error(count, empty, total, text_column)
     return count
 
 

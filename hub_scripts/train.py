@@ -246,20 +246,17 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
             continue
         first = found[0] if found else None
         scores = first.llm_scores if first is not None else None
-        try:
-            data = prepare(
-                source,
-                classes=args.labels if first is None else first.classes,
-                multi_label=args.multi_label,
-                label_columns=args.label_columns,
-                text_column=args.text_column,
-                label_column=args.label_column,
-                num_providers=None if scores is None else scores.shape[1],
-                unseen_classes=option == "--test",
-                empty_texts=args.empty_texts,
-            )
-        except ValueError as error:
-            raise ValueError(f"{option} {source}: {error}") from None
+        data = prepare(
+            source,
+            classes=args.labels if first is None else first.classes,
+            multi_label=args.multi_label,
+            label_columns=args.label_columns,
+            text_column=args.text_column,
+            label_column=args.label_column,
+            num_providers=None if scores is None else scores.shape[1],
+            unseen_classes=option == "--test",
+            empty_texts=args.empty_texts,
+        )
         found.append(data)
     train, more, test = found
     assert train is not None

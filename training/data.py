@@ -1,8 +1,10 @@
 """Labelled texts from whatever people have: data frames, data sets, lists, files, Hub ids."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from .data_table import (
     SCORES,
     column_names,
     has_cells,
+    is_file,
     is_table,
     read_table,
     with_labels,
@@ -101,6 +104,46 @@ def prepare(
     """
     if isinstance(data, LabelledTexts):
         return data
+    with naming(data):
+        return _prepare(
+            data,
+            classes,
+            multi_label,
+            label_columns,
+            text_column,
+            label_column,
+            num_providers,
+            require_labels,
+            unseen_classes,
+            empty_texts,
+        )
+
+
+@contextmanager
+def naming(data: Any) -> Iterator[None]:
+    """Errors about a file name it."""
+    try:
+        yield
+    except ValueError as error:
+        name = Path(data).name if is_file(data) else ""
+        if not name or str(error).startswith(f"{name}: "):
+            raise
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _prepare(
+    data: Any,
+    classes: Sequence[Any] | None,
+    multi_label: bool,
+    label_columns: Sequence[str] | None,
+    text_column: str,
+    label_column: str | None,
+    num_providers: int | None,
+    require_labels: bool,
+    unseen_classes: bool,
+    empty_texts: str,
+) -> LabelledTexts:
+    """`prepare` of data that are read for the first time."""
     wanted = {text_column, SCORES, *(label_columns or ())} | ({label_column} if label_column else {*LABEL_COLUMNS})
     table, declared = read_table(data, text_column=text_column, label_column=label_column, columns=wanted)
     count = len(table)

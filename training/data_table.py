@@ -124,10 +124,15 @@ def _from_rows(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def column_names(data: Any, table: pd.DataFrame) -> list[str]:
     """The names of all columns of `data`, of which `table` may have but those that were wanted."""
-    if isinstance(data, str | Path) and Path(data).suffix.lower() in SUFFIXES:
+    if is_file(data):
         _, first = next(read_batches(Path(data)), (0, {}))
         return list(first)
     return [str(name) for name in table.columns]
+
+
+def is_file(data: Any) -> bool:
+    """Whether `data` is the path of a data file."""
+    return isinstance(data, str | Path) and Path(data).suffix.lower() in SUFFIXES
 
 
 def has_cells(data: Any) -> bool:
@@ -149,7 +154,7 @@ def _read_file(
     if says.get("indices") and not features:
         for column in {label_column, *LABEL_COLUMNS} & set(table.columns):
             found = name_labels(read_labels(table[column].tolist(), has_cells(path)), scored)
-            table = table.assign(**{column: _objects(found)})
+            table = table.assign(**{str(column): _objects(found)})
     return table, scored or names
 
 
