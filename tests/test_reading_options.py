@@ -122,7 +122,7 @@ def test_any_label_column(make: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("labels", [[["a", "b"], ["b"]], [np.array([1, 0]), np.array([0, 1])], [("a", "b"), ("b",)]])
 def test_several_labels_need_multi_label(make: Any, labels: list[Any], tmp_path: Path) -> None:
     data = pd.DataFrame({"text": TEXTS, "label": labels * 12})
-    with pytest.raises(ValueError, match="Row 0 has several labels.*`multi_label=True`"):
+    with pytest.raises(ValueError, match=r"Row 0 has several labels.*`multi_label=True`"):
         make().fit(data)
     data.to_parquet(tmp_path / "d.parquet")
     with pytest.raises(ValueError, match=r"d.parquet: Row 0 has several labels.*`multi_label=True`"):
@@ -219,7 +219,7 @@ def test_floats_of_a_column_with_a_gap(make: Any) -> None:
 
 def test_yaml_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
-    monkeypatch.setattr("labelfusion.hub_scripts.train.run", lambda args: found.append(args) or 0)
+    monkeypatch.setattr("labelfusion.hub_scripts.train.run", found.append)
     config = tmp_path / "c.yaml"
     config.write_text("labels: [yes, no, 01, 1.10]\nmulti_label: yes\nseed: 7\ntrain:\n  text_column: no\n")
     assert main(["train", "d.csv", "--output-dir", "m", "--config", str(config)]) == 0

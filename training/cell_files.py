@@ -4,7 +4,7 @@ import codecs
 import csv
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,39 +45,58 @@ def read_cells(path: Path, columns: Collection[str] | None = None) -> Iterator[t
         ValueError: For a row with another number of cells than the header, quotes that do not match, a file that can be
             read in two ways, two columns of one name, or an encoding that is not known.
     """
+    with named(path):
+        form, lines = _find_form(path)
+        if lines is not None and _count_rows(path, form) != lines:
+            form = _settle_quotes(path, form)
+        yield from _batches(path, form, columns)
+
+
+def read_all_cells(path: Path, columns: Collection[str] | None = None) -> list[tuple[int, dict[str, list[str]]]]:
+    """All that `read_cells` gives, in mostly one go through the file."""
+    with named(path):
+        form, lines = _find_form(path)
+        if lines is not None:
+            with suppress(ValueError):
+                batches = list(_batches(path, form, columns))
+                if 1 + sum(count for count, _ in batches) == lines:
+                    return batches
+            form = _settle_quotes(path, form)
+        return list(_batches(path, form, columns))
+
+
+def _batches(path: Path, form: Form, columns: Collection[str] | None) -> Iterator[tuple[int, dict[str, list[str]]]]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    with named(path):
-        form = find_form(path)
-        names = _names(path, form)
-        if not names:
-            return
-        places = [str(i) for i in range(len(names))]  # names may be anything
-        wanted = [(str(i), name) for i, name in enumerate(names) if columns is None or name in columns]
-        try:
-            batches = arrow_csv.open_csv(
-                path,
-                read_options=arrow_csv.ReadOptions(column_names=places, block_size=_BLOCK, encoding=form.encoding),
-                parse_options=arrow_csv.ParseOptions(
-                    delimiter=form.delimiter, quote_char='"' if form.quoted else False, newlines_in_values=form.quoted
-                ),
-                convert_options=arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(places, pa.string()), include_columns=[place for place, _ in wanted]
-                ),
-            )
-            header = 1
-            for batch in batches:
-                batch = batch.slice(header)
-                header = 0
-                yield batch.num_rows, {name: batch.column(place).to_pylist() for place, name in wanted}
-        except pa.ArrowInvalid as error:
-            _check_rows(path, form)
-            raise read_error(path, str(error), f"{len(names)} cells in every row") from None
+    names = _names(path, form)
+    if not names:
+        return
+    places = [str(i) for i in range(len(names))]  # names may be anything
+    wanted = [(str(i), name) for i, name in enumerate(names) if columns is None or name in columns]
+    try:
+        batches = arrow_csv.open_csv(
+            path,
+            read_options=arrow_csv.ReadOptions(column_names=places, block_size=_BLOCK, encoding=form.encoding),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=form.delimiter, quote_char='"' if form.quoted else False, newlines_in_values=form.quoted
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(places, pa.string()), include_columns=[place for place, _ in wanted]
+            ),
+        )
+        header = 1
+        for batch in batches:
+            rows = batch.slice(header)
+            header = 0 if batch.num_rows else header
+            yield rows.num_rows, {name: rows.column(place).to_pylist() for place, name in wanted}
+    except pa.ArrowInvalid as error:
+        _check_rows(path, form)
+        raise read_error(path, str(error), f"{len(names)} cells in every row") from None
 
 
-def find_form(path: Path) -> Form:
-    """Find out how a file is written. For the errors see `read_cells`."""
+def _find_form(path: Path) -> tuple[Form, int | None]:
+    """Find out how a file is written; with a number, that holds only if the file has so many rows, or else is open."""
     form = Form(find_encoding(path), DELIMITERS[path.suffix.lower()], quoted=True)
     with path.open(encoding=form.encoding, newline="") as file:
         start = next((line for line in file if line.strip()), "")
@@ -88,11 +107,10 @@ def find_form(path: Path) -> Form:
         for block in iter(partial(binary.read, _BLOCK), b""):
             lines, has_quotes, last = lines + block.count(b"\n"), has_quotes or b'"' in block, block
     if not has_quotes:
-        return replace(form, quoted=False)
-    lines += not last.endswith(b"\n")
-    if path.suffix.lower() != ".tsv" and _count_rows(path, form) == lines:
-        return form  # a row a line: nothing is merged
-    return _settle_quotes(path, form)
+        return replace(form, quoted=False), None
+    if path.suffix.lower() == ".tsv":
+        return _settle_quotes(path, form), None
+    return form, lines + (not last.endswith(b"\n"))  # a row a line: nothing is merged
 
 
 def _count_rows(path: Path, form: Form) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .label_cells import is_missing, is_vector, shorten
+from .label_cells import has_vectors, is_missing, is_vector, shorten
 
 
 def encode_labels(
@@ -61,10 +61,10 @@ def encode_labels(
 
     if not multi_label:
         known: dict[Any, int] = {}
-        if not any(is_vector(value) for value in raw):
+        if not has_vectors(raw):
             known = {value: position(value, raw.index(value)) for value in dict.fromkeys(raw)}
-            if len({type(value) for value in raw}) == 1:
-                return np.array([known[value] for value in raw], dtype=np.int64)
+            if len(set(map(type, raw))) == 1:
+                return np.fromiter(map(known.__getitem__, raw), dtype=np.int64, count=len(raw))
         return np.array([position(v, i) for i, v in enumerate(raw)], dtype=np.int64)
     named = not numeric or (all(isinstance(c, str) for c in classes) and _looks_binary(raw))
     vectors: list[tuple[int, Any]] = []
@@ -150,10 +150,10 @@ def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool)
     values = [v for row in raw if is_vector(row) for v in row] if multi_label else raw
     if multi_label and _looks_binary(raw):
         return [str(i) for i in range(len(raw[0]))]
-    for i, value in enumerate(raw):
-        if is_missing(value):
-            raise ValueError(f"Row {i} has no label. Drop the row: unlabelled texts cannot be trained on.")
     found = set(values)
+    if any(map(is_missing, found)) or (multi_label and any(map(is_missing, raw))):
+        row = next(i for i, value in enumerate(raw) if is_missing(value) or (multi_label and None in list(value)))
+        raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
     if len(found) < 2:
         raise ValueError(f"The data have {len(found)} class(es), {shorten(sorted(map(str, found)))}; two are needed.")
     kinds = {isinstance(v, str) for v in found}

@@ -193,6 +193,8 @@ def check_texts(
     """
     if empty_texts not in EMPTY_TEXTS:
         raise ValueError(f"`empty_texts` is {empty_texts!r}; expected 'error' or 'skip'.")
+    if set(map(type, texts)) == {str} and all(map(str.strip, texts)):
+        return texts, None
     empty = [i for i, text in enumerate(texts) if is_empty_text(text, i, text_column)]
     if not empty:
         return texts, None
@@ -276,7 +278,7 @@ def read_classes(
         return labels
     labels = [None if label == "" else label for label in labels]
     names = {str(name) for name in known or ()}
-    return labels if names and names.issuperset({v for v in labels if v is not None}) else typed_cells(labels)
+    return labels if names and names.issuperset(set(labels) - {None}) else typed_cells(labels)
 
 
 def _read_labels(

@@ -113,7 +113,7 @@ def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
 def _objects(values: Any) -> pd.Series:
     """A column of these values as they are."""
     array = np.empty(len(values), dtype=object)
-    array[:] = list(values)
+    array[:] = values if isinstance(values, list) else list(values)
     return pd.Series(array, dtype=object)
 
 
@@ -148,7 +148,8 @@ def _read_file(
     metadata = _metadata(path)
     says = json.loads(metadata.get(b"labelfusion", b"{}"))
     scored = says.get("labels")
-    table = pd.DataFrame({name: _objects(values) for name, values in read_columns(path, columns).items()})
+    read = read_columns(path, columns)
+    table = pd.DataFrame({name: _objects(values) for name, values in read.items()}, copy=False)
     features = _features(metadata)
     table, names = _named(table, features, label_column, scored)
     if says.get("indices") and not features:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from .cell_files import DELIMITERS, find_encoding, named, read_cells, read_error
+from .cell_files import DELIMITERS, find_encoding, named, read_all_cells, read_cells, read_error
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 BATCH = 10_000  # rows held at once as columns
@@ -35,7 +35,7 @@ def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator
         try:
             file = pq.ParquetFile(path)
             names = [n for n in file.schema_arrow.names if columns is None or n in columns]
-            for batch in file.iter_batches(batch_size=BATCH, columns=names):
+            for batch in file.iter_batches(batch_size=1 << 16, columns=names):
                 yield batch.num_rows, {name: batch.column(name).to_pylist() for name in names}
         except pa.ArrowException as error:
             raise ValueError(f"{path.name} is no Parquet file that can be read ({error}). Write it again.") from None
@@ -58,7 +58,8 @@ def read_columns(path: Path, columns: Collection[str] | None = None) -> dict[str
     """All rows of a file as columns; a row that lacks one has None there. Otherwise as `read_batches`."""
     found: dict[str, list[Any]] = {}
     count = 0
-    for size, batch in read_batches(path, columns):
+    cells = path.suffix.lower() in DELIMITERS
+    for size, batch in read_all_cells(path, columns) if cells else read_batches(path, columns):
         for name in found.keys() - batch.keys():
             found[name] += [None] * size
         for name, values in batch.items():

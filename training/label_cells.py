@@ -14,6 +14,7 @@ import pandas as pd
 
 logger = logging.getLogger(__name__)
 
+_VECTORS = (list, tuple, set, frozenset, np.ndarray)
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _WHOLE = re.compile(r"(0|-?[1-9]\d{0,14})\.0")  # as pandas writes a column of numbers that has a gap
 
@@ -33,7 +34,7 @@ def read_labels(column: Sequence[Any], cells: bool = False) -> list[Any]:
         ValueError: For labels that are dates, or objects that name no classes; names the row.
     """
     found = _each(column, _plain_label)
-    stripped = next((v for v in dict.fromkeys(v for v in column if isinstance(v, str)) if v.strip() != v), None)
+    stripped = next((v for v in sorted(_texts(column)) if v.strip() != v), None)
     if stripped is not None and stripped.strip():
         logger.warning("Spaces around labels are left out: %r is the class %r.", stripped, stripped.strip())
     return typed_cells([None if v == "" else v for v in found]) if cells else found
@@ -41,9 +42,9 @@ def read_labels(column: Sequence[Any], cells: bool = False) -> list[Any]:
 
 def typed_cells(cells: list[Any]) -> list[Any]:
     """Texts as ints or bools if Python writes all of them like this; whole floats are ints, None stays None."""
-    kinds = {cell for cell in cells if isinstance(cell, str)}
+    kinds = _texts(cells)
     convert: Callable[[str], Any]
-    if not kinds or any(not isinstance(cell, str | None) for cell in cells):
+    if not kinds or set(map(type, cells)) - {str, type(None)}:
         return cells
     if all(_INTEGER.fullmatch(kind) for kind in kinds):
         convert = int
@@ -70,7 +71,7 @@ def split_labels(column: Sequence[Any], known: Collection[Any] = ()) -> list[Any
         ValueError: For a list that cannot be read, naming the row.
     """
     whole = {str(name) for name in known}
-    texts = {cell for cell in column if isinstance(cell, str)} - whole
+    texts = _texts(column) - whole
     separator = next((s for s in "|;," if any(s in text for text in texts)), "|")
 
     def split(cell: Any, row: int) -> Any:
@@ -91,7 +92,7 @@ def single_labels(column: Sequence[Any]) -> list[Any]:
     Raises:
         ValueError: For a list of several, which need `multi_label=True`.
     """
-    if not any(is_vector(value) for value in column):
+    if not has_vectors(column):
         return list(column)
     for i, value in enumerate(column):
         if is_vector(value) and len(value) > 1:
@@ -100,6 +101,12 @@ def single_labels(column: Sequence[Any]) -> list[Any]:
                 "`multi_label=True`."
             )
     return [(value[0] if len(value) else None) if is_vector(value) else value for value in column]
+
+
+def _texts(column: Sequence[Any]) -> set[str]:
+    """The different texts among the values."""
+    kinds = set(map(type, column))
+    return {v for v in (set(column) if kinds <= {str, type(None)} else column) if isinstance(v, str)}
 
 
 def _each(column: Sequence[Any], function: Callable[[Any], Any]) -> list[Any]:
@@ -195,9 +202,14 @@ def is_missing(value: Any) -> bool:
     return value is None or (not is_vector(value) and not isinstance(value, dict | str) and bool(pd.isna(value)))
 
 
+def has_vectors(column: Sequence[Any]) -> bool:
+    """Whether `is_vector` holds for any of the values."""
+    return any(issubclass(kind, _VECTORS) for kind in set(map(type, column)))
+
+
 def is_vector(value: Any) -> bool:
     """Whether a cell is a list, tuple, set or array."""
-    return isinstance(value, list | tuple | set | frozenset | np.ndarray)
+    return isinstance(value, _VECTORS)
 
 
 def shorten(items: Sequence[Any], limit: int = 12) -> str:
