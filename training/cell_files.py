@@ -254,4 +254,4 @@ def _encoding_error(path: Path) -> ValueError:
 
 def read_error(path: Path, found: str, expected: str) -> ValueError:
     """The error for a file that cannot be read rightly."""
-    return ValueError(f"{path.name}: {found}; expected {expected}.")
+    return ValueError(f"{path}: {found}; expected {expected}.")

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +124,7 @@ def naming(data: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        name = Path(data).name if is_file(data) else ""
+        name = str(data) if is_file(data) else ""
         if not name or str(error).startswith(f"{name}: "):
             raise
         raise ValueError(f"{name}: {error}") from None

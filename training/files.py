@@ -38,7 +38,7 @@ def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator
             for batch in file.iter_batches(batch_size=1 << 16, columns=names):
                 yield batch.num_rows, {name: batch.column(name).to_pylist() for name in names}
         except pa.ArrowException as error:
-            raise ValueError(f"{path.name} is no Parquet file that can be read ({error}). Write it again.") from None
+            raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
     else:
         yield from _in_columns(read_objects(path), columns)
 
@@ -108,8 +108,9 @@ def _loaded(text: str) -> Any:
 def _load(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        found = f"line {error.lineno} is not JSON ({error.msg})"
+    except (ValueError, RecursionError) as error:
+        place = f"line {error.lineno} is" if isinstance(error, json.JSONDecodeError) else "it is"
+        found = f"{place} not JSON ({getattr(error, 'msg', error)})"
         raise read_error(path, found, "a list of objects, one a row") from None
 
 
