@@ -264,7 +264,8 @@ class AutoFusionClassifier(
         return [name if given else None for name, given in zip(named, answered, strict=True)]
 
     def _named(self, probabilities: NDArray[np.float32]) -> list[Any]:
-        classes, blank = self.classes_.tolist(), np.isnan(probabilities).any(axis=1).tolist()
+        classes, gaps = self.classes_.tolist(), np.isnan(probabilities)
+        blank = [bool(row.any()) for row in gaps]
         if not self.multi_label:
             best = probabilities.argmax(axis=1)
             return [None if gone else classes[i] for i, gone in zip(best, blank, strict=True)]

@@ -173,10 +173,10 @@ def _check_rows(path: Path, form: Form) -> int:
     Raises:
         ValueError: For the first row that is wrong.
     """
-    rows = _strict_rows(path, form)
-    width, count = len(next(rows, [])), 0
-    advice = f'{width} cells as in the header; a cell with {form.delimiter!r} in it stands between `"`'
+    rows, count = _strict_rows(path, form), 0
     try:
+        width = len(next(rows, []))
+        advice = f'{width} cells as in the header; a cell with {form.delimiter!r} in it stands between `"`'
         for row in rows:
             if len(row) != width:
                 raise read_error(path, f"row {count} has {len(row)} cells ({_shown(row)})", advice)
