@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -68,8 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shown = shown.__cause__ or shown.__context__
             raise
         message = " ".join(redact(str(error)).split()) or type(error).__name__
+        message = _as_options(message, verbs[str(verb)])
         print(f"labelfusion {verb}: error: {message}", file=sys.stderr)
         return 2
+
+
+def _as_options(message: str, parser: argparse.ArgumentParser) -> str:
+    """A message about arguments of Python as one about the command's options: `--label-column` for `label_column`."""
+    for action in parser._actions:
+        option = next((o for o in action.option_strings if o.startswith("--")), None)
+        if option:
+            message = re.sub(rf"(?:`{action.dest}=True`|\b{action.dest}=True\b)", f"`{option}`", message)
+            message = re.sub(rf"`{action.dest}='?([^`']*)'?`", rf"`{option} \1`", message)
+            message = message.replace(f"`{action.dest}`", f"`{option}`")
+    return message
 
 
 def _is_users(error: Exception) -> bool:
@@ -131,22 +144,44 @@ def _apply_config(parser: argparse.ArgumentParser, verb: str, arguments: Sequenc
 def _read_config(path: str, verb: str) -> dict[str, Any]:
     import yaml
 
+    text = Path(path).read_text(encoding="utf-8-sig")
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        data = yaml.safe_load(text) or {}
+        written = yaml.load(text, Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold `option: value` lines, got a {type(data).__name__}.")
+    data = _as_written(data, written)
     # One file may serve several commands: a section named after a command counts for that command alone.
     options = {str(k): v for k, v in data.items() if not (k in VERBS and isinstance(v, dict | None))}
     return {**options, **{str(k): v for k, v in (data.get(verb) or {}).items()}}
 
 
+def _as_written(typed: dict[Any, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """What YAML has read, with plain values as they are written: `01`, `1.10`, `[yes, no]`."""
+
+    def plain(value: Any, text: Any) -> Any:
+        if isinstance(value, list) and isinstance(text, list):
+            return [plain(v, t) for v, t in zip(value, text, strict=True)]
+        return text if value is not None and isinstance(text, str) else value
+
+    out: dict[str, Any] = {}
+    for key, value in typed.items():
+        text = written.get(str(key))
+        inside = key in VERBS and isinstance(value, dict) and isinstance(text, dict)
+        out[str(key)] = _as_written(value, text) if inside else plain(value, text)  # type: ignore[arg-type]
+    return out
+
+
 def _checked(action: argparse.Action, value: Any, where: str) -> Any:
     """`value` as the command line would give it: converted and checked by the option's own `type` and `choices`."""
     if action.nargs == 0:
+        value = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
+            str(value).lower(), value
+        )
         if not isinstance(value, bool):
-            raise ValueError(f"{where} is a switch: true or false, not {value!r}.")
+            raise ValueError(f"{where} is a switch: true or false, not {value}.")
         return value
     several = isinstance(action, argparse._AppendAction) or action.nargs not in (None, "?")
     if isinstance(value, list) and not several:
@@ -158,7 +193,7 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
         try:
             item = item if item is None or action.type is None else action.type(str(item))  # type: ignore[operator]
         except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-            raise ValueError(f"{where}: {item!r} is not valid ({error}).") from None
+            raise ValueError(f"{where}: {item} is not valid ({error}).") from None
         if action.choices is not None and item is not None and item not in action.choices:
             raise ValueError(f"{where} is {item!r}; expected one of {', '.join(map(str, action.choices))}.")
         checked.append(str(item) if action.type is None and item is not None else item)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_encoding, add_llm_policy, add_max_cost, add_promises
+from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises
 
 if TYPE_CHECKING:
     from ..scoring.budget import Budget
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
     )
+    add_columns(parser, saved=True)
     add_encoding(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
 
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from .model_card import update_card
     from .options import load_classifier
 
-    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
+    columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts")}
+    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device, **columns)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
     asking = {name: getattr(args, name) for name in ("llm_policy", "max_cost_usd", "target_accuracy", "max_risk")}
@@ -59,14 +61,16 @@ def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget 
     print(f"Trade-off: {folder / 'tradeoff.csv'}" + (f" (cost ${found['cost_usd']:.4f})" if found["cost_usd"] else ""))
 
 
-def evaluate(clf: Any, data: str, model: str, folder: Path, seed: int = 0, **asking: Any) -> dict[str, Any]:
+def evaluate(
+    clf: Any, data: Any, model: str, folder: Path, seed: int = 0, name: str | None = None, **asking: Any
+) -> dict[str, Any]:
     """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
 
-    `asking` are the options of `report.measure`.
+    `name` is what `data` are called, by default `data` itself; `asking` are the options of `report.measure`.
     """
     from .report import comparisons_table, measure, risk_sentence, sources_table, write_report
 
-    report = measure(clf, data, shown_name(data), shown_name(model), seed=seed, **asking)
+    report = measure(clf, data, shown_name(name or data), shown_name(model), seed=seed, **asking)
     print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
     if "risk" in report:
         print(f"{risk_sentence(report)}\n")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +36,45 @@ def add_promises(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="hold back answers, so that no more than this share of all texts gets a wrong one, such as 0.05",
     )
+
+
+def add_columns(parser: Any, labels: bool = True, saved: bool = False) -> None:
+    """`--text-column`, `--label-column` and `--empty-texts`; `saved`: by default those of the training data."""
+    shown = "that of the training data" if saved else "text"
+    parser.add_argument(
+        "--text-column",
+        default=None if saved else "text",
+        metavar="NAME",
+        help=f"column with the texts (default: {shown})",
+    )
+    if labels:
+        shown = "that of the training data" if saved else "label or labels"
+        parser.add_argument("--label-column", metavar="NAME", help=f"column with the labels (default: {shown})")
+    parser.add_argument(
+        "--empty-texts",
+        choices=("error", "skip"),
+        default=None if saved else "error",
+        help="rows whose text is missing, empty or blank: error: refuse the data; skip: leave them without an answer",
+    )
+
+
+def read_descriptions(path: str) -> dict[str, str]:
+    """Lines of `class name: description` from a YAML or JSON file, every name as it is written.
+
+    Raises:
+        ValueError: For a file of something else.
+    """
+    import yaml
+
+    text = Path(path).read_text(encoding="utf-8-sig")
+    try:
+        # To YAML, `yes` and `01` are no texts; the base loader leaves them as they are.
+        found = json.loads(text) if path.endswith(".json") else yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold lines of `class name: description`.")
+    return {str(name): str(description) for name, description in found.items()}
 
 
 def add_max_cost(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 
 from .formulas import add_escape_formulas
 from .journal import Journal
-from .options import add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
-from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns
+from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
+from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="add `llm_called`, `cost_usd`, `llm_missing` and `sources`: what each source said",
     )
-    add("--text-column", metavar="NAME", help="column with the texts (default: that of the training data)")
+    add_columns(parser, labels=False, saved=True)
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
     add_encoding(parser)
     add_escape_formulas(parser)
@@ -62,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
     table, out = Table(args.input, args.split), Path(args.output)
     _check(table, out, args.overwrite, args.top_k)
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
+    args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config
     new = _new_columns(config.multi_label, args)
     _check_columns(table, out, new)
+    empty = check_texts(table, args.text_column, args.empty_texts)
     policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
     control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
     journal = Journal(out.with_name(out.name + ".journal"), _fingerprint(args, table, config))
@@ -91,12 +93,14 @@ def run(args: argparse.Namespace) -> int:
     rows = counts["rows"] - counts["before"]
     before = f", and {counts['before']} from an earlier run" if counts["before"] else ""
     print(f"Wrote {out}: {rows} rows in {seconds:.1f} s ({rows / max(seconds, 1e-3):.0f} a second){before}.")
+    if empty:
+        print(f"{empty} rows have no text, and no answer.")
     spent = max(journal.spent, counts["cost_usd"])  # also on rows that an earlier run paid for and did not finish
-    if counts["asked"] or counts["missing"] or spent:
+    if counts["asked"] or counts["missing"] > empty or spent:
         paid = f"${spent:.4f}" + (f" in all, ${max(0.0, spent - earlier):.4f} of it in this run" if earlier else "")
         print(
             f"The LLM was asked about {counts['asked']} texts, for {paid}; "
-            f"an answer is missing for {counts['missing']}."
+            f"an answer is missing for {counts['missing'] - empty}."
         )
     return 0
 
@@ -114,7 +118,7 @@ def _answer_all(
 
     from ..scoring.budget import Budget
 
-    column = args.text_column or clf.text_column
+    column = args.text_column
     counts = _earlier(table, journal, column)
     counts["before"] = start = counts["rows"]
     limit = math.inf if args.max_cost_usd is None else args.max_cost_usd
@@ -201,18 +205,16 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
     check_columns(table, out)
 
 
-def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str, Any]]:
+def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str | None, Any]]:
     """`(text, scores)` of each row from `start` on, also appended to `waiting` as they are in the file."""
+    from ..training.columns import parse_row
+
     for number, row in enumerate(islice(table, start, None), start):
-        if column not in row:
-            raise ValueError(f"Row {number} of {table.name} has no column {column!r} (`--text-column`).")
-        if not isinstance(row[column], str):
-            raise ValueError(f"Row {number} of {table.name}: {column!r} is {row[column]!r}, expected a string.")
         scores = row.get(SCORES)
         if isinstance(scores, str):
-            scores = json.loads(scores) if scores.strip() else None
-        waiting.append((row[column], row.get(SCORES)))
-        yield row[column], scores
+            scores = parse_row(scores, number)
+        waiting.append((row.get(column), row.get(SCORES)))
+        yield row.get(column), scores
 
 
 def _answers(
@@ -235,7 +237,10 @@ def _answers(
         answered, sets = hold_back(part, config, control)
     for i, p in enumerate(probabilities):
         answer: Row
-        if decided is None:
+        no_text = bool(np.isnan(p).any())
+        if no_text:
+            answer = {"predicted_labels" if config.multi_label else "predicted_label": None, "score": None}
+        elif decided is None:
             best = int(order[i, 0])
             answer = {"predicted_label": classes[best], "score": _rounded(p[best])}
         else:
@@ -246,9 +251,10 @@ def _answers(
                 answer["predicted_labels" if config.multi_label else "predicted_label"] = None
             answer |= {"abstained": not answered[i], "label_set": [classes[k] for k in order[i] if sets[i, k]]}
         if args.top_k is not None:
-            answer["top_k"] = [{"label": names[k], "score": _rounded(p[k])} for k in order[i, : args.top_k]]
+            best_k = [{"label": names[k], "score": _rounded(p[k])} for k in order[i, : args.top_k]]
+            answer["top_k"] = None if no_text else best_k
         if args.with_sources:
-            sources: dict[str, Any] = {"encoder": _named(names, encoder[i])}
+            sources: dict[str, Any] = {"encoder": None if no_text else _named(names, encoder[i])}
             for name, scores in zip(providers, part.llm_scores[i], strict=True):
                 sources[name] = None if np.isnan(scores).any() else _named(names, scores)
             answer |= {"llm_called": bool(part.llm_called[i]), "cost_usd": float(part.cost_usd[i])}
@@ -304,7 +310,10 @@ class _Writer(Writer):
         import pyarrow as pa
 
         if pa.types.is_null(field.type):
-            return pa.field(field.name, pa.list_(pa.string()) if field.name.endswith("labels") else pa.string())
+            number, several = pa.float64(), "predicted_labels" in self._new
+            best = pa.list_(pa.struct({"label": pa.string(), "score": number}))
+            kinds = {"predicted_labels": pa.list_(pa.string()), "score": pa.list_(number) if several else number}
+            return pa.field(field.name, (kinds | {"top_k": best}).get(field.name, pa.string()))
 
         empty = pa.types.is_list(field.type) and pa.types.is_null(field.type.value_type)
         kind = pa.float64() if field.name == "score" else pa.string()

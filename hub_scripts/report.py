@@ -13,8 +13,8 @@ from ..configuration.secrets import redact
 from ..pipelines.answers import source_names
 from ..pipelines.policy import controlled_risk, resolve_policy
 from ..training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
-from ..training.data import prepare
 from ..training.statistics import NUM_RESAMPLES
+from ..training.thresholds import widen
 from .tradeoff import TRADEOFF_FILES
 
 if TYPE_CHECKING:
@@ -68,21 +68,15 @@ def measure(
         truth by prediction of the fusion), `reliability` by source, and what was measured, how, and at what cost.
     """
     config = clf.model_.config
-    table = prepare(
-        data,
-        classes=clf.classes_.tolist(),
-        multi_label=clf.multi_label,
-        label_columns=clf.label_columns,
-        text_column=clf.text_column,
-        num_providers=config.num_providers or None,
-    )
+    table = clf._prepare_measured(data)
+    names = [*config.label_names, *table.unseen]
     policy = resolve_policy(llm_policy, target_accuracy, config)
     control = None if max_risk is None else controlled_risk(max_risk, policy, config)
     started = time.perf_counter()
     result = clf.predict_sources(table, llm_policy=policy, max_cost_usd=max_cost_usd)
     seconds = time.perf_counter() - started
     assert table.labels is not None
-    truth = truth_matrix(table.labels, config.num_labels)
+    truth = truth_matrix(table.labels, len(names))
     settings = (config.multi_label, config.thresholds, config.min_labels)
     sources = [
         Source.make(FUSION, result.probabilities, *settings),
@@ -90,20 +84,23 @@ def measure(
     ]
     for p, name in enumerate(source_names(config)):
         sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
+    for source in sources:  # the model has no probability for classes that it does not know
+        source.probabilities = widen(source.probabilities, len(names))
+        source.decided = widen(source.decided, len(names))
     heard = result.answered.any(axis=1)
     reasons = Counter(redact(reason) for reason in result.errors.values())
     report = {
         "model": model_name,
         "data": data_name,
         "rows": len(table),
-        "classes": config.label_names,
+        "classes": names,
         "multi_label": config.multi_label,
         "llm_policy": llm_policy if target_accuracy is None else f"for an accuracy of {target_accuracy:g}",
         "confidence_level": 0.95,
         "num_resamples": num_resamples,
         "seed": seed,
         **compare_sources(sources, truth, config.multi_label, num_resamples, seed),
-        "per_class": per_class(sources, truth, config.label_names),
+        "per_class": per_class(sources, truth, names),
         "reliability": {s.name: reliability(s, truth, config.multi_label) for s in sources if s.answered.any()},
         "llm_share": float(heard.mean()),
         "llm_asked": int(result.llm_called.sum()),

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas
 from .journal import Journal
+from .options import add_columns
 from .score_setup import Task, parse_names, parse_price, set_up
-from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, number_columns
+from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 
 if TYPE_CHECKING:
     from ..scoring.base import ScoreBatch
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=parse_names, metavar="A,B,C", help="class names, or their JSON; default: those of the data")
     add("--multi-label", action="store_true", help="several classes may apply to a text")
     add("--descriptions", metavar="FILE.yaml", help="lines of `class name: description`")
-    add("--text-column", default="text", help="column with the texts (default: %(default)s)")
+    add_columns(parser)
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
     add = parser.add_argument_group("how to ask", "for every --llm whose JSON does not say otherwise").add_argument
     add("--method", choices=("auto", "decision", "likelihood", "logprob", "json", "vote"), help="default: auto")
@@ -138,12 +139,12 @@ def _check(table: Table, args: argparse.Namespace) -> None:
     first = next(iter(table), None)
     if first is None:
         raise ValueError(f"{args.input} has no rows.")
-    if args.text_column not in first:
-        raise ValueError(f"{args.input} has no column {args.text_column!r} (`--text-column`), only {', '.join(first)}.")
     if SCORES in first:
         raise ValueError(f"{args.input} has a column {SCORES!r} already: remove it, or give all LLMs in one run.")
     if args.chunk_size < 1:
         raise ValueError(f"`--chunk-size` must be positive, got {args.chunk_size}.")
+    if empty := check_texts(table, args.text_column, args.empty_texts):
+        print(f"{empty} rows have no text: they get no scores.", file=sys.stderr)
 
 
 def _output_paths(output: str) -> tuple[Path | None, Path]:
@@ -160,10 +161,7 @@ def _chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[
     """First row and texts of each chunk."""
     rows, start = iter(table), 0
     while chunk := list(islice(rows, args.chunk_size)):
-        for i, row in enumerate(chunk):
-            if not isinstance(row.get(args.text_column), str):
-                raise ValueError(f"{args.input}: row {start + i} has no text in column {args.text_column!r}.")
-        yield start, [row[args.text_column] for row in chunk]
+        yield start, [row.get(args.text_column) or "" for row in chunk]
         start += len(chunk)
 
 
@@ -196,9 +194,10 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
 
     try:
         for start, texts in _chunks(table, args):
-            record = journal.get(start) or {
+            known = journal.get(start)
+            record = known or {
                 "start": start,
-                "open": list(range(len(texts))),
+                "open": [row for row, text in enumerate(texts) if text.strip()],
                 "scores": [[None] * count for _ in texts],
                 "spent": [[0, 0, 0, 0.0] for _ in range(count)],
                 "methods": [""] * count,
@@ -222,6 +221,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
                     still_open |= {asked[i] for i, reason in batch.errors.items() if not is_final(reason)}
                 record["open"] = sorted(still_open)
                 before.done += len(asked) * count
+            if asked or known is None:
                 journal.put(record)
             show(Progress())
     finally:
@@ -236,9 +236,9 @@ def _write(table: Table, task: Task, journal: Journal, path: Path, args: argpars
     """Write the rows of the table with their scores."""
     from ..training.data import CLASSES_SUFFIX
 
-    numbers = {} if path.suffix.lower() in DELIMITERS else number_columns(table, args.text_column)
+    numbers = {} if path.suffix.lower() in DELIMITERS else number_columns(table, args.text_column, args.label_column)
     says: dict[str, Any] = {"labels": task.labels, "providers": [scorer.name for scorer in task.scorers]}
-    if table.class_names():  # of a `ClassLabel`, whose column holds indices, whatever the classes are called
+    if table.class_names(args.label_column):  # of a `ClassLabel`: the column holds indices, whatever the classes are
         says["indices"] = True
     metadata = {"labelfusion": json.dumps(says)}
     if path.suffix.lower() != ".parquet":

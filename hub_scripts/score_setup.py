@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .options import read_descriptions
 from .tables import Table, sample_texts
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Task:
             "multi_label": self.multi_label,
             "llm": hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest(),
             "text_column": args.text_column,
+            "empty_texts": args.empty_texts,
             "chunk_size": args.chunk_size,
             "examples": Table(args.examples).version() if args.examples else None,
         }
@@ -209,16 +211,18 @@ class _Guidelines:
 
 def _labels(table: Table, args: argparse.Namespace) -> list[str]:
     """The class names, in the order in which training will find them in the same data."""
-    from ..training.columns import find_classes, parse_lists
+    from ..training.columns import find_classes, to_number
+    from ..training.data import find_label_column, read_classes
+    from ..training.label_cells import is_missing
 
-    found = table.class_names()
-    column = "labels" if args.multi_label else "label"
-    first = next(iter(table))
-    if found is None and column in first:
-        raw = [row[column] for row in table]
-        raw = parse_lists(raw) if args.multi_label else raw
-        classes = find_classes([value for value in raw if value not in (None, "")], None, args.multi_label)
-        named = all(isinstance(c, str) and not c.isdigit() for c in classes)
+    found = table.class_names(args.label_column)
+    column = find_label_column(next(iter(table)).keys(), args.multi_label, args.label_column)
+    if args.label_column and column is None:
+        raise ValueError(f"{args.input} has no column {args.label_column!r} (`label_column`).")
+    if found is None and column is not None:
+        raw = read_classes([row.get(column) for row in table], args.multi_label, table.has_cells, args.labels)
+        classes = find_classes([value for value in raw if not is_missing(value)], None, args.multi_label)
+        named = all(isinstance(c, str) and to_number(c) is None for c in classes)
         found = classes if named else None
     if args.labels is None:
         if found is None:
@@ -230,15 +234,10 @@ def _labels(table: Table, args: argparse.Namespace) -> list[str]:
 def _descriptions(path: str | None, labels: list[str]) -> dict[str, str] | None:
     if path is None:
         return None
-    import yaml
-
-    data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold lines of `class name: description`.")
-    unknown = sorted(set(map(str, data)) - set(labels))
-    if unknown:
+    found = read_descriptions(path)
+    if unknown := sorted(found.keys() - set(labels)):
         raise ValueError(f"{path} describes the unknown classes {unknown}; the classes are {labels}.")
-    return {str(k): str(v) for k, v in data.items()}
+    return found
 
 
 def _pool(args: argparse.Namespace, labels: list[str]) -> tuple[list[str], list[Any]] | None:
@@ -246,7 +245,14 @@ def _pool(args: argparse.Namespace, labels: list[str]) -> tuple[list[str], list[
         return None
     from ..training.data import prepare
 
-    data = prepare(args.examples, classes=labels, multi_label=args.multi_label, text_column=args.text_column)
+    data = prepare(
+        args.examples,
+        classes=labels,
+        multi_label=args.multi_label,
+        text_column=args.text_column,
+        label_column=args.label_column,
+        empty_texts=args.empty_texts,
+    )
     return data.texts, data.names()
 
 

@@ -7,20 +7,21 @@ import csv
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..training.cell_files import DELIMITERS
+from ..training.data import empty_error, is_empty_text, naming
+from ..training.data_table import LABEL_COLUMNS
+from ..training.files import SUFFIXES, read_rows
 from .formulas import escape_formula
 
 Row = dict[str, Any]
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SCORES = "llm_scores"
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
 
 
@@ -69,54 +70,15 @@ class Table:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Row]:
-        """All rows as dicts.
+        """All rows as dicts."""
+        return read_rows(Path(self.source)) if self.suffix else iter(self._hub)
 
-        Raises:
-            ValueError: For what is no such file, naming it.
-        """
-        try:
-            yield from self._rows()
-        except UnicodeDecodeError:
-            raise ValueError(f"{self.source} is not UTF-8: save it in this encoding.") from None
-        except csv.Error as error:
-            raise ValueError(f"{self.source} cannot be read: {error}.") from None
+    @property
+    def has_cells(self) -> bool:
+        """Whether all its cells are texts, as those of a CSV or TSV file."""
+        return self.suffix in DELIMITERS
 
-    def _rows(self) -> Iterator[Row]:
-        if self.suffix in DELIMITERS:
-            csv.field_size_limit(sys.maxsize)
-            with open(self.source, encoding="utf-8-sig", newline="") as file:
-                for number, row in enumerate(csv.DictReader(file, delimiter=DELIMITERS[self.suffix])):
-                    if None in row or None in row.values():
-                        raise ValueError(f"{self.source}: row {number} has another number of cells than the header.")
-                    yield dict(row)
-        elif self.suffix == ".jsonl":
-            with open(self.source, encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        try:
-                            row = json.loads(line)
-                        except (ValueError, RecursionError):
-                            raise ValueError(f"{self.source}: line {number} is not JSON.") from None
-                        if not isinstance(row, dict):
-                            raise ValueError(f"{self.source}: line {number} is no object.")
-                        yield row
-        elif self.suffix == ".json":
-            try:
-                rows = json.loads(Path(self.source).read_bytes())
-            except (ValueError, RecursionError):
-                raise ValueError(f"{self.source} is not JSON. Is it JSONL? Then name it so.") from None
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise ValueError(f"{self.source}: expected a list of objects, one a row.")
-            yield from rows
-        elif self.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(self.source).iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
-        else:
-            yield from self._hub
-
-    def class_names(self) -> list[str] | None:
+    def class_names(self, label_column: str | None = None) -> list[str] | None:
         """Class names that the data set declares (`ClassLabel`), or None."""
         features = None
         if self.suffix == ".parquet":
@@ -126,7 +88,7 @@ class Table:
             features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
         elif not self.suffix and self._hub.features is not None:
             features = self._hub.features.to_dict()
-        for column in ("label", "labels"):
+        for column in (label_column,) if label_column else LABEL_COLUMNS:
             feature = (features or {}).get(column) or {}
             names = feature.get("names") or (feature.get("feature") or {}).get("names")
             if names:
@@ -165,6 +127,30 @@ def check_columns(table: Table, out: Path) -> None:
                 f"Row {number} of {table.name} has the columns {other}, which row 0 lacks; a {out.suffix} file has one "
                 "set of columns: give OUT a name that ends in .jsonl."
             )
+
+
+def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
+    """Go through the texts before anything is asked about them; returns how many are missing, empty or blank.
+
+    Raises:
+        ValueError: If there are any and `empty_texts` is "error", or for something that is no text; names the rows.
+    """
+    empty: list[int] = []
+    count = total = 0
+    for total, row in enumerate(table, 1):
+        if text_column not in row and total == 1:
+            raise ValueError(
+                f"{table.name} has no column {text_column!r} (`text_column`); its columns are {', '.join(row)}."
+            )
+        with naming(table.source):
+            blank = is_empty_text(row.get(text_column), total - 1, text_column)
+        if blank:
+            count += 1
+            empty += [total - 1] if count <= 5 else []
+    if count and empty_texts == "error":
+        with naming(table.source):
+            raise empty_error(count, empty, total, text_column)
+    return count
 
 
 def sample_texts(table: Table, text_column: str, size: int) -> list[str]:
@@ -282,18 +268,19 @@ def _with_scores(features: bytes) -> bytes:
     return json.dumps(data).encode()
 
 
-def number_columns(table: Table, text_column: str) -> dict[str, type]:
+def number_columns(table: Table, text_column: str, label_column: str | None = None) -> dict[str, type]:
     """The columns of a CSV or TSV file whose cells are all numbers, `{column: int or float}`; of other files none.
 
-    "007" and numbers too long for 64 bits stay texts: they are names of something.
+    "007" and numbers too long for 64 bits stay texts: they are names of something. So are labels such as "1.10".
     """
+    labels = {label_column, *LABEL_COLUMNS}
     kinds: dict[str, type | None] = {}
     for row in table if table.suffix in DELIMITERS else ():
         for column, cell in row.items():
             kind = kinds.setdefault(column, int)
             if cell and kind is int and not _INTEGER.fullmatch(cell):
                 kind = float
-            if cell and kind is float and not _NUMBER.fullmatch(cell):
+            if cell and kind is float and (column in labels or not _NUMBER.fullmatch(cell)):
                 kind = None
             kinds[column] = kind
     return {column: kind for column, kind in kinds.items() if kind is not None and column != text_column}

@@ -16,7 +16,7 @@ from ..configuration import LabelFusionConfig
 from ..pipelines.asking import Asker, as_budget
 from ..pipelines.inference import run
 from ..pipelines.policy import check_policy
-from ..training.data import LabelledTexts, prepare
+from ..training.data import LabelledTexts
 from ..training.gate import gate_values
 from ..training.gate_fit import is_right
 from ..training.tradeoff_curve import tradeoff_curve
@@ -49,14 +49,7 @@ def measure_tradeoff(
     policy = check_policy(llm_policy)
     if not config.num_providers:
         raise ValueError("The trade-off is between asking an LLM and not; this model was made without LLMs.")
-    table = prepare(
-        data,
-        classes=clf.classes_.tolist(),
-        multi_label=clf.multi_label,
-        label_columns=clf.label_columns,
-        text_column=clf.text_column,
-        num_providers=config.num_providers,
-    )
+    table = clf._prepare_measured(data)
     assert table.labels is not None
     scores, costs, seconds, spent = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
     sample = _sample(len(table), latency_rows, seed)

@@ -2,17 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas, escape_formula
-from .options import BF16, add_card_metadata, add_max_cost, names, provider
+from .options import BF16, add_card_metadata, add_columns, add_max_cost, names, provider, read_descriptions
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labelfusion import AutoFusionClassifier
+
+    from ..training.data import LabelledTexts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=names, metavar="A,B,C", help="class names in order (default: those of the data)")
     add("--multi-label", action="store_true", help="several classes may apply to a text")
     add("--label-columns", type=names, metavar="A,B,C", help="0/1 columns, one a class, instead of `label` or `labels`")
-    add("--text-column", default="text", help="column with the texts (default: %(default)s)")
+    add_columns(parser)
     add("--class-descriptions", metavar="FILE.yaml", help="lines of `class name: description` for the LLM")
     add = parser.add_argument_group("training").add_argument
     add(
@@ -110,56 +110,68 @@ def run(args: argparse.Namespace) -> int:
     from labelfusion import AutoFusionClassifier
 
     from .emissions import measured
-    from .evaluate import evaluate, shown_name
-    from .model_card import update_card
-    from .push import push_folder
+    from .evaluate import shown_name
     from .report import FILES
-    from .training_report import training_summary
 
     folder = Path(args.output_dir)
     if args.review and Path(args.review).suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"`--review` is {args.review!r}; expected a name that ends in .csv or .jsonl.")
     _check_folder(folder, args.overwrite)
     transformers_logging.disable_progress_bar()
-    train = _read(args.data, args)
-    for source in filter(None, (args.eval, args.test)):
-        _read(source, args)  # what is wrong with it is said now, not after the training
+    train, more, test = _read(args)
     folder.mkdir(parents=True, exist_ok=True)
     clf = AutoFusionClassifier(
         encoder=args.encoder,
-        llm=_llms(args.llm, train),
+        llm=_llms(args.llm, train.llm_scores is not None),
         labels=args.labels,
         multi_label=args.multi_label,
         label_columns=args.label_columns,
         text_column=args.text_column,
-        class_descriptions=_descriptions(args.class_descriptions),
+        label_column=args.label_column,
+        empty_texts=args.empty_texts,
+        class_descriptions=read_descriptions(args.class_descriptions) if args.class_descriptions else None,
         cache=not args.no_cache,
         progress=True,
         **{name: getattr(args, name) for name in _PASSED},
     )
     with measured(args.track_emissions) as emissions:
-        clf.fit(args.data, eval_data=args.eval)  # by name: files declare the order of their classes
+        clf.fit(train, eval_data=more)
     if emissions:
         clf.report_["emissions"] = emissions
     clf.report_["data"] = shown_name(args.data)  # for the card
     for name in FILES:  # of a model that was here before
         (folder / "evaluation" / name).unlink(missing_ok=True)
     clf.save_pretrained(folder)
+    try:
+        _report(clf, args, folder, train.count, test)
+    except BaseException:
+        print(f"The model is trained and saved in {folder}; what failed came after that.", file=sys.stderr)
+        raise
+    return 0
+
+
+def _report(
+    clf: "AutoFusionClassifier", args: argparse.Namespace, folder: Path, num_train: int, test: "LabelledTexts | None"
+) -> None:
+    """What comes after the model is saved."""
+    from .evaluate import evaluate
+    from .model_card import update_card
+    from .push import push_folder
+    from .training_report import training_summary
+
     summary = training_summary(clf)
     (folder / "training_report.md").write_text(summary, encoding="utf-8")
     print("\n" + summary)
     if args.review:
-        print(
-            f"{write_review(clf, Path(args.review), len(train), args.escape_formulas)} suspected labels: {args.review}."
-        )
-    if args.test:
+        found = write_review(clf, Path(args.review), num_train, args.escape_formulas)
+        print(f"{found} suspected labels: {args.review}.")
+    if test is not None:
         left = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - clf.report_["cost_usd"])
-        evaluate(clf, args.test, str(folder), folder / "evaluation", args.seed, max_cost_usd=left)
+        evaluate(clf, test, str(folder), folder / "evaluation", args.seed, name=args.test, max_cost_usd=left)
     update_card(folder, args.push_to_hub, license=args.license, language=args.language)
     print(f"Saved to {folder}.")
     if args.push_to_hub:
         print(f"Pushed to {push_folder(folder, args.push_to_hub, private=args.private)}")
-    return 0
 
 
 _PASSED = (
@@ -219,43 +231,46 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _read(source: str, args: argparse.Namespace) -> "pd.DataFrame":
-    from ..training.data import read_table
+def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | None, LabelledTexts | None]":
+    """The data of DATA, `--eval` and `--test`: what is wrong with any is said now, not after the training.
 
-    table, _ = read_table(source, text_column=args.text_column)
-    if args.text_column not in table:
-        raise ValueError(
-            f"{source} has no column {args.text_column!r} (`--text-column`); its columns are "
-            f"{', '.join(map(str, table.columns))}."
+    Raises:
+        ValueError: For data that cannot be right; names the file.
+    """
+    from ..training.data import prepare
+
+    found: list[LabelledTexts | None] = []
+    for source, option in ((args.data, "DATA"), (args.eval, "--eval"), (args.test, "--test")):
+        if source is None:
+            found.append(None)
+            continue
+        first = found[0] if found else None
+        scores = first.llm_scores if first is not None else None
+        data = prepare(
+            source,
+            classes=args.labels if first is None else first.classes,
+            multi_label=args.multi_label,
+            label_columns=args.label_columns,
+            text_column=args.text_column,
+            label_column=args.label_column,
+            num_providers=None if scores is None else scores.shape[1],
+            unseen_classes=option == "--test",
+            empty_texts=args.empty_texts,
         )
-    return table
+        found.append(data)
+    train, more, test = found
+    assert train is not None
+    return train, more, test
 
 
-def _llms(given: list[Any] | None, table: "pd.DataFrame") -> list[Any] | Callable[..., Any] | None:
+def _llms(given: list[Any] | None, has_scores: bool) -> Any:
     """What the classifier takes; `recorded` alone stands for as many providers as the data have scores of."""
-    from ..training.columns import parse_row
-
     if given is None:
-        given = ["recorded"] if "llm_scores" in table else ["none"]
-        if given == ["none"]:
+        given = ["recorded"] if has_scores else ["none"]
+        if not has_scores:
             print("No LLM: the data bring no `llm_scores`, and there is no --llm. The encoder learns alone.")
     if given == ["none"]:
         return None
     if "none" in given:
         raise ValueError("`--llm none` stands alone.")
-    if given != ["recorded"] or "llm_scores" not in table:
-        return given
-    first = next((row for i, v in enumerate(table["llm_scores"]) if (row := parse_row(v, i)) is not None), [None])
-    return ["recorded"] * len(first)
-
-
-def _descriptions(path: str | None) -> dict[str, str] | None:
-    if path is None:
-        return None
-    import yaml
-
-    text = Path(path).read_text(encoding="utf-8")
-    found = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"`--class-descriptions`: {path} must hold lines of `class name: description`.")
-    return {str(name): str(description) for name, description in found.items()}
+    return given[0] if given == ["recorded"] else given

@@ -41,11 +41,15 @@ class AutoFusionClassifier(
     Args:
         encoder: Hub id or folder of any encoder, or `"embedded/all-minilm-l6-v2"`.
         llm: Model string, [`LLMProvider`] (or its dict), a function `(list of n texts) -> (n, K)` probabilities,
-            `"recorded"` for scores that come with the data only, or `None`; or a list of them.
+            `"recorded"` for scores that come with the data only (of as many LLMs as these hold), or `None`; or a list
+            of them.
         labels: Class names in the order of the model's outputs. Default: those of the training data.
         multi_label: Whether a text may have several classes.
         label_columns: Names of 0/1 columns, one a class, where the data have these instead of `label` or `labels`.
         text_column: Name of the text column.
+        label_column: Name of the label column. Default: `label` or `labels`.
+        empty_texts: What is done with texts that are missing, empty or blank: `"error"`, or `"skip"`: `fit` and
+            `evaluate` leave the rows out, `predict` answers None, `predict_proba` NaN.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"contrastive"`: for few rows, texts
             of a class are drawn together first; `"full"`: fine-tuning; `"auto"`: contrastive training of 30 to 1,000
@@ -103,6 +107,8 @@ class AutoFusionClassifier(
         *,
         label_columns: list[str] | None = None,
         text_column: str = "text",
+        label_column: str | None = None,
+        empty_texts: str = "error",
         class_descriptions: dict[str, str] | None = None,
         encoder_training: str = "auto",
         max_train_minutes: float = 5.0,
@@ -139,6 +145,8 @@ class AutoFusionClassifier(
         self.multi_label = multi_label
         self.label_columns = label_columns
         self.text_column = text_column
+        self.label_column = label_column
+        self.empty_texts = empty_texts
         self.class_descriptions = class_descriptions
         self.encoder_training = encoder_training
         self.max_train_minutes = max_train_minutes
@@ -182,7 +190,10 @@ class AutoFusionClassifier(
             y, eval_data = None, y
         started = time.perf_counter()
         llms = self._llms()
-        data = self._prepare(with_labels(train, y), self.labels, len(llms))
+        count = None if llms == ["recorded"] else len(llms)
+        data = self._prepare(with_labels(train, y, self.label_column), self.labels, count)
+        if count is None and data.llm_scores is not None:  # as many as the data hold
+            llms = llms * data.llm_scores.shape[1]
         if eval_data is not None:
             data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
         check_data(data)
@@ -224,7 +235,7 @@ class AutoFusionClassifier(
         unseen: dict[str, Any] = {}
         fitting = (self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
         self.report_ = fit_model(*fitting, embeddings=embedded[0] if embedded else None, out_of_sample=unseen)
-        self._review = (unseen["encoder_probs"], scores, _labels(data))
+        self._review = (unseen["encoder_probs"], scores, _labels(data), data.rows)
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self
@@ -240,7 +251,7 @@ class AutoFusionClassifier(
                 texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`.
 
         Returns:
-            n classes; multi-label: n lists of classes.
+            n classes; multi-label: n lists of classes. None for a text that is missing (`empty_texts`).
         """
         self._check_fitted()
         if max_risk is not None:
@@ -253,12 +264,15 @@ class AutoFusionClassifier(
         return [name if given else None for name, given in zip(named, answered, strict=True)]
 
     def _named(self, probabilities: NDArray[np.float32]) -> list[Any]:
-        classes = self.classes_.tolist()
+        classes, gaps = self.classes_.tolist(), np.isnan(probabilities)
+        blank = [bool(row.any()) for row in gaps]
         if not self.multi_label:
-            return [classes[i] for i in probabilities.argmax(axis=1)]
+            best = probabilities.argmax(axis=1)
+            return [None if gone else classes[i] for i, gone in zip(best, blank, strict=True)]
         config = self.model_.config
         decided = decide(probabilities, config.thresholds, config.min_labels)
-        return [[c for c, yes in zip(classes, row, strict=True) if yes] for row in decided]
+        named = ([c for c, yes in zip(classes, row, strict=True) if yes] for row in decided)
+        return [None if gone else names for names, gone in zip(named, blank, strict=True)]
 
     def predict_proba(self, texts: Any, **options: Any) -> NDArray[np.float32]:
         """Calibrated probabilities, float32 `(n, K)`; the arguments are those of `predict`."""
@@ -284,17 +298,10 @@ class AutoFusionClassifier(
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
         if not isinstance(texts, LabelledTexts):
+            kept = "keep" if self.empty_texts == "skip" else self.empty_texts
             if is_table(texts):
-                config = self.model_.config
-                texts = prepare(
-                    texts,
-                    classes=self.classes_.tolist(),
-                    multi_label=self.multi_label,
-                    label_columns=self.label_columns,
-                    text_column=self.text_column,
-                    num_providers=config.num_providers or None,
-                    require_labels=False,
-                )
+                known, count = self.classes_.tolist(), self.model_.config.num_providers
+                texts = self._prepare(texts, known, count, require_labels=False, empty_texts=kept)
             else:
                 texts = LabelledTexts(list(texts), None, None, [])
         return run(
@@ -308,6 +315,7 @@ class AutoFusionClassifier(
             target_accuracy=target_accuracy,
             deadline_s=deadline_s,
             hedge_s=hedge_s,
+            empty_texts=self.empty_texts,
             **self.encoding_options(),
             progress=self.progress,
         )
@@ -337,15 +345,17 @@ class AutoFusionClassifier(
         """How texts are encoded: arguments of `pipelines.inference.infer`."""
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
-    def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
-        return prepare(
-            data,
-            classes=classes,
-            multi_label=self.multi_label,
-            label_columns=self.label_columns,
-            text_column=self.text_column,
-            num_providers=None if num_providers == 0 else num_providers,
-        )
+    def _prepare(self, data: Any, classes: Any, num_providers: int | None, **options: Any) -> LabelledTexts:
+        known: dict[str, Any] = {
+            "classes": classes,
+            "multi_label": self.multi_label,
+            "label_columns": self.label_columns,
+            "text_column": self.text_column,
+            "label_column": self.label_column,
+            "num_providers": num_providers or None,
+            "empty_texts": self.empty_texts,
+        }
+        return prepare(data, **known | options)
 
     def _fit_options(self) -> FitOptions:
         finetune = FinetuneOptions(

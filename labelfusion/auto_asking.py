@@ -31,6 +31,8 @@ class AskingClassifierMixin:
         config, pool = self.model_.config, pool or getattr(self, "_pool", None)
         providers = config.providers
         llms = self._llms()
+        if llms == ["recorded"]:  # of as many LLMs as the training data hold
+            llms = llms * len(providers)
         for i, (llm, provider) in enumerate(zip(llms, providers, strict=False)):
             llms[i] = llm if is_function(llm) else asked_instead(llm, provider)
         runtime = {"cache": self.cache if cache is None else cache, "progress": self.progress}

@@ -28,6 +28,8 @@ def check_options(clf: Any) -> None:
         raise ValueError(f"`calibration` is {clf.calibration!r}; expected one of {', '.join(CALIBRATIONS)}.")
     if clf.threshold_metric not in METRICS:
         raise ValueError(f"`threshold_metric` is {clf.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
+    if clf.empty_texts not in ("error", "skip"):
+        raise ValueError(f"`empty_texts` is {clf.empty_texts!r}; expected 'error' or 'skip'.")
     for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_length", "max_scored_rows"):
         value = getattr(clf, name)
         if value is None and name in ("num_train_epochs", "max_length"):

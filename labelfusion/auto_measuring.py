@@ -25,12 +25,16 @@ class MeasuredClassifierMixin:
     model_: LabelFusionForSequenceClassification
     classes_: NDArray[Any]
     predict_sources: Callable[..., Inference]  # of the class that this is mixed into
-    _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any]]
+    label_column: str | None
+    _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any], NDArray[np.int64] | None]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
-        """Accuracy (multi-label: exact match), for scikit-learn's model selection."""
+        """Accuracy (multi-label: exact match), for scikit-learn's model selection.
+
+        A row of a class that training has not seen counts as a wrong answer, with a warning.
+        """
         config = self.model_.config
-        data = self._prepare(with_labels(X, y), self.classes_.tolist(), config.num_providers)
+        data = self._prepare_measured(with_labels(X, y, self.label_column))
         assert data.labels is not None  # `prepare` has seen to it
         probabilities = self.predict_sources(data).probabilities
         right = is_right(probabilities, data.labels, config.multi_label, config.thresholds, config.min_labels)
@@ -48,7 +52,7 @@ class MeasuredClassifierMixin:
         """Compare the fusion with each of its sources on the same labelled rows.
 
         Args:
-            data: Labelled data, as for `fit`.
+            data: Labelled data, as for `fit`. A row of a class that training has not seen counts as a wrong answer.
             llm_policy: Which texts the LLM is asked about.
             max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
             llm_scores: `(n, P, K)` scores, instead of the column.
@@ -62,7 +66,7 @@ class MeasuredClassifierMixin:
         """
         self._check_fitted()
         config = self.model_.config
-        table = self._prepare(data, self.classes_.tolist(), config.num_providers)
+        table = self._prepare_measured(data)
         assert table.labels is not None
         options |= {"llm_policy": llm_policy}
         control = None if max_risk is None else self._control(max_risk, options)
@@ -110,12 +114,13 @@ class MeasuredClassifierMixin:
         self._check_fitted()
         if not hasattr(self, "_review"):
             raise ValueError("Suspected labels are known after `fit` only: a loaded classifier has no training data.")
-        probs, scores, labels = self._review
+        probs, scores, labels, rows = self._review
         if scores is None or probs is None:
             return []
         classes, multi_label = self.classes_.tolist(), self.model_.config.multi_label
         found = suspected_labels(probs, scores, labels, multi_label)
         for entry in found:
+            entry["row"] = entry["row"] if rows is None else int(rows[entry["row"]])
             for name in ("given", "suggested"):
                 named = [classes[k] for k in entry[name]]
                 entry[name] = named if multi_label else named[0]
@@ -162,7 +167,12 @@ class MeasuredClassifierMixin:
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         return hold_back(result, self.model_.config, self._control(max_risk, options))
 
-    def _prepare(self, data: Any, classes: Any, num_providers: int) -> LabelledTexts:
+    def _prepare_measured(self, data: Any) -> LabelledTexts:
+        """Labelled data as the fitted model takes them, whatever their classes."""
+        known, count = self.classes_.tolist(), self.model_.config.num_providers
+        return self._prepare(data, known, count, unseen_classes=True)
+
+    def _prepare(self, data: Any, classes: Any, num_providers: int | None, **options: Any) -> LabelledTexts:
         raise NotImplementedError
 
     def _check_fitted(self) -> None:

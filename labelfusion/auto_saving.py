@@ -16,7 +16,16 @@ from .scoring.consent import is_hub_id
 from .training.tokenizer_files import load_tokenizer
 
 STATE_FILE = "auto_classifier.json"
-KEPT = ("multi_label", "label_columns", "text_column", "batch_size", "max_length", "cache")
+KEPT = (
+    "multi_label",
+    "label_columns",
+    "text_column",
+    "label_column",
+    "empty_texts",
+    "batch_size",
+    "max_length",
+    "cache",
+)
 LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any] | None
 
 

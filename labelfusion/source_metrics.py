@@ -11,6 +11,7 @@ from .pipelines.inference import Inference
 from .training.gate_fit import is_right
 from .training.metrics import classification_metrics
 from .training.risk import RiskControl
+from .training.thresholds import widen
 
 
 def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionConfig) -> dict[str, Any]:
@@ -52,8 +53,9 @@ def risk_metrics(
     """
     answered, sets = hold_back(result, config, control)
     right = is_right(result.probabilities, truth, config.multi_label, config.thresholds, config.min_labels)
-    classes = truth > 0 if truth.ndim == 2 else np.eye(config.num_labels, dtype=bool)[truth]
-    missed = (classes & ~sets).sum(axis=1) / classes.sum(axis=1).clip(1)
+    num_labels = truth.shape[1] if truth.ndim == 2 else max(config.num_labels, int(truth.max(initial=0)) + 1)
+    classes = truth > 0 if truth.ndim == 2 else np.eye(num_labels, dtype=bool)[truth]
+    missed = (classes & ~widen(sets, num_labels)).sum(axis=1) / classes.sum(axis=1).clip(1)
     return {
         "max_risk": max_risk,
         "answered": float(answered.mean()),

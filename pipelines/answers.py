@@ -44,7 +44,7 @@ def format_answers(
     """The answer for each text of `inference`.
 
     Args:
-        inference: The answers.
+        inference: The answers. A text that is missing gets None for its label, or for its list of labels.
         config: The model's config.
         top_k: See `format_labels`.
         return_sources: A dict that also holds what each source said.
@@ -59,7 +59,8 @@ def format_answers(
     if control is not None:  # say why an answer is held back
         missing = {int(row): NO_SCORES for row in np.flatnonzero(lacking(inference))} | missing
     for i in range(len(inference)):
-        labels = format_labels(probabilities[i], config, top_k)
+        no_text = np.isnan(probabilities[i]).any()
+        labels = _no_answer(config, top_k) if no_text else format_labels(probabilities[i], config, top_k)
         if control is not None:
             labels = dict(labels) if isinstance(labels, dict) else {"labels": labels}
             if not answered[i]:
@@ -69,7 +70,9 @@ def format_answers(
         if not return_sources:
             yield labels
             continue
-        sources: dict[str, dict[str, float] | None] = {"encoder": dict(zip(names, encoder[i].tolist(), strict=True))}
+        sources: dict[str, dict[str, float] | None] = {
+            "encoder": None if no_text else dict(zip(names, encoder[i].tolist(), strict=True))
+        }
         for name, scores in zip(providers, inference.llm_scores[i], strict=True):
             sources[name] = None if np.isnan(scores).any() else dict(zip(names, scores.tolist(), strict=True))
         yield {
@@ -79,6 +82,10 @@ def format_answers(
             "cost_usd": float(inference.cost_usd[i]),
             **({"llm_missing": missing[i]} if i in missing else {}),
         }
+
+
+def _no_answer(config: LabelFusionConfig, top_k: int | None) -> Any:
+    return {"label": None, "score": None} if top_k is UNSET and not config.multi_label else None
 
 
 def hold_back(

@@ -17,6 +17,7 @@ from ..configuration import LabelFusionConfig
 from ..training.encoding import encode_texts, evaluating, novelty_of
 from ..training.gate import gate_values
 from .asking import Asker
+from .blanks import Blanks
 from .inputs import Row, given_scores, read_inputs
 from .patience import Patience
 from .policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
@@ -115,6 +116,7 @@ def run(
     texts: Sequence[str],
     *,
     llm_scores: Any = None,
+    empty_texts: str = "error",
     **options: Any,
 ) -> Inference:
     """Classify a list of texts.
@@ -125,13 +127,14 @@ def run(
         texts: n texts.
         llm_scores: Scores that are there already: `(n, num_providers, num_labels)`, or n entries of `(num_providers,
             num_labels)`, None or NaN for missing. A text that brings any is not asked about.
+        empty_texts: `"error"`, or `"skip"`: a text that is missing, empty or blank gets NaN.
         **options: Those of `infer`. A share of the texts is exact.
 
     Raises:
         ValueError: For texts, scores, a policy or a limit that cannot be right.
         ScoringError: If an LLM cannot be asked at all (no key, unknown model).
     """
-    parts = infer(model, tokenizer, read_inputs(texts, llm_scores), **options)
+    parts = infer(model, tokenizer, read_inputs(texts, llm_scores, empty_texts), **options)
     return Inference.concatenate(list(parts) or [_nothing(model.config)])
 
 
@@ -159,7 +162,8 @@ def infer(
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        rows: `(text, llm_scores or None)` each, the scores as in `run`.
+        rows: `(text, llm_scores or None)` each, the scores as in `run`. Without a text (None, empty or blank), nothing
+            is asked, and the logits are NaN.
         scorers: One for each declared provider, or a function that makes them, called only if something is asked.
             `None`: those that the config declares.
         llm_policy: Which texts the LLMs speak on, see `policy.select`. With `"auto"` several LLMs
@@ -186,15 +190,19 @@ def infer(
     size = max(4 * batch_size, 128)
     patience = Patience(deadline_s, hedge_s)
     asker = Asker(config, scorers, max_cost_usd, chunk_size=size, progress=progress, patience=patience)
+    blanks, is_list = Blanks(_nothing(config)), isinstance(rows, list)
+    rows = blanks.leave_out(rows)
     how: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "bf16": bf16, "progress": progress}
     encode = partial(encode_texts, model, tokenizer, **how)
-    if not isinstance(rows, list):
-        return _Engine(model, encode, asker, policy, StreamSelector(policy, config)).run(iter(rows), size)
+    if not is_list:
+        engine = _Engine(model, encode, asker, policy, StreamSelector(policy, config))
+        return blanks.put_back(engine.run(rows, size))
+    rows = list(rows)
     given_scores([scores for _, scores in rows], config)  # find what is wrong before anything is paid for
     if policy in ("always", "never") or isinstance(policy, float) or max_cost_usd is not None:
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
     choose = partial(select, policy=policy, config=config)
-    return _Engine(model, encode, asker, policy, choose).run(iter(rows), size)
+    return blanks.put_back(_Engine(model, encode, asker, policy, choose).run(iter(rows), size))
 
 
 @dataclass
@@ -224,7 +232,7 @@ class _Engine:
                 except ValueError as error:
                     failure = error
                     break
-                open_windows.append(Window([text for text, _ in chunk], scores))
+                open_windows.append(Window([text or "" for text, _ in chunk], scores))
                 start += len(chunk)
                 self.begin(open_windows[-1])
                 if len(open_windows) == 2:

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..scoring.base import check_scores
 
-Row: TypeAlias = tuple[str, Any]  # text, and its scores as they were given
+Row: TypeAlias = tuple[str | None, Any]  # text, None for a missing one; and its scores as they were given
 
 
-def read_input(item: Any, position: int = 0) -> Row:
+def read_input(item: Any, position: int = 0, empty_texts: str = "error") -> Row:
     """Read one input: a text, or a mapping with `text` and perhaps `llm_scores`; other keys are left alone.
 
     Raises:
-        ValueError: For anything else, naming its position.
+        ValueError: For anything else, naming its position, also for a text that is missing, empty or blank; with
+            `empty_texts="skip"`, that is None.
     """
     scores = None
     if isinstance(item, Mapping):
@@ -25,21 +26,28 @@ def read_input(item: Any, position: int = 0) -> Row:
         if item.get("text_pair") is not None:
             raise ValueError(f"Input {position} has a `text_pair`; join the two texts into one `text`.")
         item, scores = item["text"], item.get("llm_scores")
-    if not isinstance(item, str):
+    if isinstance(item, str) and item.strip():
+        return item, scores
+    if not (item is None or isinstance(item, str) or (isinstance(item, float) and np.isnan(item))):
         raise ValueError(
             f"Input {position} is {type(item).__name__}, expected a string or a dict "
-            "{'text': ..., 'llm_scores': ...}. Drop missing texts, or give '' for them."
+            "{'text': ..., 'llm_scores': ...}."
         )
-    return item, scores
+    if empty_texts != "skip":
+        raise ValueError(
+            f"Input {position} has no text: it is {item!r}. Drop it, or let it go without an answer: "
+            "`empty_texts='skip'`."
+        )
+    return None, scores
 
 
-def read_inputs(items: Iterable[Any], llm_scores: Any = None) -> list[Row]:
+def read_inputs(items: Iterable[Any], llm_scores: Any = None, empty_texts: str = "error") -> list[Row]:
     """`read_input` for all of `items`, with `llm_scores` (one entry for each) where given.
 
     Raises:
         ValueError: For an item that cannot be read, or another number of scores than items.
     """
-    rows = [read_input(item, i) for i, item in enumerate(items)]
+    rows = [read_input(item, i, empty_texts) for i, item in enumerate(items)]
     if llm_scores is None:
         return rows
     if not hasattr(llm_scores, "__len__") or len(llm_scores) != len(rows):

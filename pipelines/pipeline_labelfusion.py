@@ -107,6 +107,7 @@ class LabelFusionPipeline(Pipeline):
                 share of all texts gets a wrong one, see [`RiskControl`].
             llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
                 NaN for missing; for a list or a single text. A text that brings scores is not asked about.
+            empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: it is answered by None.
             max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
             truncation: Accepted for the sake of habit; texts are always truncated.
             padding: Likewise; batches are always padded.
@@ -128,16 +129,17 @@ class LabelFusionPipeline(Pipeline):
         forward: dict[str, Any] = {**self._forward_params, **forward_params}
         forward["batch_size"] = batch_size or self._batch_size or 32
         post: dict[str, Any] = {**self._postprocess_params, **post_params}
-        llm_scores = forward.pop("llm_scores", None)
+        llm_scores, empty = forward.pop("llm_scores", None), forward.pop("empty_texts", "error")
         if isinstance(inputs, str | Mapping):
-            (answer,) = self._answer(read_inputs([inputs], None if llm_scores is None else [llm_scores]), forward, post)
+            rows = read_inputs([inputs], None if llm_scores is None else [llm_scores], empty)
+            (answer,) = self._answer(rows, forward, post)
             # As TextClassificationPipeline: a text gives a list. A list of multi-label answers is one already.
             is_list = isinstance(answer, list) and "top_k" not in post
             return [answer] if bare_text and not is_list else answer
         if hasattr(inputs, "iloc") and hasattr(inputs, "columns"):
             raise ValueError("The pipeline takes no DataFrame; give it `frame['text'].tolist()`.")
         if isinstance(inputs, Sequence) or hasattr(inputs, "tolist"):
-            return list(self._answer(read_inputs(inputs, llm_scores), forward, post))
+            return list(self._answer(read_inputs(inputs, llm_scores, empty), forward, post))
         if llm_scores is not None:
             raise ValueError(
                 "`llm_scores` goes with a text or a list of texts; let a stream give {'text': ..., 'llm_scores': ...}."
@@ -147,11 +149,11 @@ class LabelFusionPipeline(Pipeline):
                 f"The pipeline got {type(inputs).__name__}, expected a text, a dict, a list, an iterator or a dataset."
             )
         if isinstance(inputs, Iterator):
-            return self._answer(self._rows(inputs), forward, post)
-        return _Answers(inputs, lambda: self._answer(self._rows(inputs), forward, post))
+            return self._answer(self._rows(inputs, empty), forward, post)
+        return _Answers(inputs, lambda: self._answer(self._rows(inputs, empty), forward, post))
 
-    def _rows(self, inputs: Any) -> Iterator[Row]:
-        return (read_input(item, i) for i, item in enumerate(iterate(inputs)))
+    def _rows(self, inputs: Any, empty_texts: str) -> Iterator[Row]:
+        return (read_input(item, i, empty_texts) for i, item in enumerate(iterate(inputs)))
 
     def _answer(self, rows: list[Row] | Iterator[Row], forward: dict[str, Any], post: dict[str, Any]) -> Iterator[Any]:
         post = self._with_control(post, forward.get("llm_policy", "always"), forward.get("target_accuracy"))
@@ -192,6 +194,7 @@ class LabelFusionPipeline(Pipeline):
         hedge_s: float | str | None = UNSET,
         max_risk: float | None = UNSET,
         llm_scores: Any = UNSET,
+        empty_texts: str = UNSET,
         max_length: int | None = UNSET,
         truncation: bool = True,
         padding: bool | str = True,
@@ -204,6 +207,8 @@ class LabelFusionPipeline(Pipeline):
             raise ValueError("`truncation` cannot be turned off: the encoder takes no more than its maximum length.")
         if llm_policy is not UNSET:
             check_policy(llm_policy)
+        if empty_texts not in (UNSET, "error", "skip"):
+            raise ValueError(f"`empty_texts` is {empty_texts!r}; expected 'error' or 'skip'.")
         forward = {
             "llm_policy": llm_policy,
             "max_cost_usd": max_cost_usd,
@@ -211,6 +216,7 @@ class LabelFusionPipeline(Pipeline):
             "deadline_s": deadline_s,
             "hedge_s": hedge_s,
             "llm_scores": llm_scores,
+            "empty_texts": empty_texts,
         }
         groups = (
             {"max_length": max_length},
@@ -226,7 +232,7 @@ class LabelFusionPipeline(Pipeline):
         """Tensors of one text or dict, for `forward`."""
         text, scores = read_input(input_)
         limit = longest_input(self.model, self.tokenizer)
-        inputs = dict(tokenize(self.tokenizer, [text], min(max_length or limit, limit)))
+        inputs = dict(tokenize(self.tokenizer, [text or ""], min(max_length or limit, limit)))
         return {**inputs, "llm_scores": torch.from_numpy(given_scores([scores], self.model.config))}
 
     def _forward(self, input_tensors: dict[str, Any]) -> Any:  # type: ignore[override]

@@ -126,7 +126,7 @@ def test_a_section_is_for_its_verb_alone(calls: Calls, tmp_path: Path) -> None:
     [
         ("numbr: 5", "unknown option 'numbr' for `labelfusion score`; did you mean 'number'?"),
         ("max-cost-usd: 5", "unknown option 'max-cost-usd'"),
-        ("number: many", "'number': 'many' is not valid"),
+        ("number: many", "'number': many is not valid"),
         ("number: 3.5", "'number': 3.5 is not valid"),
         ("kind: c", "'kind' is 'c'; expected one of a, b"),
         ("switch: 3", "'switch' is a switch: true or false, not 3"),

@@ -335,7 +335,7 @@ def test_nearest_examples_and_guidelines(tmp_path: Path, tiny_encoder_dir: str) 
         ([{"text": "x", "llm_scores": [[1]]}], [], "has a column 'llm_scores' already"),
         ([{"text": "x", "label": 1}, {"text": "y", "label": 0}], [], "does not name its classes"),
         ([{"text": "x"}], ["--labels", "a"], "two or more different class names"),
-        ([{"text": None}, {"text": "b"}], ["--labels", "a,b"], "row 0 has no text"),
+        ([{"text": None}, {"text": "b"}], ["--labels", "a,b"], "1 of 2 rows have no text in the column 'text': row 0"),
         ([{"text": "x"}], ["--labels", "a,b", "--llm", "m"], "names an LLM twice"),
         ([{"text": "x"}], ["--labels", "a,b", "--llm", '{"model": "z", "oops": 1}'], "unknown fields ['oops']"),
         ([{"text": "x"}], ["--labels", "a,b", "--prompt", "few-shot"], "few-shot prompts need"),

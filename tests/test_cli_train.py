@@ -100,9 +100,9 @@ def test_options_that_cannot_be_right_are_named(trained: Path, tmp_path: Path, c
     for option, value in (("max-length", "-5"), ("learning-rate", "-1"), ("max-train-minutes", "nan"), ("device", "x")):
         assert main(["train", data, "--output-dir", out, f"--{option}", value]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"error: `{option.replace('-', '_')}` " in line
+        assert f"error: `--{option}` " in line
     assert main(["evaluate", model, data, "--device", "x"]) == 2
-    assert "error: `device` is 'x'" in capsys.readouterr().err
+    assert "error: `--device` is 'x'" in capsys.readouterr().err
 
 
 def test_the_report_agrees_with_evaluate_of_the_classifier(trained: Path) -> None:
@@ -166,7 +166,10 @@ def test_predict_from_any_file_to_any_file(trained: Path, tmp_path: Path, suffix
 
 def test_json_that_is_no_table_is_refused(trained: Path, tmp_path: Path, capsys: Any) -> None:
     source, model = tmp_path / "in.json", str(trained / "model")
-    for text, message in (('{"text": "a"}', "a list of objects"), ('{"text": "a"}\n{"text": "b"}', "is not JSON")):
+    for text, message in (
+        ("[1, 2]", "row 0 is '1'; expected a list of objects"),
+        ('{"text": "a"', "line 1 is not JSON"),
+    ):
         source.write_text(text)
         assert main(["predict", model, str(source), str(tmp_path / "out.json")]) == 2
         assert message in capsys.readouterr().err
@@ -178,11 +181,11 @@ def test_predict_goes_on_where_it_was_stopped(
     texts = [f"the team is w{i % 10} good" for i in range(700)]
     lines = [json.dumps({"text": t, "n": i}) for i, t in enumerate(texts)]
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    path.write_text("\n".join([*lines, '{"text": null}']) + "\n")
+    path.write_text("\n".join([*lines, '{"text": "the end", "llm_scores": "high"}']) + "\n")
     command = ["predict", str(trained / "model"), str(path), str(out)]
     assert main(command) == 2
     told = capsys.readouterr().err
-    assert "Row 700 of in.jsonl" in told
+    assert "`llm_scores` row 700 is text that is not JSON" in told
     assert "700 rows are answered" in told
     assert not out.exists()
     assert texts[0] not in (tmp_path / "out.jsonl.journal").read_text()

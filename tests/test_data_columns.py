@@ -56,8 +56,9 @@ def test_empty_cells(name: str, cell: str, tmp_path: Path) -> None:
         (tmp_path / name).write_text("".join(cell.format(*row) + "\n" for row in [("body", "labels"), *rows]))
         return tmp_path / name
 
-    data = prepare(write(("", "a"), ("x", "b|a"), ("12", "")), text_column="body", multi_label=True)
-    assert data.texts == ["", "x", "12"]
+    path = write(("", "a"), ("x", "b|a"), ("12", ""))
+    data = prepare(path, text_column="body", multi_label=True, empty_texts="keep")
+    assert data.texts == [None, "x", "12"]
     assert data.names() == [["a"], ["a", "b"], []]
     assert prepare(write(("1", "a"), ("2", "b")), text_column="body").texts == ["1", "2"]
     with pytest.raises(ValueError, match="Row 1 has no label"):

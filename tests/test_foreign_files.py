@@ -16,7 +16,8 @@ from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.journal import Journal
 from labelfusion.hub_scripts.tables import Table
 from labelfusion.scoring.verbalizers import resolve_verbalizers
-from labelfusion.training.columns import encode_labels, find_classes, parse_lists, parse_scores
+from labelfusion.training.columns import encode_labels, find_classes, parse_scores
+from labelfusion.training.data import read_classes
 
 often = settings(
     deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -37,7 +38,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 @example(["[" + "-" * 5000 + "1]"])
 def test_lists_of_labels(column: list[Any]) -> None:
     try:
-        found = parse_lists(column)
+        found = read_classes(column, multi_label=True, cells=True)
     except ValueError as error:
         assert "Row" in str(error)
         return
@@ -49,6 +50,7 @@ def test_lists_of_labels(column: list[Any]) -> None:
 @given(st.lists(things, max_size=4), st.booleans())
 def test_labels(raw: list[Any], multi_label: bool) -> None:
     try:
+        raw = read_classes(raw, multi_label, cells=False)
         classes = find_classes(raw, None, multi_label)
         encoded = encode_labels(raw, classes, multi_label)
     except ValueError:

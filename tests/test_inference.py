@@ -49,17 +49,18 @@ def test_always_asks_about_everything_that_is_not_known(
     texts = ["good", "bad", "", "movie", "good", "   "]
     given = np.full((6, 1, 3), np.nan)
     given[3] = [[1.0, 0.0, 0.0]]
-    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_scores=given)
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_scores=given, empty_texts="skip")
     assert sorted(scorer.asked) == ["bad", "good"]  # the duplicate is asked once
     assert result.llm_called.tolist() == [True, True, False, False, True, False]
     assert np.isnan(result.llm_scores[[1, 2, 5]]).all()
     np.testing.assert_allclose(result.llm_scores[[0, 4], 0], [[0.2, 0.7, 0.1]] * 2)
     np.testing.assert_allclose(result.llm_scores[3, 0], [1.0, 0.0, 0.0])
-    assert result.errors == {1: "judge: refused"}
+    assert result.errors == {1: "judge: refused", 2: "no text", 5: "no text"}
     assert result.cost_usd.sum() == pytest.approx(0.02)
     assert result.cost_usd[~result.llm_called].sum() == 0
-    assert (result.probabilities[[1, 2, 5]] == result.encoder_probabilities[[1, 2, 5]]).all()
-    assert sum(encoded) == 5  # five distinct texts
+    assert (result.probabilities[1] == result.encoder_probabilities[1]).all()
+    assert np.isnan(result.probabilities[[2, 5]]).all()
+    assert sum(encoded) == 3  # three distinct texts
     assert given.shape == (6, 1, 3)
     assert np.isnan(given[0]).all()  # the caller's array is as it was
 
@@ -72,7 +73,7 @@ def test_never_builds_no_scorer(model: Model, tiny_tokenizer: Tokenizer) -> None
     np.testing.assert_array_equal(result.logits, result.encoder_logits)
     assert not result.llm_called.any()
     run(model, tiny_tokenizer, TEXTS[:2], scorers=scorers, llm_policy=0.0)
-    run(model, tiny_tokenizer, ["", " "], scorers=scorers)
+    assert np.isnan(run(model, tiny_tokenizer, ["", " "], scorers=scorers, empty_texts="skip").logits).all()
     run(model, tiny_tokenizer, TEXTS[:2], scorers=scorers, llm_scores=np.full((2, 1, 3), 1 / 3))
     assert len(run(model, tiny_tokenizer, [], scorers=scorers)) == 0
 
@@ -101,11 +102,12 @@ def test_a_share_counts_only_texts_that_can_be_asked_about(model: Model, tiny_to
     texts = [*TEXTS[:50], *[""] * 20, *TEXTS[50:80]]
     given = [[[0.1, 0.1, 0.8]] if i % 2 else None for i in range(100)]
     scorer = FakeScorer()
-    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_scores=given, llm_policy=0.5)
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], llm_scores=given, llm_policy=0.5, empty_texts="skip")
     open_texts = [i for i, text in enumerate(texts) if text and given[i] is None]
     assert result.llm_called.sum() == round(0.5 * len(open_texts))
     assert not result.llm_called[1::2].any()
-    np.testing.assert_allclose(result.llm_scores[1::2, 0], np.tile([0.1, 0.1, 0.8], (50, 1)), atol=1e-6)
+    brought = [i for i, text in enumerate(texts) if text and given[i]]
+    np.testing.assert_allclose(result.llm_scores[brought, 0], np.tile([0.1, 0.1, 0.8], (len(brought), 1)), atol=1e-6)
 
 
 def test_the_policy_decides_which_recorded_answers_count(make_model: MakeModel, tiny_tokenizer: Tokenizer) -> None:

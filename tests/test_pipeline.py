@@ -19,7 +19,7 @@ from labelfusion import LabelFusionPipeline
 
 MakePipe = Callable[..., LabelFusionPipeline]
 
-TEXTS = ["good movie", "the team was bad", "stock market price fine .", "", "a", "great phone code data science !"]
+TEXTS = ["good movie", "the team was bad", "stock market price fine .", "!", "a", "great phone code data science !"]
 SCORES = np.array([[[0.7, 0.2, 0.1]], [[0.1, 0.8, 0.1]], [[np.nan] * 3], [[0.3, 0.3, 0.4]], [[1, 0, 0]], [[0, 0, 1]]])
 
 
@@ -94,7 +94,7 @@ def test_fused_scores_are_those_of_the_forward(make_pipe: MakePipe, multi_label:
 
 def test_batching_does_not_change_the_answers(make_pipe: MakePipe) -> None:
     pipe = make_pipe()
-    texts = [" ".join(TEXTS[i % 6] for i in range(n)) for n in range(40)]
+    texts = [" ".join(TEXTS[i % 6] for i in range(n)) for n in range(1, 40)]
     one = pipe(texts, batch_size=1, top_k=None)
     for size in (3, 32):
         for a, b in zip(one, pipe(texts, batch_size=size, top_k=None), strict=True):
@@ -217,21 +217,22 @@ def test_texts_of_any_length_and_script(
         monkeypatch.setattr(tiny_tokenizer, "model_max_length", int(1e30))
     pipe = make_pipe(**options)
     long = "good " * 20_000  # 100,000 characters
-    texts = [long, "x" * 100_000, "", " \n\t", "漢字 🎉 é", "\ud800 lone surrogate", "\x00"]
+    texts = [long, "x" * 100_000, "漢字 🎉 é", "\ud800 lone surrogate", "\x00"]
     answers = pipe(texts)
     assert all(0 < answer["score"] <= 1 for answer in answers)
     assert strip(answers[:1]) == strip(pipe([long[:1000]]))
-    assert strip(answers[2:3]) == strip(answers[3:4])
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([*TEXTS, None], "Input 6 is NoneType, expected a string"),
+        ([*TEXTS, None], "Input 6 has no text: it is None"),
+        (["a", " \n\t"], "Input 1 has no text: it is"),
+        ("", "Input 0 has no text: it is ''. .*`empty_texts='skip'`"),
         (["a", 3.5], "Input 1 is float"),
         (["a", ["b", "c"]], "Input 1 is list"),
         ([{"body": "a"}], "Input 0 has no key `text`; its keys are"),
-        ({"text": None}, "Input 0 is NoneType"),
+        ({"text": None}, "Input 0 has no text"),
         ({"text": "a", "text_pair": "b"}, "`text_pair`"),
         (None, "got NoneType, expected"),
         (7, "got int, expected"),
@@ -285,7 +286,7 @@ def test_a_broken_stream_answers_what_came_before(make_pipe: MakePipe) -> None:
     with pytest.raises(OSError, match="disk"):
         answers.extend(make_pipe()(stream()))
     assert len(answers) == 300
-    with pytest.raises(ValueError, match="Input 200 is NoneType"):
+    with pytest.raises(ValueError, match="Input 200 has no text"):
         list(make_pipe()(iter(["good"] * 200 + [None])))
 
 

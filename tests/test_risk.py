@@ -155,9 +155,12 @@ def test_a_text_without_the_scores_that_the_policy_counts_on_is_held_back(
     model = make_model(num_providers=2)
     scores = np.tile(np.array([0.1, 0.8, 0.1], dtype=np.float32), (2, 1))
     half = np.where([[False], [True]], np.nan, scores)
-    result = run(model, tiny_tokenizer, ["good", "bad", "", "film"], llm_scores=[scores, half, None, None])
-    assert result.wanted.all()
-    assert lacking(result).tolist() == [False, True, True, True]
+    result = run(
+        model, tiny_tokenizer, ["good", "bad", "", "film"], llm_scores=[scores, half, None, None], empty_texts="skip"
+    )
+    assert result.wanted[[0, 1, 3]].all()
+    assert lacking(result).tolist() == [False, True, False, True]
+    assert result.errors == {2: "no text"}  # for which it is held back, too
     for policy, wanted in (("never", 0), (0.5, 1)):  # of the two texts that bring scores
         result = run(model, tiny_tokenizer, ["good", "bad"], llm_scores=[scores, half], llm_policy=policy)
         assert result.wanted.sum() == 2 * wanted

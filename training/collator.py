@@ -44,9 +44,19 @@ class LabelFusionDataCollator:
         if self.num_providers and any(s is not None for s in scores):
             batch["llm_scores"] = torch.from_numpy(np.stack([self._scores(s) for s in scores]))
         if all(label is not None for label in labels):
-            dtype = np.float32 if self.multi_label else np.int64
-            batch["labels"] = torch.from_numpy(np.asarray(labels, dtype=dtype))
+            batch["labels"] = torch.from_numpy(self._labels(labels))
         return batch
+
+    def _labels(self, labels: list[Any]) -> np.ndarray:
+        try:
+            return np.asarray(labels, dtype=np.float32 if self.multi_label else np.int64)
+        except (TypeError, ValueError):
+            expected = "0/1 vectors, one number a class" if self.multi_label else "indices of classes"
+            wrong = next((label for label in labels if isinstance(label, str | list | tuple)), labels[0])
+            raise ValueError(
+                f"The Trainer takes labels that are {expected}; got {wrong!r}. For names, use the model's own order: "
+                "`row['labels'] = model.config.label2id[name]`, or `dataset.cast_column('label', ClassLabel(names))`."
+            ) from None
 
     def _scores(self, scores: Any) -> np.ndarray:
         out = np.full((self.num_providers, self.num_labels), np.nan, dtype=np.float32)

@@ -1,59 +1,87 @@
 """Cells of a table to arrays: labels in every spelling, and the `llm_scores` column."""
 
-import ast
-import contextlib
 import json
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from .label_cells import has_vectors, is_missing, is_vector, shorten
 
 
 def encode_labels(
-    raw: Sequence[Any], classes: Sequence[Any], multi_label: bool, other_names: Sequence[Any] = ()
+    raw: Sequence[Any],
+    classes: Sequence[Any],
+    multi_label: bool,
+    other_names: Sequence[Any] = (),
+    unseen: list[str] | None = None,
 ) -> NDArray[Any]:
-    """Labels to int64 `(n,)` indices, or float32 `(n, K)` 0/1 vectors for multi-label.
+    """Labels, as `label_cells.read_labels` gives them, to indices or 0/1 vectors.
 
-    A label is a class, in any spelling of a number ("1", 1, 1.0), or an index where no class is called a number.
+    A label is a class as it is spelt (1 is also "1" and "1.0"), or an index where no class is called a number.
     A multi-label entry is a 0/1 vector or a list of classes. `other_names` are what the data call the K classes.
+
+    Args:
+        raw: n labels.
+        classes: K classes.
+        multi_label: Whether an entry is a list.
+        other_names: What the data call the K classes.
+        unseen: A list to which the names of U unknown classes are added; `None`: an unknown class is an error.
+
+    Returns:
+        int64 `(n,)` in [0, K + U), or float32 `(n, K + U)` of 0/1 for multi-label.
 
     Raises:
         ValueError: For a missing or unknown label, naming the row.
     """
     index: dict[Any, int] = {c: i for i, c in enumerate(classes)}
-    for names in (map(str, classes), other_names):
+    for names in (map(str, classes), (str(c).strip() for c in classes), other_names):
         index |= {name: i for i, name in enumerate(names) if name not in index}
-    numbers: dict[float | None, int] = {to_number(c): i for i, c in enumerate(classes) if to_number(c) is not None}
+    spelt, counted = _places(map(_plain_number, classes)), _places(map(to_number, classes))
+    numeric = any(to_number(c) is not None for c in classes)
 
     def position(value: Any, row: int) -> int:
-        value = value.item() if isinstance(value, np.generic) else value
         if is_missing(value):
             raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
         if is_vector(value):
-            raise ValueError(f"Row {row} has the label {value!r}, expected one class; lists need multi_label=True.")
-        number = to_number(value)
-        found = index.get(value, index.get(str(value), numbers.get(number)))
-        if found is None and not numbers and not isinstance(value, str) and number in range(len(classes)):
+            raise ValueError(f"Row {row} has the label {value!r}, expected one class; lists need `multi_label=True`.")
+        found = index.get(value, index.get(str(value), spelt.get(_plain_number(value))))
+        if found is None and not isinstance(value, str):  # the number 1 is "01", if no other class is 1
+            found = counted.get(to_number(value))
+        if found is None and not numeric and not isinstance(value, str) and to_number(value) in range(len(classes)):
             found = int(value)
+        if found is None and unseen is not None:
+            unseen.append(str(value))
+            found = index[value] = len(classes) + len(unseen) - 1
         if found is None:
             raise ValueError(f"Row {row} has the unknown label {value!r}; the classes are {shorten(classes)}.")
         return found
 
     if not multi_label:
+        known: dict[Any, int] = {}
+        if not has_vectors(raw):
+            known = {value: position(value, raw.index(value)) for value in dict.fromkeys(raw)}
+            if len(set(map(type, raw))) == 1:
+                return np.fromiter(map(known.__getitem__, raw), dtype=np.int64, count=len(raw))
         return np.array([position(v, i) for i, v in enumerate(raw)], dtype=np.int64)
-    out = np.zeros((len(raw), len(classes)), dtype=np.float32)
-    named = not numbers or (all(isinstance(c, str) for c in classes) and _looks_binary(raw))
+    named = not numeric or (all(isinstance(c, str) for c in classes) and _looks_binary(raw))
+    vectors: list[tuple[int, Any]] = []
+    lists: list[tuple[int, list[int]]] = []
     for i, value in enumerate(raw):
         if not is_vector(value):
-            raise ValueError(f"Row {i}: multi-label `labels` must be a list of classes or a 0/1 vector, got {value!r}.")
+            raise ValueError(f"Row {i}: multi-label labels must be a list of classes or a 0/1 vector, got {value!r}.")
         items = list(value)
         if _is_binary_vector(items, len(classes), named):
-            out[i] = items
+            vectors.append((i, items))
         else:
-            out[i, [position(v, i) for v in items]] = 1.0
+            lists.append((i, [position(v, i) for v in items]))
+    out = np.zeros((len(raw), len(classes) + len(unseen or ())), dtype=np.float32)
+    for i, items in vectors:
+        out[i, : len(classes)] = items
+    for i, places in lists:
+        out[i, places] = 1.0
     return out
 
 
@@ -113,18 +141,19 @@ def parse_row(value: Any, row: int) -> list[Any] | None:
 
 
 def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool) -> list[Any]:
-    """The given classes, else the sorted ones that occur; a matrix of 0/1 without names numbers them."""
+    """The given classes, else the sorted ones that occur; a matrix of 0/1 without names numbers them.
+
+    `raw` are labels as of `label_cells.read_labels`.
+    """
     if given is not None:
         return list(given)
     values = [v for row in raw if is_vector(row) for v in row] if multi_label else raw
     if multi_label and _looks_binary(raw):
         return [str(i) for i in range(len(raw[0]))]
-    for i, value in enumerate(values):
-        if is_missing(value):
-            raise ValueError(f"Row {i} has no label. Drop the row: unlabelled texts cannot be trained on.")
-        if not isinstance(value, Hashable) or isinstance(value, tuple):
-            raise ValueError(f"Row {i} has the label {value!r}, expected one class; lists need multi_label=True.")
-    found = {v.item() if isinstance(v, np.generic) else v for v in values}
+    found = set(values)
+    if any(map(is_missing, found)) or (multi_label and any(map(is_missing, raw))):
+        row = next(i for i, value in enumerate(raw) if is_missing(value) or (multi_label and None in list(value)))
+        raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
     if len(found) < 2:
         raise ValueError(f"The data have {len(found)} class(es), {shorten(sorted(map(str, found)))}; two are needed.")
     kinds = {isinstance(v, str) for v in found}
@@ -165,44 +194,15 @@ def _is_binary_vector(items: list[Any], num_labels: int, named: bool) -> bool:
 
 def check_binary(values: NDArray[Any], argument: str = "label_columns") -> NDArray[np.float32]:
     """A 0/1 matrix as float32, or an error that names the row."""
-    out = values.astype(np.float32)
+    try:
+        out = values.astype(np.float32)
+    except (TypeError, ValueError):
+        kept = np.frompyfunc(lambda v: v if _is_number(v) and v in (0, 1) else np.nan, 1, 1)
+        out = kept(values).astype(np.float32)
     if not np.isin(out, (0.0, 1.0)).all():
         row = int(np.flatnonzero(~np.isin(out, (0.0, 1.0)).all(axis=1))[0])
         raise ValueError(f"`{argument}`: row {row} holds {values[row].tolist()}; expected 0 and 1 only.")
     return out
-
-
-def parse_lists(column: Sequence[Any]) -> list[Any]:
-    """Multi-label cells of a CSV: lists in the manner of JSON or Python, or names separated by `|`, `;` or `,`.
-
-    A column has one separator, the first of these that occurs in it: with `film, tv|sport`, `film, tv` is one class.
-
-    Raises:
-        ValueError: For a list that cannot be read, naming the row.
-    """
-    cells = [value.strip() if isinstance(value, str) else value for value in column]
-    texts = [cell for cell in cells if isinstance(cell, str) and not cell.startswith("[")]
-    separator = next((s for s in "|;," if any(s in text for text in texts)), "|")
-
-    def parse(cell: Any, row: int) -> Any:
-        if not isinstance(cell, str):
-            return cell
-        if cell.startswith("["):
-            return _parse_list(cell, row)
-        return [part.strip() for part in cell.split(separator) if part.strip()]
-
-    return [parse(cell, i) for i, cell in enumerate(cells)]
-
-
-def _parse_list(text: str, row: int) -> list[Any]:
-    for read in (json.loads, ast.literal_eval):
-        if read is ast.literal_eval and re.search(r"""['"]\s+['"]""", text):
-            break  # an array as numpy prints it: Python would join its names
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # Python's own, of odd text
-            found = read(text)
-            if isinstance(found, list):
-                return found
-    raise ValueError(f"Row {row}: the labels {text[:60]!r} are no list; expected '[\"a\", \"b\"]' or 'a|b'.")
 
 
 def _is_number(value: Any) -> bool:
@@ -216,17 +216,13 @@ def to_number(value: Any) -> float | None:
     return float(value) if _is_number(value) else None
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a cell is None, NaN or `pandas.NA`."""
-    return not is_vector(value) and bool(pd.isna(value))
+def _places(keys: Iterable[Any]) -> dict[Any, int]:
+    """Where each of the keys stands, without those that stand in two places."""
+    listed = list(keys)
+    return {key: i for i, key in enumerate(listed) if key is not None and listed.count(key) == 1}
 
 
-def is_vector(value: Any) -> bool:
-    """Whether a cell is a list, tuple, set or array."""
-    return isinstance(value, list | tuple | set | np.ndarray)
-
-
-def shorten(items: Sequence[Any], limit: int = 12) -> str:
-    """The first items as text, for a message."""
-    shown = ", ".join(repr(i) for i in items[:limit])
-    return shown if len(items) <= limit else f"{shown}, ... ({len(items)} in all)"
+def _plain_number(value: Any) -> str:
+    """One text for all the ways of writing a whole number: 1, 1.0, "1" and "1.0", but not "01"; else `value` itself."""
+    text = str(value).strip()
+    return text[:-2] if re.fullmatch(r"(0|-?[1-9]\d*)\.0", text) else text

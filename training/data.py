@@ -1,37 +1,34 @@
 """Labelled texts from whatever people have: data frames, data sets, lists, files, Hub ids."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .columns import (
-    check_binary,
-    encode_labels,
-    find_classes,
-    is_missing,
-    is_vector,
-    name_labels,
-    parse_lists,
-    parse_scores,
-    shorten,
-    to_number,
+from .columns import check_binary, encode_labels, find_classes, name_labels, parse_scores, to_number
+from .data_table import (
+    CLASSES_SUFFIX,
+    LABEL_COLUMNS,
+    SCORES,
+    column_names,
+    has_cells,
+    is_file,
+    is_table,
+    read_table,
+    with_labels,
 )
+from .label_cells import is_missing, read_labels, shorten, single_labels, split_labels, typed_cells
 
-CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
-_CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text and "None" a class
-READERS: dict[str, Callable[..., pd.DataFrame]] = {
-    ".csv": lambda path, **options: pd.read_csv(path, **_CELLS, **options),
-    ".tsv": lambda path, **options: pd.read_csv(path, sep="\t", **_CELLS, **options),
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
-    ".json": pd.read_json,
-    ".parquet": pd.read_parquet,
-}
+__all__ = ["CLASSES_SUFFIX", "LabelledTexts", "concatenate", "is_table", "prepare", "read_table", "with_labels"]
+
+logger = logging.getLogger(__name__)
+
+EMPTY_TEXTS = ("error", "skip", "keep")
 
 
 @dataclass
@@ -40,15 +37,25 @@ class LabelledTexts:
 
     Args:
         texts: n texts.
-        labels: int64 `(n,)` class indices, or float32 `(n, K)` of 0/1 for multi-label; `None` without labels.
+        labels: int64 `(n,)` class indices, or float32 `(n, K)` of 0/1 for multi-label; `None` without labels. With U
+            `unseen` classes, indices up to K + U - 1, or `(n, K + U)`.
         llm_scores: float32 `(n, P, K)`, NaN where a provider has no answer; `None` without the column.
         classes: K classes as the data spell them: names, or the integers themselves.
+        unseen: U names of classes that occur and are none of `classes`.
+        rows: int64 `(n,)`: where each text stands in the data, without texts left out; `None`: all are there.
+        count: Rows of the data, those left out among them.
     """
 
     texts: list[str]
     labels: NDArray[Any] | None
     llm_scores: NDArray[np.float32] | None
     classes: list[Any]
+    unseen: list[str] = field(default_factory=list)
+    rows: NDArray[np.int64] | None = None
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.count = self.count or len(self.texts)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -56,80 +63,10 @@ class LabelledTexts:
     def names(self) -> list[Any]:
         """Each row's class name, or list of class names."""
         assert self.labels is not None
-        classes = [str(c) for c in self.classes]
+        classes = [str(c) for c in (*self.classes, *self.unseen)]
         if self.labels.ndim == 1:
             return [classes[i] for i in self.labels]
         return [[c for c, yes in zip(classes, row, strict=True) if yes] for row in self.labels]
-
-
-def read_table(data: Any, split: str = "train", text_column: str = "text") -> tuple[pd.DataFrame, list[str] | None]:
-    """Read anything tabular into a data frame.
-
-    Args:
-        data: DataFrame, `datasets.Dataset`, dict of columns, list of dicts, pair `(texts, labels)`, path of a CSV, TSV,
-            JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
-        split: Split to take of a data set on the Hub or a `DatasetDict`.
-        text_column: Name of the text column: of that which `(texts, labels)` get, and that has "" where a cell of a CSV
-            or TSV file is empty.
-
-    Returns:
-        The data frame, with names for the indices of a `ClassLabel`, and the class names if the data set declares them:
-        `ClassLabel`, or what `labelfusion score` leaves in a Parquet file or beside a CSV or JSONL file, the order of
-        its scores.
-
-    Raises:
-        ValueError: For a type that is none of these, or a file of another kind.
-        FileNotFoundError: For a path that does not exist.
-    """
-    if isinstance(data, pd.DataFrame):
-        return data.reset_index(drop=True), None
-    if isinstance(data, str | Path):
-        path = Path(data)
-        if path.suffix.lower() in READERS:
-            if not path.is_file():
-                raise FileNotFoundError(f"There is no file {str(path)!r}.")
-            metadata = _metadata(path)
-            options = {"dtype": {text_column: str}} if _has_cells(path) else {}  # "123" is a text, and so is ""
-            says = json.loads(metadata.get(b"labelfusion", b"{}"))
-            scored = says.get("labels")
-            table = READERS[path.suffix.lower()](path, **options)
-            if options and text_column in table:
-                table[text_column] = table[text_column].fillna("")
-            features = _features(metadata)
-            table, names = _named(table, features, scored)
-            if says.get("indices") and not features:
-                for column in {"label", "labels"} & set(table.columns):
-                    cells = table[column].tolist()
-                    found = name_labels(parse_lists(cells) if column == "labels" else cells, scored)
-                    table = table.assign(**{column: pd.Series(found, index=table.index, dtype=object)})
-            return table, scored or names
-        if path.exists() or isinstance(data, Path):
-            raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(READERS)}.")
-        from datasets import load_dataset
-
-        name, _, part = str(data).partition(":")
-        return read_table(load_dataset(name, split=part or split))
-    if isinstance(data, tuple) and len(data) == 2:
-        texts, labels = data
-        if len(texts) != len(labels):
-            raise ValueError(f"`(texts, labels)`: {len(texts)} texts but {len(labels)} labels.")
-        column = "labels" if is_vector(next(iter(labels), None)) else "label"
-        table = pd.DataFrame({text_column: pd.Series(list(texts), dtype=object), column: list(labels)})
-        return _named(table, {column: getattr(labels, "features", None)})  # of a column of a datasets.Dataset
-    if isinstance(data, dict) and hasattr(data, "keys") and not hasattr(data, "column_names"):
-        return pd.DataFrame(dict(data)), None
-    if isinstance(data, dict):  # a DatasetDict
-        if split not in data:
-            raise ValueError(f"The data set has no split {split!r}; it has {', '.join(data)}. Pass one of them.")
-        return read_table(data[split])
-    if hasattr(data, "features") and hasattr(data, "to_pandas"):
-        return _named(data.to_pandas(), data.features)
-    if isinstance(data, Sequence) and data and isinstance(data[0], dict):
-        return pd.DataFrame(list(data)), None
-    raise ValueError(
-        f"Cannot read data of type {type(data).__name__}: expected a DataFrame, a datasets.Dataset, (texts, labels), a "
-        "list of dicts, the path of a CSV, TSV, JSON, JSONL or Parquet file, or the id of a data set on the Hub."
-    )
 
 
 def prepare(
@@ -139,8 +76,11 @@ def prepare(
     multi_label: bool = False,
     label_columns: Sequence[str] | None = None,
     text_column: str = "text",
+    label_column: str | None = None,
     num_providers: int | None = None,
     require_labels: bool = True,
+    unseen_classes: bool = False,
+    empty_texts: str = "error",
 ) -> LabelledTexts:
     """Bring data into arrays.
 
@@ -150,34 +90,147 @@ def prepare(
         multi_label: Whether a text may have several classes. Labels are then 0/1 vectors or lists of classes.
         label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
         text_column: Name of the text column.
+        label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
         num_providers: Expected number of providers in `llm_scores`; `None`: as many as there are.
         require_labels: Whether labels are read; else they are ignored.
+        unseen_classes: Take labels that are none of `classes` as wrong answers to come, with a warning; otherwise they
+            are an error.
+        empty_texts: What is done with rows whose text is missing, empty or blank: `"error"`; `"skip"`: they are left
+            out, with a warning; `"keep"`: they stay, and their text is None.
 
     Raises:
         ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape; the row is named.
     """
-    table, declared = read_table(data, text_column=text_column)
-    if len(table) == 0:
+    if isinstance(data, LabelledTexts):
+        return data
+    with naming(data):
+        return _prepare(
+            data,
+            classes,
+            multi_label,
+            label_columns,
+            text_column,
+            label_column,
+            num_providers,
+            require_labels,
+            unseen_classes,
+            empty_texts,
+        )
+
+
+@contextmanager
+def naming(data: Any) -> Iterator[None]:
+    """Errors about a file name it."""
+    try:
+        yield
+    except ValueError as error:
+        name = str(data) if is_file(data) else ""
+        if not name or str(error).startswith(f"{name}: "):
+            raise
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _prepare(
+    data: Any,
+    classes: Sequence[Any] | None,
+    multi_label: bool,
+    label_columns: Sequence[str] | None,
+    text_column: str,
+    label_column: str | None,
+    num_providers: int | None,
+    require_labels: bool,
+    unseen_classes: bool,
+    empty_texts: str,
+) -> LabelledTexts:
+    """`prepare` of data that are read for the first time."""
+    wanted = {text_column, SCORES, *(label_columns or ())} | ({label_column} if label_column else {*LABEL_COLUMNS})
+    table, declared = read_table(data, text_column=text_column, label_column=label_column, columns=wanted)
+    count = len(table)
+    if count == 0 and len(table.columns):
         raise ValueError("The data have no rows.")
     if text_column not in table:
+        shown = ", ".join(column_names(data, table))
         raise ValueError(
-            f"The data have no column {text_column!r}; the columns are {', '.join(map(str, table.columns))}."
+            f"The data have no column {text_column!r} (`text_column`); the columns are {shown}. Name the one with the "
+            "texts."
         )
-    texts = table[text_column].tolist()
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"Row {i}: `{text_column}` is {text!r}, expected a string. Drop the row, or give ''.")
+    texts, rows = check_texts(table[text_column].tolist(), text_column, empty_texts)
+    if rows is not None:
+        table = table.iloc[rows]
     labels: NDArray[Any] | None = None
+    unseen: list[str] = []
     if require_labels:
-        labels, classes = _read_labels(table, declared, classes, multi_label, label_columns, _has_cells(data))
+        labels, classes = _read_labels(
+            table,
+            data,
+            declared,
+            classes,
+            multi_label,
+            label_column,
+            label_columns,
+            unseen if unseen_classes else None,
+        )
     classes = list(next((c for c in (classes, label_columns, declared) if c is not None), []))
+    if unseen:
+        _warn_unseen(unseen, classes)
     scores = None
-    if "llm_scores" in table:
-        scores = parse_scores(table["llm_scores"].tolist(), len(classes), num_providers)
-        order, wanted = [str(c) for c in declared or []], [str(c) for c in classes]
-        if order != wanted and sorted(order) == sorted(wanted):  # the scores are in the order of the declaration
-            scores = scores[:, :, [order.index(c) for c in wanted]]
-    return LabelledTexts(texts, labels, scores, classes)
+    if SCORES in table:
+        scores = parse_scores(table[SCORES].tolist(), len(classes), num_providers)
+        order, names = [str(c) for c in declared or []], [str(c) for c in classes]
+        if order != names and sorted(order) == sorted(names):  # the scores are in the order of the declaration
+            scores = scores[:, :, [order.index(c) for c in names]]
+    return LabelledTexts(texts, labels, scores, classes, unseen, rows, count)
+
+
+def check_texts(
+    texts: list[Any], text_column: str = "text", empty_texts: str = "error"
+) -> tuple[list[str], NDArray[np.int64] | None]:
+    """Texts, and the rows that are kept of them (`None`: all); for `empty_texts` see `prepare`.
+
+    Raises:
+        ValueError: For something that is no text, or texts that are empty, blank or missing; names the rows.
+    """
+    if empty_texts not in EMPTY_TEXTS:
+        raise ValueError(f"`empty_texts` is {empty_texts!r}; expected 'error' or 'skip'.")
+    if set(map(type, texts)) == {str} and all(map(str.strip, texts)):
+        return texts, None
+    empty = [i for i, text in enumerate(texts) if is_empty_text(text, i, text_column)]
+    if not empty:
+        return texts, None
+    if empty_texts == "error":
+        raise empty_error(len(empty), empty, len(texts), text_column)
+    if empty_texts == "keep":
+        for i in empty:
+            texts[i] = None
+        return texts, None
+    if len(empty) == len(texts):
+        raise ValueError(f"No row has a text in the column {text_column!r}.")
+    logger.warning("%d of %d rows have no text and are left out.", len(empty), len(texts))
+    rows = np.setdiff1d(np.arange(len(texts)), empty)
+    return [texts[i] for i in rows], rows
+
+
+def is_empty_text(text: Any, row: int, text_column: str = "text") -> bool:
+    """Whether a text is missing, empty or blank.
+
+    Raises:
+        ValueError: For something that is no text.
+    """
+    if isinstance(text, str):
+        return not text or text.isspace()
+    if not is_missing(text):
+        given = f"{type(text).__name__} {str(text)[:40]}"
+        raise ValueError(f"Row {row}: `text_column` {text_column!r} holds the {given}, expected a text (a string).")
+    return True
+
+
+def empty_error(count: int, first: Sequence[int], total: int, text_column: str) -> ValueError:
+    """The error for rows without a text."""
+    shown = ", ".join(map(str, first[:5])) + (", ..." if count > 5 else "")
+    return ValueError(
+        f"{count} of {total} rows have no text in the column {text_column!r}: row {shown}. Drop them, or let them go "
+        "without an answer: `empty_texts='skip'`."
+    )
 
 
 def concatenate(a: LabelledTexts, b: LabelledTexts) -> LabelledTexts:
@@ -189,90 +242,59 @@ def concatenate(a: LabelledTexts, b: LabelledTexts) -> LabelledTexts:
     if shape is not None:
         parts = [x.llm_scores if x.llm_scores is not None else np.full((len(x), *shape), np.nan) for x in (a, b)]
         scores = np.concatenate(parts).astype(np.float32)
-    return LabelledTexts(a.texts + b.texts, np.concatenate([a.labels, b.labels]), scores, a.classes)
+    rows = None
+    if a.rows is not None or b.rows is not None:
+        first, second = (np.arange(len(x)) if x.rows is None else x.rows for x in (a, b))
+        rows = np.concatenate([first, second + a.count])
+    return LabelledTexts(
+        a.texts + b.texts, np.concatenate([a.labels, b.labels]), scores, a.classes, [], rows, a.count + b.count
+    )
 
 
-def _has_cells(data: Any) -> bool:
-    """Whether `data` is the path of a CSV or TSV file, in which an empty text and a missing one look alike."""
-    return isinstance(data, str | Path) and Path(data).suffix.lower() in (".csv", ".tsv")
+def find_label_column(names: Collection[Any], multi_label: bool, label_column: str | None = None) -> str | None:
+    """Which of these columns holds the labels; None if none does."""
+    order = (label_column,) if label_column else LABEL_COLUMNS[:: -1 if multi_label else 1]
+    return next((name for name in order if name in names), None)
 
 
-def is_table(data: Any) -> bool:
-    """Whether `data` is tabular, not a plain list or array of texts or labels."""
-    if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "column_names"):
-        return True
-    if isinstance(data, tuple):
-        return len(data) == 2 and not all(isinstance(x, str) for x in data)
-    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], dict)
+def read_classes(
+    column: Sequence[Any], multi_label: bool, cells: bool, known: Sequence[Any] | None = None
+) -> list[Any]:
+    """The labels of a column as `encode_labels` takes them.
 
-
-def with_labels(data: Any, y: Any) -> Any:
-    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given.
-
-    `y` may be a data frame of one column of labels, or of a 0/1 column a class.
+    Args:
+        column: n labels as they are in the data.
+        multi_label: Whether they are lists.
+        cells: Whether they are cells of a CSV or TSV file, in which an empty cell is an empty list of classes.
+        known: Classes that are known. Cells that are spelt like them stay as they are.
     """
-    if y is None:
-        return data
-    if hasattr(y, "columns"):
-        names = list(y.columns)
-        y = y[names[0]].tolist() if len(names) == 1 else name_labels(check_binary(y.to_numpy(), "y").tolist(), names)
-    if hasattr(data, "columns"):
-        if len(data) != len(y):
-            raise ValueError(f"`y`: {len(data)} texts but {len(y)} labels.")
-        labels = pd.Series(list(y), index=data.index, dtype=object)
-        kept = data.drop(columns=["label", "labels"], errors="ignore")
-        return kept.assign(**{"labels" if is_vector(next(iter(y), None)) else "label": labels})
-    return list(data), y
-
-
-def _metadata(path: Path) -> dict[bytes, bytes]:
-    """What a Parquet file, and the small file beside any other, say about its data."""
-    found: dict[bytes, bytes] = {}
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet as pq
-
-        found = dict(pq.read_schema(path).metadata or {})
-    beside = path.with_name(path.name + CLASSES_SUFFIX)
-    return found | ({b"labelfusion": beside.read_bytes()} if beside.is_file() else {})
-
-
-def _features(metadata: dict[bytes, bytes]) -> Any:
-    declared = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
-    if not declared:
-        return {}
-    from datasets import Features
-
-    return Features.from_dict(declared)
-
-
-def _named(
-    table: pd.DataFrame, features: Any, scored: list[str] | None = None
-) -> tuple[pd.DataFrame, list[str] | None]:
-    """The table with names for the indices of `ClassLabel`, and these names; `scored` renames them, in their order."""
-    declared = None
-    for column in ("labels", "label"):
-        feature = features.get(column)
-        names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-        if names and column in table:
-            names = scored if scored and len(scored) == len(names) else names
-            declared = declared or list(names)
-            found = name_labels(table[column].tolist(), names)
-            table = table.assign(**{column: pd.Series(found, index=table.index, dtype=object)})
-    return table, declared
+    labels = read_labels(column)
+    if multi_label:
+        empty: list[Any] = []
+        return split_labels([empty if cells and v in ("", None) else v for v in labels], known or ())
+    labels = single_labels(labels)
+    if not cells:
+        return labels
+    labels = [None if label == "" else label for label in labels]
+    names = {str(name) for name in known or ()}
+    return labels if names and names.issuperset(set(labels) - {None}) else typed_cells(labels)
 
 
 def _read_labels(
     table: pd.DataFrame,
+    data: Any,
     declared: list[str] | None,
     classes: Sequence[Any] | None,
     multi_label: bool,
+    label_column: str | None,
     label_columns: Sequence[str] | None,
-    cells: bool,
+    unseen: list[str] | None,
 ) -> tuple[NDArray[Any], list[Any]]:
     """Labels as of `LabelledTexts`, and the classes; the arguments are those of `prepare`.
 
-    `cells`: an empty list of classes is an empty cell.
+    `table` is what was read of `data`; `unseen` gets the names of unknown classes.
     """
+    cells = has_cells(data)
     if label_columns:
         absent = [c for c in label_columns if c not in table]
         if absent:
@@ -285,25 +307,34 @@ def _read_labels(
             )
         same = set(columns) == {str(c) for c in classes}  # otherwise `classes` renames the columns, in their order
         order = [columns[str(c)] for c in classes] if same else list(label_columns)
-        labels = check_binary(table[order].to_numpy())
+        columns_of_cells = [typed_cells([v or None for v in table[c]]) if cells else table[c].tolist() for c in order]
+        labels = check_binary(np.array(columns_of_cells, dtype=object).T)
         if multi_label:
             return labels, classes
         if not (labels.sum(axis=1) == 1).all():
-            raise ValueError("`label_columns`: single-label rows have exactly one 1; pass multi_label=True.")
+            raise ValueError("`label_columns`: single-label rows have exactly one 1; pass `multi_label=True`.")
         return labels.argmax(axis=1).astype(np.int64), classes
-    column = "labels" if "labels" in table else "label"
-    if column not in table:
+    column = find_label_column(table.columns, multi_label, label_column)
+    if column is None:
+        wanted = repr(label_column) if label_column else "'label' or 'labels'"
+        shown = ", ".join(column_names(data, table))
         raise ValueError(
-            f"The data have no column 'label' or 'labels'; the columns are {', '.join(map(str, table.columns))}. "
-            "Rename yours, or pass `label_columns=[...]` for one 0/1 column a class."
+            f"The data have no column {wanted}; the columns are {shown}. Name yours by `label_column`, or give "
+            "`label_columns` for one 0/1 column a class."
         )
-    raw = table[column].tolist()
-    if multi_label:
-        raw = parse_lists(["" if cells and is_missing(v) else v for v in raw])
+    raw = read_classes(table[column].tolist(), multi_label, cells, classes if classes is not None else declared)
     if declared and not any(to_number(name) is not None for name in declared):  # then a number is an index
         raw = name_labels(raw, declared)
     classes = find_classes(raw, classes if classes is not None else declared, multi_label)
-    return encode_labels(raw, classes, multi_label, _other_names(declared, classes)), classes
+    return encode_labels(raw, classes, multi_label, _other_names(declared, classes), unseen), classes
+
+
+def _warn_unseen(unseen: list[str], classes: Sequence[Any]) -> None:
+    logger.warning(
+        "Rows of the class %s count as wrong answers: the model does not know it. Its classes are %s.",
+        shorten(unseen),
+        shorten(classes),
+    )
 
 
 def _other_names(declared: list[str] | None, classes: Sequence[Any]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .gate import NEVER, SHARES, Gate, doubted, expected_error, uncertainty
-from .thresholds import decide
+from .thresholds import decide, widen
 
 KEPT_GAIN = 0.95
 STRENGTH = 20.0  # rows that a class's reliability is drawn to the average by
@@ -210,9 +210,10 @@ def is_right(
     thresholds: list[float] | None = None,
     min_labels: int = 0,
 ) -> NDArray[np.bool_]:
-    """bool `(n,)`: rows that are right, in all classes for multi-label."""
+    """bool `(n,)`: rows that are right, in all classes for multi-label. Classes from K on are none of the model's."""
     if multi_label:
-        return np.asarray((decide(probs, thresholds, min_labels) == (labels > 0)).all(axis=1))
+        decided = widen(decide(probs, thresholds, min_labels), labels.shape[1])
+        return np.asarray((decided == (labels > 0)).all(axis=1))
     return np.asarray(probs.argmax(axis=1) == labels)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .thresholds import decide
+from .thresholds import decide, widen
 
 
 def classification_metrics(
@@ -20,7 +20,8 @@ def classification_metrics(
 
     Args:
         probabilities: float `(n, K)`.
-        labels: int `(n,)`, or 0/1 `(n, K)` for multi-label.
+        labels: int `(n,)`, or 0/1 `(n, K)` for multi-label. Classes from K on are those that the source does not know:
+            their probability is 0.
         multi_label: Whether the classes are independent.
         thresholds: Multi-label: K thresholds, 0.5 by default.
         min_labels: Multi-label: fewest classes predicted for a text.
@@ -32,8 +33,11 @@ def classification_metrics(
     from sklearn.metrics import accuracy_score, f1_score
 
     p = np.asarray(probabilities, dtype=np.float64)
+    known = p
+    p = widen(p, labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1)
     if multi_label:
-        truth, predicted = labels.astype(int), decide(p, thresholds, min_labels).astype(int)
+        truth = labels.astype(int)
+        predicted = widen(decide(known, thresholds, min_labels), p.shape[1]).astype(int)
         clipped = p.clip(1e-12, 1 - 1e-12)
         loss = -(truth * np.log(clipped) + (1 - truth) * np.log1p(-clipped)).sum(axis=1).mean()
         ece = expected_calibration_error(p.ravel(), truth.ravel().astype(bool))

@@ -1,5 +1,7 @@
 """From multi-label probabilities to decisions: per-class thresholds, tuned out of sample."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,11 @@ def decide(
         few = decided.sum(axis=1) < min_labels
         decided[few[:, None] & _one_hot(best, decided.shape[1])] = True
     return decided
+
+
+def widen(values: NDArray[Any], num_labels: int) -> NDArray[Any]:
+    """`(n, K)` with columns of zeros for the classes from K to `num_labels`, if there are any."""
+    return np.pad(values, ((0, 0), (0, max(0, num_labels - values.shape[1]))))
 
 
 def tune_thresholds(

@@ -1,0 +1,194 @@
+"""Whatever people have as a table: data frames, data sets, lists, files, Hub ids."""
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .cell_files import DELIMITERS
+from .columns import check_binary, name_labels
+from .files import SUFFIXES, read_batches, read_columns
+from .label_cells import read_labels
+
+CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
+LABEL_COLUMNS = ("label", "labels")
+SCORES = "llm_scores"
+
+
+def read_table(
+    data: Any,
+    split: str = "train",
+    text_column: str = "text",
+    label_column: str | None = None,
+    columns: Collection[str] | None = None,
+) -> tuple[pd.DataFrame, list[str] | None]:
+    """Read anything tabular into a data frame.
+
+    Args:
+        data: DataFrame, `datasets.Dataset`, dict of columns, list of dicts, pair `(texts, labels)`, path of a CSV, TSV,
+            JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
+        split: Split to take of a data set on the Hub or a `DatasetDict`.
+        text_column: Name of the column that the texts of `(texts, labels)` get.
+        label_column: Name of the label column; `None`: `label` or `labels`.
+        columns: The columns that are wanted of a file; `None`: all.
+
+    Returns:
+        The data frame (all cells of a CSV or TSV file are texts), with names for the indices of a `ClassLabel`; and the
+        class names if the data set declares them: by `ClassLabel`, or by what `labelfusion score` leaves in a Parquet
+        file or beside a CSV or JSONL file, in the order of its scores.
+
+    Raises:
+        ValueError: For a type that is none of these, or a file of another kind.
+        FileNotFoundError: For a path that does not exist.
+    """
+    if isinstance(data, pd.DataFrame):
+        return data.reset_index(drop=True), None
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if path.suffix.lower() in SUFFIXES:
+            return _read_file(path, label_column, columns)
+        if path.exists() or isinstance(data, Path):
+            raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(SUFFIXES)}.")
+        from datasets import load_dataset
+
+        name, _, part = str(data).partition(":")
+        return read_table(load_dataset(name, split=part or split), label_column=label_column)
+    if isinstance(data, tuple) and len(data) == 2:
+        texts, labels = data
+        if len(texts) != len(labels):
+            raise ValueError(f"`(texts, labels)`: {len(texts)} texts but {len(labels)} labels.")
+        column = label_column or "label"
+        table = pd.DataFrame({text_column: _objects(texts), column: _objects(labels)})
+        return _named(table, {column: getattr(labels, "features", None)}, column)  # of a column of a datasets.Dataset
+    if isinstance(data, dict) and hasattr(data, "keys") and not hasattr(data, "column_names"):
+        return pd.DataFrame(dict(data)), None
+    if isinstance(data, dict):  # a DatasetDict
+        if split not in data:
+            raise ValueError(f"The data set has no split {split!r}; it has {', '.join(data)}. Pass one of them.")
+        return read_table(data[split], label_column=label_column)
+    if hasattr(data, "features") and hasattr(data, "to_pandas"):
+        if hasattr(data, "__len__"):
+            return _named(data.to_pandas(), data.features or {}, label_column)
+        rows = list(data)  # of a stream, which may not know its columns
+        return _named(_from_rows(rows), data.features or {}, label_column)
+    if isinstance(data, Sequence) and len(data) and isinstance(data[0], dict):
+        return _from_rows(data), None
+    raise ValueError(
+        f"Cannot read data of type {type(data).__name__}: expected a DataFrame, a datasets.Dataset, (texts, labels), a "
+        "list of dicts, the path of a CSV, TSV, JSON, JSONL or Parquet file, or the id of a data set on the Hub."
+    )
+
+
+def is_table(data: Any) -> bool:
+    """Whether `data` is tabular, not a plain list or array of texts or labels."""
+    if isinstance(data, str | Path | dict) or hasattr(data, "columns") or hasattr(data, "column_names"):
+        return True
+    if isinstance(data, tuple):
+        return len(data) == 2 and not all(isinstance(x, str) for x in data)
+    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], dict)
+
+
+def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
+    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given.
+
+    `y` may be a data frame of one column of labels, or of a 0/1 column a class.
+    """
+    if y is None:
+        return data
+    if hasattr(y, "columns"):
+        names = list(y.columns)
+        y = y[names[0]].tolist() if len(names) == 1 else name_labels(check_binary(y.to_numpy(), "y").tolist(), names)
+    if hasattr(data, "columns"):
+        if len(data) != len(y):
+            raise ValueError(f"`y`: {len(data)} texts but {len(y)} labels.")
+        labels = _objects(y).set_axis(data.index)
+        kept = data.drop(columns=list(LABEL_COLUMNS), errors="ignore")
+        return kept.assign(**{label_column or "label": labels})
+    return list(data), y
+
+
+def _objects(values: Any) -> pd.Series:
+    """A column of these values as they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values if isinstance(values, list) else list(values)
+    return pd.Series(array, dtype=object)
+
+
+def _from_rows(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: _objects([row.get(name) for row in rows]) for name in names})
+
+
+def column_names(data: Any, table: pd.DataFrame) -> list[str]:
+    """The names of all columns of `data`, of which `table` may have but those that were wanted."""
+    if is_file(data):
+        _, first = next(read_batches(Path(data)), (0, {}))
+        return list(first)
+    return [str(name) for name in table.columns]
+
+
+def is_file(data: Any) -> bool:
+    """Whether `data` is the path of a data file."""
+    return isinstance(data, str | Path) and Path(data).suffix.lower() in SUFFIXES
+
+
+def has_cells(data: Any) -> bool:
+    """Whether `data` is the path of a CSV or TSV file, in which all cells are texts."""
+    return isinstance(data, str | Path) and Path(data).suffix.lower() in DELIMITERS
+
+
+def _read_file(
+    path: Path, label_column: str | None, columns: Collection[str] | None
+) -> tuple[pd.DataFrame, list[str] | None]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    metadata = _metadata(path)
+    says = json.loads(metadata.get(b"labelfusion", b"{}"))
+    scored = says.get("labels")
+    read = read_columns(path, columns)
+    table = pd.DataFrame({name: _objects(values) for name, values in read.items()}, copy=False)
+    features = _features(metadata)
+    table, names = _named(table, features, label_column, scored)
+    if says.get("indices") and not features:
+        for column in {label_column, *LABEL_COLUMNS} & set(table.columns):
+            found = name_labels(read_labels(table[column].tolist(), has_cells(path)), scored)
+            table = table.assign(**{str(column): _objects(found)})
+    return table, scored or names
+
+
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    """What a Parquet file, and the small file beside any other, say about its data."""
+    found: dict[bytes, bytes] = {}
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        found = dict(pq.read_schema(path).metadata or {})
+    beside = path.with_name(path.name + CLASSES_SUFFIX)
+    return found | ({b"labelfusion": beside.read_bytes()} if beside.is_file() else {})
+
+
+def _features(metadata: dict[bytes, bytes]) -> Any:
+    declared = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
+    if not declared:
+        return {}
+    from datasets import Features
+
+    return Features.from_dict(declared)
+
+
+def _named(
+    table: pd.DataFrame, features: Any, label_column: str | None = None, scored: list[str] | None = None
+) -> tuple[pd.DataFrame, list[str] | None]:
+    """The table with names for the indices of `ClassLabel`, and these names; `scored` renames them, in their order."""
+    declared = None
+    for column in (label_column,) if label_column else reversed(LABEL_COLUMNS):
+        feature = features.get(column)
+        names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+        if names and column in table:
+            names = scored if scored and len(scored) == len(names) else names
+            declared = declared or list(names)
+            table = table.assign(**{column: _objects(name_labels(table[column].tolist(), names))})
+    return table, declared

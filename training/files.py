@@ -1,0 +1,165 @@
+"""Data files as they are: CSV, TSV, JSON, JSON Lines and Parquet, read in one way for every use.
+
+No cell changes on the way: the cells of a CSV or TSV file are texts, and so are the strings of a JSON file, be they
+digits or dates. What cannot be read rightly is an error that names file and row.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from .cell_files import DELIMITERS, find_encoding, named, read_all_cells, read_cells, read_error
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+BATCH = 10_000  # rows held at once as columns
+
+
+def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    """The columns of a file, some thousand rows at a time, each batch with its number of rows.
+
+    Args:
+        path: File whose name ends in one of `SUFFIXES`.
+        columns: Names of the columns that are wanted, where the file has them; `None`: all.
+
+    Raises:
+        ValueError: For a file that cannot be read rightly; names the row and how to mend it.
+    """
+    suffix = path.suffix.lower()
+    if suffix in DELIMITERS:
+        yield from read_cells(path, columns)
+    elif suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(path)
+            names = [n for n in file.schema_arrow.names if columns is None or n in columns]
+            for batch in file.iter_batches(batch_size=1 << 16, columns=names):
+                yield batch.num_rows, {name: batch.column(name).to_pylist() for name in names}
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
+    else:
+        yield from _in_columns(read_objects(path), columns)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file; the arguments and errors are those of `read_batches`."""
+    if path.suffix.lower() in (".json", ".jsonl"):
+        yield from read_objects(path)
+        return
+    for _, batch in read_batches(path):
+        names = list(batch)
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def read_columns(path: Path, columns: Collection[str] | None = None) -> dict[str, list[Any]]:
+    """All rows of a file as columns; a row that lacks one has None there. Otherwise as `read_batches`."""
+    found: dict[str, list[Any]] = {}
+    count = 0
+    cells = path.suffix.lower() in DELIMITERS
+    for size, batch in read_all_cells(path, columns) if cells else read_batches(path, columns):
+        for name in found.keys() - batch.keys():
+            found[name] += [None] * size
+        for name, values in batch.items():
+            found.setdefault(name, [None] * count).extend(values)
+        count += size
+    return found
+
+
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON file: a list of them, one a line, or a whole table by columns as pandas writes it."""
+    with named(path), path.open(encoding=find_encoding(path)) as file:
+        start = next((line for line in file if line.strip()), "")
+        file.seek(0)
+        if start.lstrip().startswith("["):
+            yield from _objects(path, _load(path, file.read()))
+            return
+        first = _loaded(start)
+        if not isinstance(first, dict) or _is_columns(first):
+            rows = _try_columns(file.read())
+            if rows is not None:
+                yield from rows
+                return
+            file.seek(0)
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                row = _loaded(line)
+                if not isinstance(row, dict):
+                    raise read_error(
+                        path,
+                        f"line {number} is not JSON" if row is _BROKEN else f"line {number} is {line.strip()[:40]!r}",
+                        'one object a line, such as {"text": "...", "label": "..."}, or a list of objects',
+                    )
+                yield row
+
+
+_BROKEN = object()
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _BROKEN
+
+
+def _load(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f"line {error.lineno} is" if isinstance(error, json.JSONDecodeError) else "it is"
+        found = f"{place} not JSON ({getattr(error, 'msg', error)})"
+        raise read_error(path, found, "a list of objects, one a row") from None
+
+
+def _objects(path: Path, rows: list[Any]) -> Iterator[dict[str, Any]]:
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise read_error(path, f"row {i} is {str(row)[:40]!r}", "a list of objects, one a row")
+    yield from rows
+
+
+def _is_columns(found: dict[str, Any]) -> bool:
+    """Whether an object is a table by columns: lists of one length, or objects with the same keys."""
+    kinds, values = {type(value) for value in found.values()}, list(found.values())
+    if kinds == {list}:
+        return len({len(value) for value in values}) == 1 and len(values) > 1
+    return kinds == {dict} and all(value.keys() == values[0].keys() for value in values)
+
+
+def _try_columns(text: str) -> list[dict[str, Any]] | None:
+    found = _loaded(text)
+    if not isinstance(found, dict) or not _is_columns(found):
+        return [found] if isinstance(found, dict) else None
+    columns = [value.values() if isinstance(value, dict) else value for value in found.values()]
+    return [dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _in_columns(
+    rows: Iterator[dict[str, Any]], columns: Collection[str] | None
+) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    batch: dict[str, list[Any]] = {}
+    count = 0
+    for row in rows:
+        for name, value in row.items():
+            if columns is None or name in columns:
+                cells = batch.get(name)
+                if cells is None:
+                    cells = batch[name] = []
+                if len(cells) < count:  # rows before lacked the column
+                    cells.extend([None] * (count - len(cells)))
+                cells.append(value)
+        count += 1
+        if count == BATCH:
+            yield count, _filled(batch, count)
+            batch, count = {}, 0
+    if count:
+        yield count, _filled(batch, count)
+
+
+def _filled(batch: dict[str, list[Any]], count: int) -> dict[str, list[Any]]:
+    for cells in batch.values():
+        cells.extend([None] * (count - len(cells)))
+    return batch
