@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config
+    table = Table(args.input, args.split, text_column=args.text_column or clf.text_column, labelled=False)
     new = _new_columns(config.multi_label, args)
     _check_columns(table, out, new)
     empty = check_texts(table, args.text_column, args.empty_texts)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas
 from .journal import Journal
-from .options import add_columns
+from .options import add_annotators, add_columns
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--multi-label", action="store_true", help="several classes may apply to a text")
     add("--descriptions", metavar="FILE.yaml", help="lines of `class name: description`")
     add_columns(parser)
+    add_annotators(parser)
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
     add = parser.add_argument_group("how to ask", "for every --llm whose JSON does not say otherwise").add_argument
     add("--method", choices=("auto", "decision", "likelihood", "logprob", "json", "vote"), help="default: auto")
@@ -106,7 +107,8 @@ class Summary:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command. Returns 1 if rows are left that may get an answer later: the same command asks only for them."""
-    table = Table(args.input, args.split)
+    export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
+    table = Table(args.input, args.split, **export, labelled=None)
     _check(table, args)
     folder, data_file = _output_paths(args.output)
     check_columns(table, data_file)

@@ -63,6 +63,7 @@ class Task:
             "text_column": args.text_column,
             "empty_texts": args.empty_texts,
             "chunk_size": args.chunk_size,
+            "annotators": args.annotators,
             "examples": Table(args.examples).version() if args.examples else None,
         }
 
@@ -252,6 +253,7 @@ def _pool(args: argparse.Namespace, labels: list[str]) -> tuple[list[str], list[
         text_column=args.text_column,
         label_column=args.label_column,
         empty_texts=args.empty_texts,
+        annotators=args.annotators,
     )
     return data.texts, data.names()
 

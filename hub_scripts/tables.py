@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..training.annotations import find_tool, read_export
 from ..training.cell_files import DELIMITERS
 from ..training.data import empty_error, is_empty_text, naming
 from ..training.data_table import LABEL_COLUMNS
@@ -31,16 +32,20 @@ class Table:
     Args:
         source: Path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub.
         split: Split of a data set on the Hub.
+        **export: How the export of an annotation tool is read: options of `training.annotations.read_export`.
 
     Raises:
         ValueError: For a file of another kind.
         FileNotFoundError: For a path that does not exist.
     """
 
-    def __init__(self, source: str, split: str = "train") -> None:
-        self.source, self.split = source, split
+    def __init__(self, source: str, split: str = "train", **export: Any) -> None:
+        self.source, self.split, self._options = source, split, export
         path = Path(source)
         self.suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
+        self._is_export = find_tool(source) is not None
+        if self._is_export:
+            self.suffix = ".json"  # its rows are objects, whatever its name
         if self.suffix and not path.is_file():
             raise FileNotFoundError(f"There is no file {source!r}.")
         if not self.suffix and (path.exists() or source.startswith((".", "/", "~"))):
@@ -71,6 +76,8 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         """All rows as dicts."""
+        if self._is_export:
+            return map(dict, self._export)
         return read_rows(Path(self.source)) if self.suffix else iter(self._hub)
 
     @property
@@ -104,6 +111,10 @@ class Table:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(self.source).schema_arrow
+
+    @cached_property
+    def _export(self) -> list[Row]:
+        return read_export(self.source, **self._options) or []
 
     @cached_property
     def _hub(self) -> Any:

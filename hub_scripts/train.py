@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas, escape_formula
-from .options import BF16, add_card_metadata, add_columns, add_max_cost, names, provider, read_descriptions
+from .options import BF16, add_annotators, add_card_metadata, add_columns, add_max_cost, names, provider, read_descriptions
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -38,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_escape_formulas(parser)
     add("--overwrite", action="store_true", help="write into DIR even if it holds other things than a model")
-    add = parser.add_argument_group("data").add_argument
+    group = parser.add_argument_group("data")
+    add = group.add_argument
     add("--labels", type=names, metavar="A,B,C", help="class names in order (default: those of the data)")
     add("--multi-label", action="store_true", help="several classes may apply to a text")
     add("--label-columns", type=names, metavar="A,B,C", help="0/1 columns, one a class, instead of `label` or `labels`")
-    add_columns(parser)
+    add_columns(group)
+    add_annotators(group)
     add("--class-descriptions", metavar="FILE.yaml", help="lines of `class name: description` for the LLM")
     add = parser.add_argument_group("training").add_argument
     add(
@@ -129,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         text_column=args.text_column,
         label_column=args.label_column,
         empty_texts=args.empty_texts,
+        annotators=args.annotators,
         class_descriptions=read_descriptions(args.class_descriptions) if args.class_descriptions else None,
         cache=not args.no_cache,
         progress=True,
@@ -256,6 +259,7 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
             num_providers=None if scores is None else scores.shape[1],
             unseen_classes=option == "--test",
             empty_texts=args.empty_texts,
+            annotators=args.annotators,
         )
         found.append(data)
     train, more, test = found

@@ -50,6 +50,8 @@ class AutoFusionClassifier(
         label_column: Name of the label column. Default: `label` or `labels`.
         empty_texts: What is done with texts that are missing, empty or blank: `"error"`, or `"skip"`: `fit` and
             `evaluate` leave the rows out, `predict` answers None, `predict_proba` NaN.
+        annotators: Where the data are an annotation tool's and several annotators labelled a text: `"majority"`, the
+            class with the most votes (a tie leaves the text out), or `"soft"`, each vote is a row.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"contrastive"`: for few rows, texts
             of a class are drawn together first; `"full"`: fine-tuning; `"auto"`: contrastive training of 30 to 1,000
@@ -109,6 +111,7 @@ class AutoFusionClassifier(
         text_column: str = "text",
         label_column: str | None = None,
         empty_texts: str = "error",
+        annotators: str = "majority",
         class_descriptions: dict[str, str] | None = None,
         encoder_training: str = "auto",
         max_train_minutes: float = 5.0,
@@ -145,6 +148,7 @@ class AutoFusionClassifier(
         self.multi_label = multi_label
         self.label_columns = label_columns
         self.text_column = text_column
+        self.annotators = annotators
         self.label_column = label_column
         self.empty_texts = empty_texts
         self.class_descriptions = class_descriptions
@@ -351,6 +355,7 @@ class AutoFusionClassifier(
             "multi_label": self.multi_label,
             "label_columns": self.label_columns,
             "text_column": self.text_column,
+            "annotators": self.annotators,
             "label_column": self.label_column,
             "num_providers": num_providers or None,
             "empty_texts": self.empty_texts,

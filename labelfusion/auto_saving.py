@@ -22,6 +22,7 @@ KEPT = (
     "text_column",
     "label_column",
     "empty_texts",
+    "annotators",
     "batch_size",
     "max_length",
     "cache",

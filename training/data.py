@@ -81,6 +81,7 @@ def prepare(
     require_labels: bool = True,
     unseen_classes: bool = False,
     empty_texts: str = "error",
+    annotators: str = "majority",
 ) -> LabelledTexts:
     """Bring data into arrays.
 
@@ -97,6 +98,7 @@ def prepare(
             are an error.
         empty_texts: What is done with rows whose text is missing, empty or blank: `"error"`; `"skip"`: they are left
             out, with a warning; `"keep"`: they stay, and their text is None.
+        annotators: What several annotators of a text give: `"majority"` or `"soft"`, see `annotations.read_export`.
 
     Raises:
         ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape; the row is named.
@@ -144,7 +146,15 @@ def _prepare(
 ) -> LabelledTexts:
     """`prepare` of data that are read for the first time."""
     wanted = {text_column, SCORES, *(label_columns or ())} | ({label_column} if label_column else {*LABEL_COLUMNS})
-    table, declared = read_table(data, text_column=text_column, label_column=label_column, columns=wanted)
+    table, declared = read_table(
+        data,
+        text_column=text_column,
+        label_column=label_column,
+        columns=wanted,
+        multi_label=multi_label,
+        annotators=annotators,
+        labelled=require_labels,
+    )
     count = len(table)
     if count == 0 and len(table.columns):
         raise ValueError("The data have no rows.")

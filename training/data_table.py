@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .annotations import EXPORT_SUFFIXES, read_export
 from .cell_files import DELIMITERS
 from .columns import check_binary, name_labels
 from .files import SUFFIXES, read_batches, read_columns
@@ -24,6 +25,7 @@ def read_table(
     text_column: str = "text",
     label_column: str | None = None,
     columns: Collection[str] | None = None,
+    **export: Any,
 ) -> tuple[pd.DataFrame, list[str] | None]:
     """Read anything tabular into a data frame.
 
@@ -34,6 +36,7 @@ def read_table(
         text_column: Name of the column that the texts of `(texts, labels)` get.
         label_column: Name of the label column; `None`: `label` or `labels`.
         columns: The columns that are wanted of a file; `None`: all.
+        **export: How the exports of annotation tools are read: the other options of `annotations.read_export`.
 
     Returns:
         The data frame (all cells of a CSV or TSV file are texts), with names for the indices of a `ClassLabel`; and the
@@ -44,6 +47,9 @@ def read_table(
         ValueError: For a type that is none of these, or a file of another kind.
         FileNotFoundError: For a path that does not exist.
     """
+    rows = read_export(data, text_column=text_column, label_column=label_column, **export)
+    if rows is not None:
+        return _from_rows(rows), None
     if isinstance(data, pd.DataFrame):
         return data.reset_index(drop=True), None
     if isinstance(data, str | Path):
@@ -51,11 +57,12 @@ def read_table(
         if path.suffix.lower() in SUFFIXES:
             return _read_file(path, label_column, columns)
         if path.exists() or isinstance(data, Path):
-            raise ValueError(f"{str(path)!r} is not a data file; expected one of {', '.join(SUFFIXES)}.")
+            kinds = ", ".join((*SUFFIXES, *EXPORT_SUFFIXES))
+            raise ValueError(f"{str(path)!r} is not a data file; expected one of {kinds}.")
         from datasets import load_dataset
 
         name, _, part = str(data).partition(":")
-        return read_table(load_dataset(name, split=part or split), label_column=label_column)
+        return read_table(load_dataset(name, split=part or split), split, text_column, label_column, columns, **export)
     if isinstance(data, tuple) and len(data) == 2:
         texts, labels = data
         if len(texts) != len(labels):
@@ -68,7 +75,7 @@ def read_table(
     if isinstance(data, dict):  # a DatasetDict
         if split not in data:
             raise ValueError(f"The data set has no split {split!r}; it has {', '.join(data)}. Pass one of them.")
-        return read_table(data[split], label_column=label_column)
+        return read_table(data[split], split, text_column, label_column, columns, **export)
     if hasattr(data, "features") and hasattr(data, "to_pandas"):
         if hasattr(data, "__len__"):
             return _named(data.to_pandas(), data.features or {}, label_column)

@@ -1,0 +1,292 @@
+"""Exports of annotation tools as rows of texts and labels: Label Studio, doccano, Argilla, Prodigy, fastText, spaCy.
+
+They are known by their shape, see `tool_of`. Where several annotators labelled a text, the class with the most votes is
+its label, or each vote becomes a row of its own: the log loss over these rows is that against the shares of the votes,
+so that all of the training learns from them (Sheng, Provost & Ipeirotis 2008, "Get another label?").
+"""
+
+import csv
+import functools
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .annotation_formats import (
+    LABEL_STUDIO_COLUMNS,
+    Annotated,
+    Names,
+    Record,
+    argilla,
+    argilla_rows,
+    label_studio,
+    label_studio_rows,
+)
+from .annotation_lines import doccano, doccano_rows, fasttext_lines, prodigy, spacy_docs
+from .cell_files import DELIMITERS, find_encoding, named
+from .files import read_rows
+
+logger = logging.getLogger(__name__)
+
+ANNOTATORS = ("majority", "soft")
+EXPORT_SUFFIXES = (".spacy", ".txt", ".ft")  # that only annotation tools and trainers write
+_NOT_LABELLED = "unannotated"
+
+
+_READERS: dict[str, Callable[[list[Record], Names], Iterator[Annotated]]] = {
+    "Label Studio": label_studio,
+    "Label Studio, one row an annotation": label_studio_rows,
+    "Argilla": argilla,
+    "Argilla, flattened": argilla_rows,
+    "doccano": doccano,
+    "doccano, CSV": doccano_rows,
+    "Prodigy": prodigy,
+    "spaCy": spacy_docs,
+    "fastText": fasttext_lines,
+}
+
+
+def tool_of(record: Record) -> str | None:
+    """The tool that writes records of this shape; `None` for the row of an ordinary table.
+
+    Raises:
+        ValueError: For a row of a table that might be Prodigy's.
+    """
+    keys = record.keys()
+    if "llm_scores" in keys:  # of `labelfusion score`
+        return None
+    if isinstance(record.get("data"), dict) and isinstance(record.get("annotations", record.get("completions")), list):
+        return "Label Studio"
+    if keys >= LABEL_STUDIO_COLUMNS:
+        return "Label Studio, one row an annotation"
+    if keys >= {"fields", "responses", "status"} and isinstance(record["responses"], dict):
+        return "Argilla"
+    if keys >= {"id", "status", "_server_id"} or any(str(key).endswith(".responses.status") for key in keys):
+        return "Argilla, flattened"
+    if record.get("answer") in ("accept", "reject", "ignore"):
+        if keys & {"_input_hash", "_task_hash", "_view_id"} or isinstance(record.get("accept"), list):
+            return "Prodigy"
+        if "label" in keys:
+            raise ValueError(
+                "The column 'answer' holds 'accept', 'reject' or 'ignore', as in an export of Prodigy, but its columns "
+                "`_input_hash`, `_task_hash` and `_view_id` are missing. Keep them, or rename 'answer' if it means "
+                "something else."
+            )
+    if keys >= {"id", "text", "Comments"}:
+        if any(isinstance(record.get(name), list) for name in ("label", "cats", "entities")):
+            return "doccano"
+        if isinstance(record.get("label"), str):
+            return "doccano, CSV"
+    return None
+
+
+def find_tool(data: Any) -> str | None:
+    """The annotation tool that `data` come from; `None` for any others.
+
+    Args:
+        data: Path of a file, list of dicts, data frame or data set.
+
+    Raises:
+        ValueError: For a text file that is no export, or a table that may be an export or not.
+    """
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if not path.is_file():
+            return None
+        suffix = path.suffix.lower()
+        if suffix == ".spacy":
+            return "spaCy"
+        if suffix in (".txt", ".ft"):
+            if any("__label__" in record["line"] for record in _lines(path)):
+                return "fastText"
+            raise ValueError(f"{path.name} has no `__label__`: a text file is read if it is in the format of fastText.")
+        return _named(path.name, _first(path, suffix))
+    if hasattr(data, "columns") or hasattr(data, "column_names"):
+        names = data.columns if hasattr(data, "columns") else data.column_names
+        return _named("The data", dict.fromkeys(names)) if isinstance(names, Iterable) else None
+    if isinstance(data, list) and data and isinstance(data[0], dict):
+        return _named("The data", data[0])
+    return None
+
+
+def read_export(
+    data: Any,
+    *,
+    text_column: str = "text",
+    label_column: str | None = None,
+    multi_label: bool = False,
+    annotators: str = "majority",
+    labelled: bool | None = True,
+) -> list[Record] | None:
+    """The rows of an export, `None` if `data` are none.
+
+    Args:
+        data: As for `find_tool`.
+        text_column: Field with the texts, and their column here. Default: also the only field with texts.
+        label_column: Field with the classes, such as a choice field of Label Studio or a question of Argilla. Default:
+            the only one.
+        multi_label: Whether a text may have several classes.
+        annotators: `"majority"`: the class with the most votes, multi-label each class that more than half of the
+            annotators chose; a tie leaves the text out. `"soft"`: a row for each vote.
+        labelled: Leave out what has no label; `False`: each text is a row, and has no label; `None`: so if there is no
+            label at all.
+
+    Returns:
+        Rows with `id` (where the tool has one), the text and `label`, multi-label a list of classes in `labels`; the
+        latter are called `label_column` where that is given. What is left out is said once, with numbers by reason.
+
+    Raises:
+        ValueError: For an unknown way with annotators, an export that can be read in several ways, or with several
+            classes of a text without `multi_label`; the record is named.
+        ImportError: For a `.spacy` file without spaCy.
+    """
+    if annotators not in ANNOTATORS:
+        raise ValueError(f"`annotators` is {annotators!r}; expected one of {', '.join(ANNOTATORS)}.")
+    tool = find_tool(data)
+    if tool is None:
+        return None
+    source = Path(data).name if isinstance(data, str | Path) else "The data"
+    names = Names(source, text_column, label_column, multi_label)
+    records = list(_READERS[tool](list(_records(data, tool)), names))
+    has_id = any(record.id is not None for record in records)
+    texts = [({"id": record.id} if has_id else {}) | {text_column: record.text} for record in records]
+    if labelled is False:
+        return texts
+    column = label_column or ("labels" if multi_label else "label")
+    rows: list[Record] = []
+    left_out: Counter[str] = Counter()
+    several = 0
+    for number, (record, text) in enumerate(zip(records, texts, strict=True)):
+        votes = _votes(record, multi_label, source, number)
+        several += len(votes) > 1
+        chosen = votes if annotators == "soft" else _majority(votes, multi_label)
+        if not votes:
+            left_out[(record.reasons or [_NOT_LABELLED])[0]] += 1
+        elif not chosen:
+            left_out["tied between annotators"] += 1
+        rows += [{**text, column: vote if multi_label else vote[0]} for vote in chosen]
+    summary = _summary(source, tool, len(records), len(rows), left_out, several, annotators)
+    if rows:
+        _say(summary)
+        return rows
+    if labelled:
+        raise ValueError(f"{summary} Nothing is left to learn from.")
+    return texts
+
+
+def _votes(record: Annotated, multi_label: bool, source: str, number: int) -> list[list[Any]]:
+    """What each annotator chose; single-label without those who chose nothing."""
+    votes = [list(dict.fromkeys(vote)) for vote in record.votes.values()]
+    if multi_label:
+        return votes
+    if several := next((vote for vote in votes if len(vote) > 1), None):
+        raise ValueError(
+            f"{source}: the text of record {number} has several classes, {several}; pass multi_label=True "
+            "(`--multi-label`)."
+        )
+    if votes and not any(votes):
+        record.reasons.append("without a class")
+    return [vote for vote in votes if vote]
+
+
+def _majority(votes: list[list[Any]], multi_label: bool) -> list[list[Any]]:
+    """What most annotators chose, as the only vote; none where it is a tie."""
+    counts = Counter(name for vote in votes for name in vote)
+    if multi_label:
+        tied = any(2 * count == len(votes) for count in counts.values())
+        return [] if tied or not votes else [[name for name, count in counts.items() if 2 * count > len(votes)]]
+    best = counts.most_common(2)
+    return [] if not best or (len(best) > 1 and best[0][1] == best[1][1]) else [[best[0][0]]]
+
+
+def _summary(
+    source: str, tool: str, records: int, rows: int, left_out: Counter[str], several: int, annotators: str
+) -> str:
+    said = f"{source} ({tool}): {rows} labelled rows from {records} records."
+    if left_out:
+        said += " Left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) + "."
+    if several:
+        said += f" {several} records have several annotators (`annotators`: {annotators})."
+    if tool == "Argilla":
+        said += " This file does not tell drafts and discarded answers from others; `to_datasets` of Argilla does."
+    return said
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Once, however often the data are read."""
+    logger.warning(message)
+
+
+def _named(source: str, record: Record | None) -> str | None:
+    try:
+        return None if record is None else tool_of(record)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _first(path: Path, suffix: str) -> Record | None:
+    """The first row of a data file, without reading the others; `None` if there is none that can be read."""
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return dict.fromkeys(pq.read_schema(path).names)
+    if suffix in DELIMITERS:
+        with path.open(encoding=find_encoding(path), errors="replace", newline="") as file:
+            try:
+                return next(csv.DictReader(file, delimiter=DELIMITERS[suffix]), None)
+            except csv.Error:
+                return None
+    if suffix not in (".json", ".jsonl"):
+        return None
+    size = 1 << 16
+    with path.open(encoding=find_encoding(path), errors="replace") as file:
+        text = file.read(size)
+        while True:
+            try:
+                found, _ = json.JSONDecoder().raw_decode(text.lstrip().removeprefix("[").lstrip())
+                return found if isinstance(found, dict) else None
+            except (ValueError, RecursionError):
+                more = file.read(len(text))
+            if not more:
+                return None
+            text += more
+
+
+def _records(data: Any, tool: str) -> Iterator[Record]:
+    if not isinstance(data, str | Path):
+        if hasattr(data, "iloc"):  # a data frame
+            data = data.astype(object).where(data.notna(), None).to_dict("records")
+        yield from data
+        return
+    path = Path(data)
+    if tool == "spaCy":
+        yield from _documents(path)
+    elif tool == "fastText":
+        yield from _lines(path)
+    else:
+        yield from read_rows(path)
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    with named(path), path.open(encoding=find_encoding(path), newline="") as file:
+        text = file.read()
+    lines = text.splitlines() if '"__label__' not in text else [row[0] for row in csv.reader(text.splitlines(True))]
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield {"number": number, "line": line}
+
+
+def _documents(path: Path) -> Iterator[Record]:
+    try:
+        from spacy.tokens import DocBin
+        from spacy.vocab import Vocab
+    except ImportError:
+        raise ImportError(f"{path.name} is a file of spaCy, which reads it: pip install spacy.") from None
+    try:
+        documents = list(DocBin().from_disk(path).get_docs(Vocab()))
+    except Exception as error:  # of msgpack, zlib, numpy
+        raise ValueError(f"{path.name} is no `DocBin` of spaCy that can be read ({type(error).__name__}).") from None
+    yield from ({"text": document.text, "cats": document.cats} for document in documents)
