@@ -110,7 +110,9 @@ def test_several_classes_a_text(name: str, expected: dict[str, set[str]]) -> Non
     found = rows(name, multi_label=True, **options)
     assert {row["text"]: set(row[options.get("label_column", "labels")]) for row in found} == expected
     if any(len(chosen) > 1 for chosen in expected.values()):
-        with pytest.raises(ValueError, match=rf"{name}: the text of record 0 has several classes, .*multi_label=True"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: the text of record 0 has several classes, .*`multi_label=True`"
+        ):
             rows(name, **options)
 
 
@@ -154,13 +156,27 @@ def test_the_last_annotation_of_an_annotator_counts(tmp_path: Path) -> None:
     assert rows(tmp_path / "min.json")[0]["label"] == "tech"
 
 
+def test_the_field_with_the_classes_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = prepare(FILES / "label_studio_multiple.csv", label_column="topic", multi_label=True)
+    assert dict(zip(data.texts, map(set, data.names()), strict=True)) == SEVERAL | NOTHING
+    source, out = FILES / "label_studio_two_fields.json", tmp_path / "out.jsonl"
+    with LLMServer(labels=["film", "sport", "tech"]) as server:
+        asking = ["--llm", "m", "--api-base", server.url, "--method", "json", "--no-cache"]
+        assert main(["score", str(source), str(out), *asking]) == 2
+        said = "several choice fields: topic, mood. Name the one to learn (`--label-column`)"
+        assert said in capsys.readouterr().err
+        assert main(["score", str(source), str(out), *asking, "--label-column", "topic"]) == 0
+    scored = prepare(out, label_column="topic")
+    assert dict(zip(scored.texts, scored.names(), strict=True)) == PLAIN
+
+
 def test_one_label_that_is_accepted_or_rejected() -> None:
     found = Counter(row["label"] for row in rows("prodigy_one_label.jsonl"))
     assert found == {"sport": 6, "not sport": 12}
 
 
 def test_what_can_be_read_in_several_ways_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"two_fields.json has several choice fields: topic, mood.*--label-column"):
+    with pytest.raises(ValueError, match=r"two_fields.json has several choice fields: topic, mood.*label_column`"):
         rows("label_studio_two_fields.json")
     assert rows("label_studio_two_fields.json", label_column="mood")[0]["mood"] == "good"
     with pytest.raises(ValueError, match=r"no 'tone' .* among its choice fields: topic, mood"):
@@ -172,7 +188,7 @@ def test_what_can_be_read_in_several_ways_is_an_error(tmp_path: Path) -> None:
         task["data"]["body"] = task["data"].pop("text")
     path = tmp_path / "bodies.json"
     path.write_text(json.dumps(tasks))
-    with pytest.raises(ValueError, match=r"no field 'text'; the fields with texts are source, body.*--text-column"):
+    with pytest.raises(ValueError, match=r"no field 'text'; the fields with texts are source, body.*`text_column`"):
         rows(path)
     assert {row["body"] for row in rows(path, text_column="body")} == set(VOTED)
     for task in tasks:

@@ -9,7 +9,6 @@ Record = dict[str, Any]
 
 LABEL_STUDIO_COLUMNS = {"annotator", "annotation_id", "lead_time"}  # of JSON-MIN and CSV, beside the data and answers
 _LABEL_STUDIO_OTHERS = {"id", "created_at", "updated_at", "agreement", "history", "was_cancelled"}
-_ANGLES = "(`text_column`, `--text-column`)"
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Names:
             return fields[0]
         raise ValueError(
             f"{self.source}: no field {self.text_column!r}; the fields with texts are {', '.join(fields) or 'none'}. "
-            f"Name the one to classify {_ANGLES}."
+            f"Name the one to classify (`text_column`)."
         )
 
     def label(self, fields: Iterable[str], what: str) -> str | None:
@@ -46,21 +45,22 @@ class Names:
         if self.label_column is not None:
             if fields and self.label_column not in fields:
                 raise ValueError(
-                    f"{self.source}: there is no {self.label_column!r} (`label_column`, `--label-column`) among its "
+                    f"{self.source}: there is no {self.label_column!r} (`label_column`) among its "
                     f"{what}: {', '.join(fields)}."
                 )
             return self.label_column
         if len(fields) > 1:
             raise ValueError(
-                f"{self.source} has several {what}: {', '.join(fields)}. Name the one to learn (`label_column`, "
-                "`--label-column`)."
+                f"{self.source} has several {what}: {', '.join(fields)}. Name the one to learn (`label_column`)."
             )
         return fields[0] if fields else None
 
     def check_text(self, text: Any, key: str, number: int) -> str:
         """The text of a record, or an error that names it."""
         if not isinstance(text, str):
-            raise ValueError(f"{self.source}: record {number} has {text!r} in {key!r}, expected a text {_ANGLES}.")
+            raise ValueError(
+                f"{self.source}: record {number} has {text!r} in {key!r}, expected a text (`text_column`)."
+            )
         return text
 
 
@@ -182,7 +182,7 @@ def _choices(value: Any, names: Names, name: str | None, number: int) -> list[st
     if isinstance(value, dict):
         raise ValueError(
             f"{names.source}: record {number} has {', '.join(value)} in {name!r}, expected choices. Name the choice "
-            "field (`label_column`, `--label-column`)."
+            "field (`label_column`)."
         )
     return [value]
 
@@ -236,6 +236,6 @@ def _answer(
     if any(not isinstance(item, str | int) for item in items):
         raise ValueError(
             f"{names.source}: record {number} answers {items[:1]!r}, which is no class. Name a question for labels "
-            "(`label_column`, `--label-column`)."
+            "(`label_column`)."
         )
     found.votes[user] = items

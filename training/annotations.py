@@ -183,8 +183,7 @@ def _votes(record: Annotated, multi_label: bool, source: str, number: int) -> li
         return votes
     if several := next((vote for vote in votes if len(vote) > 1), None):
         raise ValueError(
-            f"{source}: the text of record {number} has several classes, {several}; pass multi_label=True "
-            "(`--multi-label`)."
+            f"{source}: the text of record {number} has several classes, {several}; pass `multi_label=True`."
         )
     if votes and not any(votes):
         record.reasons.append("without a class")
