@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 ANNOTATORS = ("majority", "soft")
 EXPORT_SUFFIXES = (".spacy", ".txt", ".ft")  # that only annotation tools and trainers write
 _NOT_LABELLED = "unannotated"
+_LONGEST = 1 << 24  # characters of a record; what goes on for longer is a whole table
 
 
 _READERS: dict[str, Callable[[list[Record], Names], Iterator[Annotated]]] = {
@@ -248,7 +249,7 @@ def _first(path: Path, suffix: str) -> Record | None:
                 found, _ = json.JSONDecoder().raw_decode(text.lstrip().removeprefix("[").lstrip())
                 return found if isinstance(found, dict) else None
             except (ValueError, RecursionError):
-                more = file.read(len(text))
+                more = file.read(len(text)) if len(text) < _LONGEST else ""
             if not more:
                 return None
             text += more
