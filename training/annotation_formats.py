@@ -51,7 +51,7 @@ class Names:
             return self.label_column
         if len(fields) > 1:
             raise ValueError(
-                f"{self.source} has several {what}: {', '.join(fields)}. Name the one to learn (`label_column`)."
+                f"{self.source}: several {what}: {', '.join(fields)}. Name the one to learn (`label_column`)."
             )
         return fields[0] if fields else None
 

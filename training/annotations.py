@@ -102,7 +102,9 @@ def find_tool(data: Any) -> str | None:
         if suffix in (".txt", ".ft"):
             if any("__label__" in record["line"] for record in _lines(path)):
                 return "fastText"
-            raise ValueError(f"{path.name} has no `__label__`: a text file is read if it is in the format of fastText.")
+            raise ValueError(
+                f"{path.name}: no `__label__` in it; a text file is read if it is in the format of fastText."
+            )
         return _named(path.name, _first(path, suffix))
     if hasattr(data, "columns") or hasattr(data, "column_names"):
         names = data.columns if hasattr(data, "columns") else data.column_names
@@ -204,7 +206,7 @@ def _majority(votes: list[list[Any]], multi_label: bool) -> list[list[Any]]:
 def _summary(
     source: str, tool: str, records: int, rows: int, left_out: Counter[str], several: int, annotators: str
 ) -> str:
-    said = f"{source} ({tool}): {rows} labelled rows from {records} records."
+    said = f"{source}: {rows} labelled rows from {records} records ({tool})."
     if left_out:
         said += " Left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) + "."
     if several:
@@ -288,5 +290,5 @@ def _documents(path: Path) -> Iterator[Record]:
     try:
         documents = list(DocBin().from_disk(path).get_docs(Vocab()))
     except Exception as error:  # of msgpack, zlib, numpy
-        raise ValueError(f"{path.name} is no `DocBin` of spaCy that can be read ({type(error).__name__}).") from None
+        raise ValueError(f"{path.name}: no `DocBin` of spaCy that can be read ({type(error).__name__}).") from None
     yield from ({"text": document.text, "cats": document.cats} for document in documents)

@@ -117,6 +117,7 @@ def prepare(
             require_labels,
             unseen_classes,
             empty_texts,
+            annotators,
         )
 
 
@@ -143,6 +144,7 @@ def _prepare(
     require_labels: bool,
     unseen_classes: bool,
     empty_texts: str,
+    annotators: str,
 ) -> LabelledTexts:
     """`prepare` of data that are read for the first time."""
     wanted = {text_column, SCORES, *(label_columns or ())} | ({label_column} if label_column else {*LABEL_COLUMNS})
