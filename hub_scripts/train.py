@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas, escape_formula
-from .options import BF16, add_annotators, add_card_metadata, add_columns, add_max_cost, names, provider, read_descriptions
+from .options import (
+    BF16,
+    add_annotators,
+    add_card_metadata,
+    add_columns,
+    add_max_cost,
+    names,
+    provider,
+    read_descriptions,
+)
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
