@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..scoring.store import ScoreStore
 
+HELP = "show, delete, or write out the answers; reset: forget which methods the LLMs were found to offer"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("action", choices=("info", "clear", "export"), help="show, delete, or write out the answers")
+    parser.add_argument("action", choices=("info", "clear", "export", "reset"), help=HELP)
     parser.add_argument("output", nargs="?", metavar="OUT.jsonl", help="for export; default: standard output")
     parser.add_argument("--store", metavar="FILE", help="the score store; default: the one in the HF cache folder")
     parser.add_argument("--model", help="clear: only answers of this model")
@@ -37,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         with open(args.output, "w", encoding="utf-8") if args.output else nullcontext(sys.stdout) as file:
             for record in store.export():
                 file.write(json.dumps(record) + "\n")
+    elif args.action == "reset":
+        print(f"{store.forget_methods()} methods forgotten: `auto` looks for them anew. The answers are kept.")
     else:
         return _clear(store, args)
     return 0
@@ -44,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _info(store: "ScoreStore", path: Path) -> None:
     rows = store.info()
+    for found in store.methods():
+        day = time.strftime("%Y-%m-%d", time.localtime(found["created"]))
+        print(f"`auto` asks {found['model']} by {found['method']!r}, found on {day}")
     print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {sum(r['answers'] for r in rows):,} answers")
     if not rows:
         return

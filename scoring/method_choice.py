@@ -72,7 +72,7 @@ class MethodChoice:
         self.chosen, self.recalled = None, False
         _remembered.pop(self.questions.model_key(), None)
         if store is not None:
-            await asyncio.to_thread(store.forget_method, self.questions.model_key())
+            await asyncio.to_thread(store.forget_methods, self.questions.model_key())
 
     async def find(
         self,
@@ -136,4 +136,4 @@ class MethodChoice:
         self.chosen = _remembered[self.questions.model_key()] = name
         if store is not None:
             with suppress(ScoringError):  # it works all the same
-                await asyncio.to_thread(store.put_method, self.questions.model_key(), name)
+                await asyncio.to_thread(store.put_method, self.questions.model_key(), self.questions.model_name(), name)

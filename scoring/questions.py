@@ -123,3 +123,8 @@ class Questions:
             "choice": CHOICE_VERSION,
         }
         return question_key(question)
+
+    def model_name(self) -> str:
+        """The model, and its server if it is not the provider's own: for people."""
+        server = self.endpoint.base or self.provider.api_base
+        return self.endpoint.price_name or f"{self.endpoint.model} at {server}"

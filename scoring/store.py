@@ -28,6 +28,7 @@ from .store_file import StoreBusyError, open_file, patiently, unusable
 
 T = TypeVar("T")
 
+METHOD_S = 7 * 86400.0  # for how long the choice of `auto` is remembered
 _INSERT = (
     "INSERT OR REPLACE INTO answers (key, scores, model, method, prompt_tokens, completion_tokens, cost_usd, created) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -190,20 +191,27 @@ class ScoreStore:
         self.written[self.path] += len(rows)
 
     def get_method(self, key: bytes) -> str | None:
-        """The method that `auto` found for a model, if it was there before."""
-        row = self._do(
-            lambda connection: connection.execute("SELECT method FROM methods WHERE key = ?", (key,)).fetchone()
-        )
+        """The method that `auto` found for a model within the last days; servers change."""
+        since = time.time() - METHOD_S
+        query = "SELECT method FROM methods WHERE key = ? AND created > ?"
+        row = self._do(lambda connection: connection.execute(query, (key, since)).fetchone())
         return row[0] if row and isinstance(row[0], str) else None
 
-    def forget_method(self, key: bytes) -> None:
-        """Forget what `auto` found for a model."""
-        self._write(lambda connection: connection.execute("DELETE FROM methods WHERE key = ?", (key,)))
+    def methods(self) -> list[dict[str, Any]]:
+        """What `auto` has found: model, method, and when."""
+        query = "SELECT model, method, created FROM methods ORDER BY model, created"
+        rows = self._do(lambda connection: connection.execute(query).fetchall())
+        return [dict(zip(("model", "method", "created"), row, strict=True)) for row in rows]
 
-    def put_method(self, key: bytes, method: str) -> None:
-        """Remember what `auto` found."""
-        row = (key, method, time.time())
-        self._write(lambda connection: connection.execute("INSERT OR REPLACE INTO methods VALUES (?, ?, ?)", row))
+    def forget_methods(self, key: bytes | None = None) -> int:
+        """Forget what `auto` has found: of one model, or all. Returns: how many choices that were."""
+        where, values = ("", ()) if key is None else (" WHERE key = ?", (key,))
+        return self._write(lambda connection: connection.execute("DELETE FROM methods" + where, values).rowcount)
+
+    def put_method(self, key: bytes, model: str, method: str) -> None:
+        """Remember what `auto` found for a model."""
+        row = (key, model, method, time.time())
+        self._write(lambda connection: connection.execute("INSERT OR REPLACE INTO methods VALUES (?, ?, ?, ?)", row))
 
     def info(self) -> list[dict[str, Any]]:
         """For each model and method: answers, tokens, dollars, time of the first and the last."""

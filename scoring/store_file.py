@@ -12,13 +12,13 @@ from .base import ScoringError
 
 T = TypeVar("T")
 
-STORE_VERSION = 1  # `PRAGMA user_version`; 0, of earlier releases, had no claims
+STORE_VERSION = 1  # `PRAGMA user_version`; 0, of earlier releases, had no claims and unnamed methods
 TABLES = {
     "answers": (
         "key BLOB PRIMARY KEY, model TEXT NOT NULL, method TEXT NOT NULL, scores BLOB NOT NULL, prompt_tokens INTEGER "
         "NOT NULL, completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, created REAL NOT NULL"
     ),
-    "methods": "key BLOB PRIMARY KEY, method TEXT NOT NULL, created REAL NOT NULL",
+    "methods": "key BLOB PRIMARY KEY, model TEXT NOT NULL, method TEXT NOT NULL, created REAL NOT NULL",
     "claims": "key BLOB PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL",
 }
 BUSY_S = 30.0  # how long another process may hold the lock
@@ -101,6 +101,7 @@ def _prepare(path: str, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if _check_version(path, connection) < STORE_VERSION:  # nobody else was quicker
+                connection.execute("DROP TABLE IF EXISTS methods")  # of version 0: found anew
                 for name, columns in TABLES.items():
                     connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) WITHOUT ROWID")
                 connection.execute(f"PRAGMA user_version = {STORE_VERSION}")

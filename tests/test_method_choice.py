@@ -126,3 +126,24 @@ def test_parameters_are_given_up_that_only_the_message_names() -> None:
             scores, batch = ask(server, TEXTS[:3], method=method)
             assert batch.errors == {}
             assert not np.isnan(scores).any()
+
+
+def test_what_was_found_is_shown_reset_and_forgotten_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labelfusion.hub_scripts.cli import main
+    from labelfusion.scoring import store as store_file
+
+    path = tmp_path / "s.sqlite"
+    with LLMServer(offers={"json_schema", "temperature"}) as server:
+        ask(server, TEXTS, store=path)
+        assert main(["cache", "info", "--store", str(path)]) == 0
+        assert f"`auto` asks m at {server.url} by 'json'" in capsys.readouterr().out
+        monkeypatch.setattr(method_choice, "_remembered", {})
+        monkeypatch.setattr(store_file, "METHOD_S", -1.0)  # a week later
+        server.offers.add("decisions")
+        _, batch = ask(server, ["new", "newer"], store=path)
+        assert batch.method == "decision"
+    assert main(["cache", "reset", "--store", str(path)]) == 0
+    assert "1 methods forgotten" in capsys.readouterr().out
+    assert store_file.ScoreStore(path).methods() == []

@@ -50,7 +50,7 @@ def test_ten_thousand_answers_are_quick(store: ScoreStore) -> None:
 
 def test_info_clear_and_export(store: ScoreStore) -> None:
     store.put_many([answer(i) for i in range(5)] + [answer(i, "other", 1.0) for i in range(5, 8)])
-    store.put_method(b"model", "json")
+    store.put_method(b"model", "m", "json")
     rows = store.info()
     assert [(r["model"], r["answers"], r["prompt_tokens"], r["cost_usd"]) for r in rows] == [
         ("m", 5, 50, 2.5),
