@@ -39,6 +39,8 @@ class LLMProvider:
         price: `(input, output)` in US dollars per million tokens, overriding the price list.
         texts_per_request: Texts asked in one request.
         votes: Samples for the method `"vote"`.
+        min_option_mass: Share of the returned probability, in (0, 1], that the option letters must hold together for
+            the method `"logprob"` to count as an answer. From one half on, the likeliest token must be a letter too.
         timeout_s: Seconds before a request is given up and retried.
         max_concurrency: Requests in flight at once.
         requests_per_minute: Rate limit of requests, if any.
@@ -66,6 +68,7 @@ class LLMProvider:
     price: tuple[float, float] | None = None
     texts_per_request: int = 1
     votes: int = 5
+    min_option_mass: float = 0.5
     timeout_s: float = 60.0
     max_concurrency: int = 32
     requests_per_minute: float | None = None
@@ -94,6 +97,8 @@ class LLMProvider:
         for what in ("num_examples", "texts_per_request", "votes", "timeout_s", "max_concurrency"):
             if not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive, got {getattr(self, what)!r}.")
+        if not (_positive(self.min_option_mass) and self.min_option_mass <= 1):
+            raise ValueError(f"LLMProvider: `min_option_mass` must be in (0, 1], got {self.min_option_mass!r}.")
         for what in ("requests_per_minute", "tokens_per_minute"):
             if getattr(self, what) is not None and not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive or None, got {getattr(self, what)!r}.")

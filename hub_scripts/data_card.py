@@ -92,6 +92,6 @@ def prompt_hash(scorer: Any, method: str) -> str:
         names = ("templates", "verbalizers", "examples")
         prompt: Any = [scorer.provider.guidelines, *(getattr(scorer, name, None) for name in names)]
     else:
-        body = questions.method(method or "json").body([""])
+        body = questions.method("json" if method in ("", "auto") else method).body([""])
         prompt = {k: body[k] for k in ("messages", "questions", "input") if k in body}
     return hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -121,6 +121,7 @@ def _numbers() -> dict[str, tuple[float, float, Any]]:
         "num_examples": (1, 64, int),
         "texts_per_request": (1, 100, int),
         "votes": (1, 25, int),
+        "min_option_mass": (0, 1, int | float),
         "timeout_s": (1, 600, int | float),
         "max_concurrency": (1, 256, int),
         "requests_per_minute": (1, 1e9, int | float | None),

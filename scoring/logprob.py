@@ -24,7 +24,6 @@ TOP = 20  # as many alternatives as most APIs return
 FEW = 5  # as many as the others do
 MOST = 1e-2  # servers that compute in half precision come out a little above 0
 FLOOR = 1e-5  # probability of a class whose letter was not returned, unless even the last one returned holds less
-LEAST_MASS = 0.5  # share of the returned probability that the letters must hold together to count as an answer
 
 
 class LogprobMethod(Method):
@@ -80,7 +79,7 @@ class LogprobMethod(Method):
         return [self._read_single(positions[0])]
 
     def _read_single(self, position: dict[str, Any]) -> Scores:
-        options = _read_options(position, self.prompts.letters)
+        options = _read_options(position, self.prompts.letters, self.provider.min_option_mass)
         # The letters that were not returned share what is left of the probability.
         unseen = len(self.labels) - len(options.found)
         rest = options.at_most(max(FLOOR, options.left / max(unseen, 1)))
@@ -94,7 +93,7 @@ class LogprobMethod(Method):
             raise UnansweredError("not one Y or N for each class")
         scores = []
         for position in written:
-            options = _read_options(position, ["Y", "N"])
+            options = _read_options(position, ["Y", "N"], self.provider.min_option_mass)
             yes, no = (options.found.get(letter, options.at_most(FLOOR)) for letter in ("Y", "N"))
             if not yes + no:
                 raise UnansweredError("neither Y nor N has a probability")
@@ -121,7 +120,7 @@ class _Options:
         return min(self.lowest, probability)
 
 
-def _read_options(position: dict[str, Any], letters: list[str]) -> _Options:
+def _read_options(position: dict[str, Any], letters: list[str], min_mass: float) -> _Options:
     """The options among the alternatives of a token.
 
     Raises:
@@ -141,7 +140,8 @@ def _read_options(position: dict[str, Any], letters: list[str]) -> _Options:
             found[letter] = found.get(letter, 0.0) + probability
     total, likeliest = sum(probabilities), tokens[probabilities.index(max(probabilities))]
     mass = sum(found.values()) / total if total > 0 else 0.0
-    if _letter(likeliest) not in letters or mass < LEAST_MASS:
+    other = min_mass >= 0.5 and _letter(likeliest) not in letters
+    if other or mass < min_mass:
         raise UnansweredError(f"no option letter: all letters together hold {mass:.2g} of the probability")
     return _Options(found, min(probabilities), max(0.0, 1.0 - total))
 

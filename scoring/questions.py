@@ -106,10 +106,15 @@ class Questions:
             "multi_label": self.multi_label,
             "texts_per_request": self.provider.texts_per_request,
             "votes": self.provider.votes if name == "vote" else None,
+            **({"min_option_mass": self.provider.min_option_mass} if self._lowered(name) else {}),
             "params": self.provider.params,
             "body": body,
         }
         return question_key(question)
+
+    def _lowered(self, name: str) -> bool:
+        """Whether answers count that by default do not: they are apart in the store."""
+        return name == "logprob" and self.provider.min_option_mass < type(self.provider).min_option_mass
 
     def model_key(self) -> bytes:
         """The key under which `auto` remembers the method of this model for tasks like this."""

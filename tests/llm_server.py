@@ -75,9 +75,7 @@ class LLMServer:
     port: int = 0
 
     def __post_init__(self) -> None:
-        self.requests = 0
-        self.in_flight = 0
-        self.peak = 0
+        self.requests = self.in_flight = self.peak = 0
         self.attempts: Counter[str] = Counter()
         self.paid: Counter[str] = Counter()  # texts whose good answer was delivered
         self.injected: Counter[str] = Counter()
@@ -86,6 +84,7 @@ class LLMServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
+        self.delivered: list[float] = []  # when good answers left
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
@@ -107,6 +106,10 @@ class LLMServer:
             "prompt_tokens": self.tokens[0],
             "completion_tokens": self.tokens[1],
         }
+
+    def just_delivered(self, seconds: float = 0.2) -> int:
+        """How many good answers left so lately that the client may not have read and stored them."""
+        return sum(time.monotonic() - left < seconds for left in self.delivered)
 
     def __enter__(self) -> "LLMServer":
         started = threading.Event()
@@ -227,6 +230,7 @@ class LLMServer:
         await self._send(writer, 200, _to_systemone(reply, body) if systemone else reply)
         if fault is None:
             self.paid.update(texts)
+            self.delivered.append(time.monotonic())
 
     def _unsupported(self, body: dict[str, Any]) -> str | None:
         wanted = (body.get("response_format") or {}).get("type")

@@ -243,7 +243,7 @@ def test_scorers_that_do_not_fit_are_refused(model: Model, tiny_tokenizer: Token
     for scorers, message in (([wrong], r"model's classes are"), ([], "declares 1 LLM providers")):
         with pytest.raises(ValueError, match=message):
             run(model, tiny_tokenizer, TEXTS[:3], scorers=scorers)
-    with pytest.raises(ValueError, match=r"Input 1 is NoneType"):
+    with pytest.raises(ValueError, match=r"Input 1 has no text: it is None"):
         run(model, tiny_tokenizer, cast(Any, ["a", None]))
     with pytest.raises(ValueError, match="3 entries for 2 texts"):
         run(model, tiny_tokenizer, ["a", "b"], llm_scores=[None] * 3)

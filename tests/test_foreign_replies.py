@@ -236,7 +236,7 @@ def test_choices_of_another_type_are_malformed(reply: Any) -> None:
 def test_decisions_are_no_reply_to_a_chat() -> None:
     with pytest.raises(RequestError, match="malformed"):
         checked_reply({"answers": []}, CHAT)
-    assert checked_reply({"answers": []}, DECISIONS) == {"answers": []}
+    assert checked_reply({"answers": [{}]}, DECISIONS) == {"answers": [{}]}
 
 
 # --- Usage, errors, headers ------------------------------------------------------------------------------------------

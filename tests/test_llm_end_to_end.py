@@ -1,5 +1,6 @@
 """The real local LLM behind an OpenAI-compatible HTTP server, asked like any other API."""
 
+import json
 import math
 import threading
 from pathlib import Path
@@ -81,7 +82,7 @@ def server() -> Any:
 
 
 def test_scores_over_http_are_those_of_the_model(server: RealLLMServer, tmp_path: Path) -> None:
-    provider = {"model": "smollm2", "api_base": server.url, "timeout_s": 120}
+    provider = {"model": "smollm2", "api_base": server.url, "timeout_s": 120, "min_option_mass": 0.01}
     scorer = build_scorer(provider, CLASSES, False, store=tmp_path / "s.sqlite")
     scores, (batch,) = score_texts([scorer], TEXTS)
     assert batch.method == "logprob"  # no decisions there, so `auto` came to the next best
@@ -117,7 +118,8 @@ def test_answers_of_a_small_model_are_read_or_missing_but_never_made_up(server: 
 def test_the_command_scores_a_file_with_it(server: RealLLMServer, tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": TEXTS, "label": ["Sports", "Cooking"] * 3})
     frame.to_csv(tmp_path / "in.csv", index=False)
-    command = ["score", str(tmp_path / "in.csv"), str(tmp_path / "out.parquet"), "--llm", "smollm2"]
+    provider = json.dumps({"model": "smollm2", "min_option_mass": 0.01})
+    command = ["score", str(tmp_path / "in.csv"), str(tmp_path / "out.parquet"), "--llm", provider]
     command += ["--api-base", server.url, "--store", str(tmp_path / "s.sqlite")]
     assert main(command) == 0
     out = pd.read_parquet(tmp_path / "out.parquet")

@@ -115,11 +115,12 @@ def test_the_delay_of_a_second_request_is_learnt() -> None:
 
 def test_errors_come_through_and_duplicates_are_asked_once(model: Model, tiny_tokenizer: Tokenizer) -> None:
     scorer = FakeScorer(fail=("bad",))
-    result = run(model, tiny_tokenizer, ["good", "bad", "good", ""], scorers=[scorer], deadline_s=30.0)
+    texts = ["good", "bad", "good", ""]
+    result = run(model, tiny_tokenizer, texts, scorers=[scorer], deadline_s=30.0, empty_texts="skip")
     assert sorted(scorer.asked) == ["bad", "good"]
-    assert result.errors == {1: "judge: refused"}
+    assert result.errors == {1: "judge: refused", 3: "no text"}
     assert result.cost_usd.sum() == pytest.approx(0.02)
-    plain = run(model, tiny_tokenizer, ["good", "bad", "good", ""], scorers=[FakeScorer(fail=("bad",))])
+    plain = run(model, tiny_tokenizer, texts, scorers=[FakeScorer(fail=("bad",))], empty_texts="skip")
     np.testing.assert_array_equal(result.llm_called, plain.llm_called)
     np.testing.assert_allclose(result.logits, plain.logits)
 

@@ -265,6 +265,19 @@ def test_crumbs_of_probability_are_no_answer(tokens: Any) -> None:
         letters(*tokens)
 
 
+def test_weak_models_may_be_read_with_less_mass() -> None:
+    top = [{"token": "The", "logprob": np.log(0.3)}, {"token": "A", "logprob": np.log(0.1)}]
+    reply = {"choices": [{"logprobs": {"content": [{"token": "The", "top_logprobs": top}]}}]}
+    provider = {"model": "openai/m", "method": "logprob", "min_option_mass": 0.2}
+    questions: Any = build_scorer(provider, LABELS[:2], False, cache=False)
+    (scores,) = questions.questions.method("logprob").read(reply, 1)
+    assert scores.argmax() == 0
+    usual: Any = build_scorer({"model": "openai/m", "method": "logprob"}, LABELS[:2], False, cache=False)
+    assert usual.questions.key("logprob", "t") != questions.questions.key("logprob", "t")
+    with pytest.raises(ValueError, match="min_option_mass"):
+        build_scorer({**provider, "min_option_mass": 0}, LABELS, False, cache=False)
+
+
 def test_a_letter_that_was_not_returned_holds_no_more_than_the_last_that_was() -> None:
     scores = letters(("A", np.log(0.6)), ("B", np.log(0.001)))
     np.testing.assert_allclose(scores, np.array([0.6, 0.001, 0.001, 0.001]) / 0.603, atol=1e-6)
