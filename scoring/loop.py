@@ -90,7 +90,7 @@ def stop(jobs: Sequence[Job[Any]]) -> None:
     A second Ctrl-C meanwhile is not held up.
     """
     global _in_a_hurry
-    jobs = [job for job in jobs if not job.ended.is_set()]
+    jobs = [job for job in dict.fromkeys(jobs) if not job.ended.is_set()]  # each once: twice would not let it finish
     for job in jobs:
         job.cancel()
     end = time.monotonic() + DRAIN_S + 1.0
