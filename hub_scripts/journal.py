@@ -5,10 +5,36 @@ import operator
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 Scores = list[list[float] | None]  # of a row: for each provider its scores, or None
+
+
+@contextmanager
+def one_run(output: Path) -> Iterator[None]:
+    """For a run that writes `output` with its journal: two at once would each spend the whole limit.
+
+    Raises:
+        ValueError: If another process is at it.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output.with_name(output.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"Another run is writing {output} at this moment: wait for it, or name another file.") from None
+    except NotImplementedError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that it is nobody else's
+            lock.release()
 
 
 class Journal:

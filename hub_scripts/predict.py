@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .formulas import add_escape_formulas
-from .journal import Journal
+from .journal import Journal, one_run
 from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
 from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
 
@@ -57,10 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify IN into OUT."""
-    from ..pipelines.policy import controlled_risk, resolve_policy
-
     table, out = Table(args.input, args.split), Path(args.output)
     _check(table, out, args.overwrite, args.top_k)
+    with one_run(out):
+        return _run(table, out, args)
+
+
+def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
+    from ..pipelines.policy import controlled_risk, resolve_policy
+
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config

@@ -7,13 +7,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas
-from .journal import Journal
+from .journal import Journal, one_run
 from .options import add_annotators, add_columns
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
@@ -112,6 +113,11 @@ def run(args: argparse.Namespace) -> int:
     _check(table, args)
     folder, data_file = _output_paths(args.output)
     check_columns(table, data_file)
+    with nullcontext() if args.dry_run else one_run(data_file):
+        return _run(table, folder, data_file, args)
+
+
+def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Namespace) -> int:
     kept_guidelines = data_file.with_name(data_file.name + ".guidelines.json")
     task = set_up(table, args, kept_guidelines)
     total = len(table)

@@ -223,6 +223,9 @@ class APIScorer:
                     call.broken, call.stopped = error, str(error)  # it worked at first: keep what is paid
                 finally:
                     leave_wire()
+                # Without an answer: others may ask now. If they had to wait until we have all of theirs, and we for
+                # them, nobody would ever end.
+                await engine.release(call.keys[row] for row in turn[1])
 
         # More workers than requests on the wire: some write prompts and read answers meanwhile.
         workers = self.provider.max_concurrency * 3 // 2

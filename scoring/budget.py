@@ -112,7 +112,8 @@ class Budget:
     Args:
         limit: US dollars; infinite: none, but what is spent is counted.
         spent: Of these, already spent.
-        note: Called with US dollars, at least those spent and on their way, and little more: keeps them on disk.
+        note: Called with US dollars, at least those spent and on their way, and little more: keeps them on disk. After
+            an `OSError` of it nothing goes out until it works again.
 
     Raises:
         ValueError: For a limit that is not a number from 0.
@@ -124,6 +125,7 @@ class Budget:
         self.limit, self.spent = limit, spent
         self.unsure = 0.0  # of what is spent: for requests without a reply, which may have been billed
         self._note, self._noted = note, spent
+        self._unnoted: OSError | None = None  # what was spent could not be noted
         self._lock = threading.RLock()
         self._aside = 0.0  # by `reserve`
         self._out: dict[Reservation, float] = {}  # requests on their way, and what is set aside for them
@@ -221,6 +223,11 @@ class Budget:
                 return False
         self._out[new] = enough
         self._keep()
+        if self._unnoted is not None:
+            del self._out[new]
+            why = self._unnoted.strerror or self._unnoted
+            new.refused = BudgetReachedError(f"what is spent cannot be noted ({why})")
+            raise new.refused
         return True
 
     def _next(self) -> None:
@@ -240,8 +247,11 @@ class Budget:
         if self._note is not None:
             spent = self.spent + sum(request.expected() for request in self._out)
             if spent > self._noted:
-                self._noted = spent * NOTE_AHEAD
-                self._note(self._noted)
+                try:
+                    self._note(spent * NOTE_AHEAD)
+                    self._noted, self._unnoted = spent * NOTE_AHEAD, None
+                except OSError as error:  # the replies that are on their way must not be lost for it
+                    self._unnoted = error
 
     def _reached(self) -> BudgetReachedError:
         return BudgetReachedError(f"budget of ${self.limit:g} reached")

@@ -86,7 +86,7 @@ class PromptWriter:
             raise ValueError(f"The classes {self.labels} differ only in control tokens or invisible characters.")
         described = dict(zip(self.labels, self.names, strict=True))
         self.descriptions = {described.get(c, c): quote(text) for c, text in descriptions.items()}
-        self.letters = option_letters(len(self.labels)) if answer == "letter" else [""] * len(self.labels)
+        self.letters = option_letters(self.names) if answer == "letter" else [""] * len(self.labels)
         self.lettered = answer == "letter"
         self._guidelines, self.shown = provider.guidelines or "", list(examples)
         self._many = answer == "json" and provider.texts_per_request > 1
@@ -153,16 +153,34 @@ class PromptWriter:
             return fill(given["yes_no"], count=len(self.labels))
         text = fill(
             given[f"{answer}_{kind}"],
-            letters=f"{self.letters[0]} to {self.letters[-1]}",
-            kind="letter" if self.letters[0] == "A" else "number",
+            letters=_range(self.letters),
+            kind="number" if self.letters[0].isdecimal() else "letter",
         )
         return f"{given['json_many']} {text}" if self._many else text
 
 
-def option_letters(count: int) -> list[str]:
-    """`A`, `B`, ... for up to 25 options, numbers from 1 for more. No `I`, which also begins a sentence."""
-    letters = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
-    return list(letters[:count]) if count <= len(letters) else [str(i + 1) for i in range(count)]
+def option_letters(names: Sequence[str]) -> list[str]:
+    """`A`, `B`, ... for up to 25 classes, numbers from 1 for more. No `I`, which also begins a sentence.
+
+    A class whose name is one of these has its own: `B` must not stand for another class where one is called B.
+    """
+    letters = list("ABCDEFGHJKLMNOPQRSTUVWXYZ")
+    options = letters[: len(names)] if len(names) <= len(letters) else [str(i + 1) for i in range(len(names))]
+    own: dict[str, str] = {}
+    for name in names:
+        if (letter := name.strip().upper()) in options and letter not in own.values():
+            own[name] = letter
+    left = iter(option for option in options if option not in own.values())
+    return [own.get(name) or next(left) for name in names]
+
+
+def _range(letters: Sequence[str]) -> str:
+    """`A to D`, whatever their order."""
+    return f"{min(letters, key=_place)} to {max(letters, key=_place)}"
+
+
+def _place(letter: str) -> tuple[int, str]:
+    return len(letter), letter
 
 
 def example_labels(example: Example, labels: Sequence[str]) -> list[str]:

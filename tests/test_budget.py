@@ -5,6 +5,7 @@ import math
 import random
 import threading
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,6 +258,30 @@ def test_what_is_noted_is_never_behind() -> None:
         request.settle(Usage(1, 100 + i, 20, 120e-6 + i * 1e-6))
         assert budget.spent <= noted[-1] <= budget.spent * 1.01
     assert len(noted) < 30
+
+
+def test_what_cannot_be_noted_is_not_asked_and_loses_nothing(tmp_path: Path) -> None:
+    """The disk with the journal is full, that of the score store is not."""
+    notes: list[float] = []
+    room = 20.0
+
+    def note(spent: float) -> None:
+        if len(notes) >= room:
+            raise OSError(28, "No space left on device")
+        notes.append(spent)
+
+    budget, texts = Budget(5.0, note=note), [f"text {i}" for i in range(60)]
+    with LLMServer(latency=0.05) as server:
+        llm = LLMProvider("x", api_base=server.url, method="json", price=(100.0, 400.0), max_concurrency=8)
+        scorer = build_scorer(llm, LABELS, False, store=tmp_path / "scores.sqlite")
+        batch = score_texts([scorer], texts, max_cost_usd=budget)[1][0]
+        assert 0 < batch.mask.sum() == len(server.paid) < 60
+        assert set(batch.errors.values()) == {"what is spent cannot be noted (No space left on device)"}
+        assert budget.spent == pytest.approx(batch.usage.cost_usd)
+        room = math.inf
+        assert score_texts([scorer], texts, max_cost_usd=budget)[1][0].mask.all()
+        assert len(server.paid) == server.paid.total() == 60
+        assert notes[-1] >= budget.spent
 
 
 def test_tokens_of_other_scripts_are_not_underestimated() -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.cli import main
+from labelfusion.hub_scripts.journal import one_run
 from labelfusion.hub_scripts.tables import Table, number_columns
 from labelfusion.training.data import prepare
 from llm_server import LABELS, LLMServer, truth
@@ -246,6 +247,21 @@ def test_one_limit_for_all_runs_of_a_job(tmp_path: Path, capsys: pytest.CaptureF
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("In all runs: $")]
     assert len(told) == 3
     assert "of $0.1 spent" in told[-1]
+
+
+def test_two_runs_at_once_do_not_share_a_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of them would spend the whole limit."""
+    source = write(tmp_path / "data.csv")
+    with LLMServer(labels=SORTED) as server:
+        with one_run(tmp_path / "out.csv"):
+            assert score(tmp_path, server, source, "out.csv") == 2
+            assert "Another run is writing" in capsys.readouterr().err
+            assert score(tmp_path, server, source, "out.csv", "--dry-run") == 0
+            assert main(["predict", str(tmp_path), str(source), str(tmp_path / "out.csv")]) == 2
+            assert "Another run is writing" in capsys.readouterr().err
+        assert server.requests == 0
+        assert score(tmp_path, server, source, "out.csv") == 0
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_an_outage_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

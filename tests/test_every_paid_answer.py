@@ -1,5 +1,6 @@
 """Every paid answer is kept: signals, other runs at the same time, and stores that cannot be written."""
 
+import asyncio
 import json
 import os
 import signal
@@ -269,6 +270,26 @@ def test_what_another_process_gives_up_or_dies_of_is_asked_here(tmp_path: Path) 
             assert found[0].mask.all()
             server.latency = 600
             ScoreStore(path).clear()
+
+
+def test_runs_whose_texts_have_no_answer_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Each asks about the half that the other waits for, and gets nothing for it."""
+    results: list[Any] = []
+    with LLMServer(latency=0.2, faults={"refusal": 1.0}) as server:
+
+        def ask(part: list[str]) -> None:  # on an event loop of its own: to the store, another process
+            scorer = build_scorer(provider(server, max_concurrency=8), LABELS, False, store=tmp_path / "scores.sqlite")
+            results.append(asyncio.run(scorer.score(part)))
+
+        orders = texts(16), texts(16)[::-1]
+        threads = [threading.Thread(target=ask, args=(order,), daemon=True) for order in orders]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(results) == 2)
+        for batch in results:
+            assert batch.errors == dict.fromkeys(range(16), "refused")
+        assert server.requests == 32  # refusals are no answers
+    assert claims(tmp_path / "scores.sqlite") == 0
 
 
 def test_a_claim_whose_owner_is_silent_ends(tmp_path: Path) -> None:

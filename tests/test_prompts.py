@@ -11,7 +11,7 @@ from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.examples import NearestExamples, balanced_examples
 from labelfusion.scoring.guidelines import write_guidelines
-from labelfusion.scoring.prompts import PromptWriter, fill, quote
+from labelfusion.scoring.prompts import PromptWriter, fill, option_letters, quote
 from llm_server import LABELS, LLMServer, truth
 
 POOL = (
@@ -120,6 +120,22 @@ def test_quoted_texts_keep_everything_but_their_tags() -> None:
 
 
 # --- Examples --------------------------------------------------------------------------------------------------------
+
+
+def test_no_option_is_called_as_another_class() -> None:
+    assert option_letters(["x", "y", "z"]) == ["A", "B", "C"]
+    assert option_letters(["B", "M"]) == ["B", "A"]  # benign and malignant
+    assert option_letters(["D", "a", "C", "B"]) == ["D", "A", "C", "B"]
+    numbers = [str(number) for number in range(30)]
+    assert option_letters(numbers) == ["30", *numbers[1:]]
+    assert option_letters([" 2", "2", *"abcdefghijklmnopqrstuvwxyz"])[:2] == ["2", "1"]
+    server = LLMServer(labels=["B", "M"], offers={"n", "temperature"}, answer=lambda system, user: "B")
+    with server:  # a model that answers with the name of the class
+        scorer = build_scorer(LLMProvider("x", api_base=server.url, method="vote"), ["M", "B"], False, cache=False)
+        assert score_texts([scorer], ["a sample"])[0].tolist() == [[[0.0, 1.0]]]
+    for labels, told in ((["D", "A", "C", "B"], "letter of the class (A to D)"), (numbers, "number of the class (1 to 30)")):
+        system = PromptWriter(LLMProvider("x"), labels, False, {}, "letter").write(["t"]).system
+        assert told in system and f"{labels[1]}. {labels[1]}" in system
 
 
 def test_few_shot_examples_are_balanced_and_seeded() -> None:
