@@ -141,7 +141,8 @@ class LocalDecisionScorer:
                 try:
                     model = DecisionModel(resolve_model(self.provider.model), self.params["dtype"], self.device)
                     taken = max(inputs["input_ids"].shape[1] for inputs, _ in model.prompts(self.request("")))
-                    model.answers([model.prompts(self.request("a"))])  # so that what it cannot answer shows at once
+                    if (room := model.context - taken - BORDER) > 0:
+                        model.answers([model.prompts(self.request("a"))])  # what it cannot answer shows at once
                 except (ImportError, OSError) as error:
                     raise ScoringError(
                         f"{self.name}: the local model cannot be loaded. {redact(str(error))}"
@@ -151,7 +152,6 @@ class LocalDecisionScorer:
                         f"{self.name}: the model cannot answer as a decision model: {redact(str(error))}. "
                         "The method 'likelihood' works with every causal LM."
                     ) from error
-                room = model.context - taken - BORDER
                 if room < 1:
                     raise ScoringError(
                         f"{self.name}: the questions take {taken} of the model's {model.context} tokens and leave no "

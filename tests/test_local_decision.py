@@ -90,7 +90,7 @@ def make(path: Path, kind: str, tokenizer: Any, context: int = 512) -> Path:
         config = {
             "llama": lambda: LlamaConfig(**sizes),
             "gpt2": lambda: GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=context),
-            "mistral": lambda: MistralConfig(**sizes, sliding_window=24),
+            "mistral": lambda: MistralConfig(**sizes, sliding_window=220),
             "lfm2": lambda: Lfm2Config(**sizes, layer_types=["conv", "full_attention"]),
         }[kind]()
         model = wild(AutoModelForCausalLM.from_config(config))
