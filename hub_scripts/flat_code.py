@@ -28,7 +28,10 @@ ROOTS = {
 # What Transformers and PyTorch bring along. Transformers refuses a file that imports anything else outside of a `try`.
 BROUGHT = frozenset({"huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"})
 # What is used from the installed package where there is one, and the extra that has what it needs.
-LEFT_OUT = {"scoring.likelihood": ("A local LLM", "embedded")}
+LEFT_OUT = {
+    "scoring.likelihood": ("A local LLM", "embedded"),
+    "scoring.local_decision": ("A local decision model", "embedded"),
+}
 
 _FILE_OF_ROOM = {room: name for name, (rooms, _) in FILES.items() for room in rooms}
 # Named where nothing runs: Transformers finds a file's neighbours by such lines, copies them beside it, and saves them

@@ -31,6 +31,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 # Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
 NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
+NOT_THERE = (404, 405, 501)  # what it says about a path that it does not have
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Client:
         self._tokens = RateLimit(provider.tokens_per_minute)
         self._costs: defaultdict[str, Costs] = defaultdict(lambda: Costs(self.price))  # of each method
         self._refused: set[str] = set()
+        self._absent: set[str] = set()  # paths that the server does not have
         if self.price is None:
             logger.warning("No price is known for %s: its dollars are not counted. Give `price`.", provider.name)
 
@@ -104,6 +106,8 @@ class Client:
         """The reply, and what it and the failed attempts before it have cost."""
         attempt, lost = 0, Usage()
         while True:
+            if method.route(body) in self._absent:
+                body = method.elsewhere(body, self._absent) or body
             for name in self._refused & body.keys():
                 del body[name]
             try:
@@ -122,6 +126,11 @@ class Client:
                 if error.status in (400, 422) and error.param in body and error.param in OPTIONAL_PARAMETERS:
                     self._refused.add(str(error.param))
                     continue
+                if error.status in NOT_THERE:
+                    self._absent.add(method.route(body))
+                    if (other := method.elsewhere(body, self._absent)) is not None:
+                        body = other
+                        continue
                 if (other := method.degrade(error, body)) is not None:
                     body = other
                     continue
@@ -144,7 +153,9 @@ class Client:
         try:
             await self._requests.acquire()
             await self._tokens.acquire(sum(estimate))
-            reply = await self._transport.post(method.path, body)
+            route = method.route(body)
+            reply = await self._transport.post(route, body)
+            self._absent.discard(route)
             usage = read_usage(reply, self.price, estimate)
             reservation.settle(usage)
             return reply, usage
@@ -171,7 +182,7 @@ class Client:
 
 def is_missing_feature(error: RequestError) -> bool:
     """Whether an error says by itself that the server does not have what was asked for, whatever the text."""
-    return error.status in (404, 405, 501) or (error.status in NOT_OFFERED and error.param is not None)
+    return error.status in NOT_THERE or (error.status in NOT_OFFERED and error.param is not None)
 
 
 def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> ScoringError | None:
@@ -179,7 +190,7 @@ def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, meth
     if error.kind == KEY or error.status == 401:
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
-    if error.status in (404, 405, 501):
+    if error.status in NOT_THERE:
         if method == "decision":
             return ScoringError(f"{provider.name} offers no decisions ({error.reason}); use method='auto'.")
         return ScoringError(
@@ -192,8 +203,8 @@ def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, meth
 
 def prompt_parts(body: dict[str, Any]) -> Iterator[str]:
     """The texts of the prompt in a request body."""
-    if "input" in body:
-        yield str(body["input"])
+    if "questions" in body:  # of a decision API
+        yield str(body["input"] if "input" in body else body["state"])
         yield str(body["questions"])
     else:
         yield from (message["content"] for message in body["messages"])

@@ -1,15 +1,17 @@
 """Method `decision`: a decision API returns the probability of every class.
 
 `POST /v1/decisions` (OpenAI, public beta since October 2026, and the servers that follow it): one `choice` question for
-single-label; one `predicate` for each class, all in one request, for multi-label.
+single-label; one `predicate` for each class, all in one request, for multi-label. A server that does not have this path
+is asked the same in System One's format, `POST /v1/systemone`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from .method import Method, Scores, UnansweredError, UnsupportedError, normalize, number
 from .prompts import Example, fill, quote, templates
-from .transport import DECISIONS
+from .systemone import MAX_QUESTIONS, decision_answers, systemone_questions, systemone_state
+from .transport import DECISIONS, SYSTEMONE
 
 
 class DecisionMethod(Method):
@@ -42,6 +44,23 @@ class DecisionMethod(Method):
             **self.provider.params,
         }
 
+    def route(self, body: dict[str, Any]) -> str:
+        """By the format of `body`."""
+        return SYSTEMONE if "state" in body else DECISIONS
+
+    def elsewhere(self, body: dict[str, Any], absent: Collection[str]) -> dict[str, Any] | None:
+        """The question in System One's format; litellm finds the format of its providers by itself."""
+        asked = self.route(body) == SYSTEMONE or SYSTEMONE in absent or self.endpoint.uses_litellm
+        if asked or len(self._questions) > MAX_QUESTIONS:
+            return None
+        return self.systemone(body)
+
+    def systemone(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`body` in System One's format."""
+        state, questions = systemone_state(body["input"]), systemone_questions(body["questions"])
+        rest = {name: value for name, value in body.items() if name != "input"}
+        return {**rest, "state": state, "questions": questions}
+
     def answer_tokens(self, num_texts: int) -> float:
         """Decision APIs bill no answer."""
         return 0.0
@@ -51,6 +70,8 @@ class DecisionMethod(Method):
         answers = reply.get("answers")
         if answers is None:
             raise UnsupportedError("the reply holds no decisions")
+        if isinstance(answers, dict):
+            answers = decision_answers(answers, self._questions)
         if not isinstance(answers, list | tuple) or not all(isinstance(a, dict) for a in answers):
             raise UnansweredError("malformed")
         if any(a.get("type") == "refusal" for a in answers):

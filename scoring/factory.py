@@ -58,11 +58,18 @@ def build_scorer(
     if provider.model == "callable" or provider.model.startswith("callable/") or provider.method == "callable":
         return CallableScorer(name, labels, multi_label, function)
     if provider.is_local:
-        if provider.method not in ("auto", "likelihood"):
+        if provider.method not in ("auto", "likelihood", "decision"):
             raise ValueError(
-                f"{name}: a local model scores with the method 'likelihood', not {provider.method!r}. "
+                f"{name}: a local model scores with the methods 'likelihood' and 'decision', not {provider.method!r}. "
                 "Serve it behind an OpenAI-compatible URL (`api_base`) for the others."
             )
+        if provider.method == "decision":
+            from .local_decision import LocalDecisionScorer
+
+            return LocalDecisionScorer(
+                provider, labels, multi_label, class_descriptions,
+                batch_size=batch_size, device=device, progress=progress,
+            )  # fmt: skip
         from .likelihood import LikelihoodScorer
 
         return LikelihoodScorer(

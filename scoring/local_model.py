@@ -121,9 +121,7 @@ class CausalLM:
     @property
     def context(self) -> int:
         """Number of tokens that the model was made for."""
-        config = self.model.config.get_text_config()
-        sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-        return next((int(size) for size in sizes if size), 2048)
+        return context_length(self.model)
 
     def encode(
         self, texts: Sequence[str], after: str = "", max_tokens: int | None = None, template: bool = False
@@ -316,6 +314,13 @@ def _control_tokens(tokenizer: Any) -> dict[int, str]:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
+def context_length(model: Any) -> int:
+    """Number of tokens that a model was made for."""
+    config = model.config.get_text_config()
+    sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(size) for size in sizes if size), 2048)
+
+
 _loaded: "weakref.WeakValueDictionary[tuple[str, str, str], CausalLM]" = weakref.WeakValueDictionary()
 _loading = threading.Lock()
 
@@ -334,6 +339,26 @@ def load_causal_lm(
         device: Torch device. Default: a GPU if there is one, else the CPU.
         use_safetensors: Whether weights are read from safetensors alone. Default: preferably.
     """
+    device, kind = pick_dtype(dtype, device)
+    key = (str(path), str(kind), str(device))
+    with _loading:
+        lm = _loaded.get(key)
+        if lm is None:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=kind, use_safetensors=use_safetensors
+            )
+            lm = _loaded[key] = CausalLM(model.to(device), AutoTokenizer.from_pretrained(path))
+        return lm
+
+
+def pick_dtype(dtype: str | None, device: str | torch.device | None) -> tuple[torch.device, torch.dtype]:
+    """The device and number type of a local model: what is given, else what `load_causal_lm` says.
+
+    Raises:
+        ValueError: For an unknown `dtype`.
+    """
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = torch.device(device or "cpu")
@@ -341,17 +366,7 @@ def load_causal_lm(
         dtype = "bfloat16" if fast_bf16(device) else "float32"
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
-    key = (str(path), dtype, str(device))
-    with _loading:
-        lm = _loaded.get(key)
-        if lm is None:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=use_safetensors
-            )
-            lm = _loaded[key] = CausalLM(model.to(device), AutoTokenizer.from_pretrained(path))
-        return lm
+    return device, DTYPES[dtype]
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,6 +90,14 @@ class Method(ABC):
 
     def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
         """The body to send instead of one with a feature that the server has just refused; None if there is none."""
+        return None
+
+    def route(self, body: dict[str, Any]) -> str:
+        """The path that `body` is sent to."""
+        return self.path
+
+    def elsewhere(self, body: dict[str, Any], absent: Collection[str]) -> dict[str, Any] | None:
+        """The same question for another path than `absent` ones, which the server does not have; None: there is none."""
         return None
 
     @abstractmethod

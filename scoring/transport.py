@@ -18,7 +18,7 @@ from .providers import Endpoint
 
 CONNECTIONS_PER_POOL = 8
 REFUSALS = frozenset({401, 402, 403, 404, 405, 501})  # of the key, the account, the model or the path
-CHAT, DECISIONS = "/chat/completions", "/decisions"
+CHAT, DECISIONS, SYSTEMONE = "/chat/completions", "/decisions", "/systemone"
 
 
 class RequestError(Exception):
@@ -57,7 +57,7 @@ class RequestError(Exception):
 
 
 class Transport(Protocol):
-    """Sends a body to `CHAT` or `DECISIONS` and returns the reply as a dict in OpenAI's format."""
+    """Sends a body to `CHAT`, `DECISIONS` or `SYSTEMONE` and returns the reply as a dict."""
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send one request.
@@ -221,7 +221,7 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
     code = next(filter(None, said), "")
     reason = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
     reason = f"{_SAID[reply.kind]} ({reason})" if reply.kind else reason
-    retryable = reply.kind is None and (status in (408, 409, 425, 429) or status >= 500)
+    retryable = reply.kind is None and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
     if code == "insufficient_quota":
         retryable = False
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
@@ -263,14 +263,14 @@ def retry_after(headers: Any) -> float | None:
 
 
 def checked_reply(reply: Any, path: str = CHAT) -> dict[str, Any]:
-    """The reply, if it has the shape of one: a list of choices, or for `DECISIONS` also one of answers.
+    """The reply, if it has the shape of one: a list of choices, or of answers to decisions (`SYSTEMONE`: by name).
 
     Raises:
         RequestError: If it has not; worth a retry, as for any broken transmission.
     """
     if isinstance(reply, dict):
         choices, answers = reply.get("choices"), reply.get("answers")
-        if path == DECISIONS and isinstance(answers, list | tuple) and answers:
+        if path != CHAT and answers and isinstance(answers, dict if path == SYSTEMONE else list | tuple):
             return reply
         if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
             return reply

@@ -45,7 +45,8 @@ class LLMServer:
         multi_label: Whether several may apply.
         latency: Seconds before each reply.
         faults: `{kind: probability}` of `TRANSPORT_FAULTS` and `CONTENT_FAULTS`, decided for each text and attempt.
-        offers: Features: `decisions`, `logprobs`, `json_schema`, `json_object`, `n`, `temperature`.
+        offers: Features: `decisions` (in both formats), `systemone` (in that format alone), `logprobs`, `json_schema`,
+            `json_object`, `n`, `temperature`.
         retry_after: What a 429 says, seconds.
         answer: Overrides the model: `(system prompt, user message) -> content`.
         status: Reply to everything with this HTTP status.
@@ -196,11 +197,11 @@ class LLMServer:
         await asyncio.sleep(self.latency)
         if self.status is not None:
             return await self._error(writer, self.status, "forced")
-        systemone = path.endswith("/systemone")  # how litellm asks other servers than OpenAI's for decisions
+        systemone = path.endswith("/systemone")
         if systemone:
             body = _from_systemone(body)
         decision = systemone or path.endswith("/decisions")
-        if decision and "decisions" not in self.offers:
+        if decision and self.offers.isdisjoint({"decisions", "systemone"} if systemone else {"decisions"}):
             return await self._error(writer, 404, "not_found")
         texts = self._texts(body, decision)
         if self.special is not None and (given := self.special(path, body, " ".join(texts))) is not None:
