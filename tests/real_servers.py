@@ -63,7 +63,7 @@ class RealServer:
         """Start the child process; with `wait_s=0`, without waiting until it answers."""
         command = [sys.executable, __file__, self.kind, "--port", str(self.port), "--context", str(self.context)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "REAL_SERVER_KEY": self.key or ""}
-        self._log = TemporaryFile("w+")
+        self._log = TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT, text=True
         )
