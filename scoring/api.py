@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LLMProvider
-from .api_errors import FILTERED, KEY, TOO_LONG
+from .api_errors import FILTERED, TOO_LONG
 from .base import ScoreBatch, ScoringError, Usage, expand, missing, unique
 from .budget import BudgetReachedError
 from .call import Call
-from .client import NOT_OFFERED, Client, explain, is_missing_feature
+from .client import Client, explain, is_missing_feature, is_refused
 from .engine import Engine, Outcome, Turns
 from .examples import Pool, normalized
 from .method import Method, UnansweredError, UnsupportedError
@@ -277,8 +277,9 @@ class APIScorer:
             call.pay(error.usage)
             if error.kind in (FILTERED, TOO_LONG):
                 return await self._ask_apart(engine, call, method, rows, error.reason)
-            refused = error.kind != KEY and error.status in NOT_OFFERED
-            if refused and ((probing and not last) or (self._choice.recalled and is_missing_feature(error))):
+            if is_refused(error, method) and (
+                (probing and not last) or (self._choice.recalled and is_missing_feature(error))
+            ):
                 raise UnsupportedError(error.reason) from None
             if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
                 raise fatal from None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-KEY, FILTERED, TOO_LONG = "key", "filtered", "too_long"  # kinds of error
+KEY, FILTERED, TOO_LONG, MODEL = "key", "filtered", "too_long", "model"  # kinds of error
 
 _KEY = re.compile(
     r"(?i)\bapi[ _-]?key[ _](?:is |was )?(?:not valid|not found|invalid|expired|missing|incorrect)|API_KEY_INVALID|"
@@ -21,6 +21,10 @@ _FILTERED = re.compile(
 _TOO_LONG = re.compile(
     r"(?i)context[ _](?:length|size|window)|(?:maximum|max)[ _]context|too many (?:input )?tokens|reduce the length|"
     r"(?:prompt|input|request|message|text)s?\b.{0,40}\b(?:too (?:long|large)|exceed)"
+)
+_MODEL = re.compile(
+    r"(?i)model_not_(?:found|exist)|\b(?:unknown|invalid|no such) model\b|\bpinned to\b|"
+    r"\bmodels?\b.{0,80}\b(?:(?:is )?not found|(?:does )?not exist|is not available)"
 )
 # Parameters that servers refuse. Others ("model", "messages") are words that a message holds for other reasons.
 _NAMES = (
@@ -37,7 +41,8 @@ class ErrorReply:
     Args:
         code: The most telling of its codes.
         param: The request parameter that it complains about.
-        kind: `KEY`, `FILTERED` (the text was refused), `TOO_LONG` (for the model's context); None: something else.
+        kind: `KEY`, `FILTERED` (the text was refused), `TOO_LONG` (for the model's context), `MODEL` (there is no such
+            model); None: something else.
     """
 
     code: str | None
@@ -69,6 +74,8 @@ def read_error(status: int, body: Any, message: str, sent: Iterable[str]) -> Err
         kind = FILTERED
     elif status in (400, 413, 422) and _TOO_LONG.search(known):
         kind = TOO_LONG
+    elif status in (400, 404, 422) and _MODEL.search(known):
+        kind = MODEL
     return ErrorReply(codes[0] if codes else None, _param(body, said, sent) if kind is None else None, kind)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration import LLMProvider
-from .api_errors import KEY
+from .api_errors import KEY, MODEL
 from .base import ScoringError, Usage
 from .budget import BudgetReachedError, Costs, Need, Reservation
 from .limits import RateLimit, Slots
@@ -21,7 +21,7 @@ from .prompts import Example
 from .providers import Endpoint
 from .run import Run, current_question, current_reservation
 from .tasks import leave_wire
-from .transport import LitellmTransport, OpenAITransport, RequestError, Transport
+from .transport import CHAT, LitellmTransport, OpenAITransport, RequestError, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ class Client:
                     break
                 raise RequestError("stopped")
             body = method.body(texts, neighbours)
+            if replies and isinstance(body.get("seed"), int):
+                body["seed"] += len(replies)  # the same one would give the same answer
             try:
                 reply, spent = await self._send(method, body, method.answer_tokens(len(texts)), run)
             except (BudgetReachedError, RequestError) as error:
@@ -185,12 +187,19 @@ def is_missing_feature(error: RequestError) -> bool:
     return error.status in NOT_THERE or (error.status in NOT_OFFERED and error.param is not None)
 
 
+def is_refused(error: RequestError, method: Method) -> bool:
+    """Whether the server may lack what `method` asks for, rather than the model, or the account a key."""
+    # Decisions may be offered for some of the models only.
+    absent = error.kind == KEY or (error.kind == MODEL and method.path == CHAT)
+    return error.status in NOT_OFFERED and not absent
+
+
 def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> ScoringError | None:
     """The exception for an `error` after which no other request can work either, if it is such a one."""
     if error.kind == KEY or error.status == 401:
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
-    if error.status in NOT_THERE:
+    if error.status in NOT_THERE or error.kind == MODEL:
         if method == "decision":
             return ScoringError(f"{provider.name} offers no decisions ({error.reason}); use method='auto'.")
         return ScoringError(

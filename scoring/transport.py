@@ -220,7 +220,7 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
     said = (reply.code, plain_code(getattr(error, "code", None)), plain_code(getattr(error, "type", None)))
     code = next(filter(None, said), "")
     reason = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
-    reason = f"{_SAID[reply.kind]} ({reason})" if reply.kind else reason
+    reason = f"{_SAID[reply.kind]} ({reason})" if reply.kind in _SAID else reason
     retryable = reply.kind is None and (status in (408, 409, 425, 429) or (status >= 500 and status != 501))
     if code == "insufficient_quota":
         retryable = False

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from labelfusion.scoring.api_errors import FILTERED, KEY, TOO_LONG, read_error
+from labelfusion.scoring.api_errors import FILTERED, KEY, MODEL, TOO_LONG, read_error
 
 SENT = ["model", "messages", "n", "temperature", "logprobs", "top_logprobs", "response_format"]
 
@@ -26,6 +26,13 @@ REPLIES: list[tuple[int, Any, str | None, str | None, str | None]] = [
     (422, {"detail": [{"loc": ["body", "response_format"], "msg": "extra fields not permitted"}]},
      None, "response_format", None),
     (400, {"param": "temperature", "code": "unsupported_value"}, "unsupported_value", "temperature", None),
+    (404, {"code": "model_not_found", "message": "..."}, "model_not_found", None, MODEL),
+    (404, {"message": "model 'm' not found", "type": "api_error"}, "api_error", None, MODEL),
+    (404, {"message": "The model `m` does not exist.", "type": "NotFoundError"}, "NotFoundError", None, MODEL),
+    (400, {"message": "{'error': '/chat/completions: Invalid model name passed in model=m.'}"}, None, None, MODEL),
+    (400, {"detail": "Server is pinned to 'm'; requested 'some/model'."}, None, None, MODEL),
+    (404, {"detail": "Not Found"}, None, None, None),
+    (404, {"code": 404, "type": "not_found_error", "message": "File Not Found"}, "not_found_error", None, None),
     (429, {"code": "rate_limit_exceeded", "message": "too many tokens"}, "rate_limit_exceeded", None, None),
     (400, {"message": "no such thing as an 'n-gram' here"}, None, None, None),
     (400, "<html>", None, None, None),

@@ -103,6 +103,15 @@ def test_a_model_that_offers_nothing_is_an_error() -> None:
         score_texts([build_scorer({"model": "nothing", "api_base": server.url}, LABELS, False, cache=False)], TEXTS)
 
 
+def test_a_server_that_has_another_model_says_so_whatever_its_status() -> None:
+    def reply(path: str, body: dict[str, Any], text: str) -> tuple[int, Any]:
+        return (404, {"detail": "Not Found"}) if "decisions" in path else (400, {"detail": "Server is pinned to 'b'."})
+
+    with LLMServer(special=reply) as server, pytest.raises(ScoringError, match="no model 'a'"):
+        score_texts([build_scorer({"model": "a", "api_base": server.url}, LABELS, False, cache=False)], TEXTS)
+    assert server.requests <= 3
+
+
 @pytest.mark.parametrize("offers", [{"json_object"}, {"temperature"}, set()])
 def test_json_gives_up_what_the_server_does_not_know(offers: set[str]) -> None:
     with LLMServer(offers=offers) as server:
@@ -126,6 +135,12 @@ def test_servers_that_ignore_n_are_asked_again_for_votes() -> None:
         scores, _ = ask(server, TEXTS[:3], method="vote", votes=3)
         assert server.requests == 9
         np.testing.assert_allclose(scores, expected("vote", TEXTS[:3], LABELS, False))
+
+
+def test_votes_that_are_asked_one_by_one_have_seeds_of_their_own() -> None:
+    with LLMServer(offers={"temperature", "seed"}, keep=True) as server:
+        ask(server, TEXTS[:1], method="vote", votes=3, params={"seed": 7})
+        assert [body["seed"] for body in server.bodies] == [7, 8, 9]
 
 
 def test_votes_become_shares() -> None:
