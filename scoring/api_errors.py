@@ -22,7 +22,7 @@ _TOO_LONG = re.compile(
     r"(?i)context[ _](?:length|size|window)|(?:maximum|max)[ _]context|too many (?:input )?tokens|reduce the length|"
     r"(?:prompt|input|request|message|text)s?\b.{0,40}\b(?:too (?:long|large)|exceed)"
 )
-_MODEL = re.compile(
+_NO_MODEL = re.compile(
     r"(?i)model_not_(?:found|exist)|\b(?:unknown|invalid|no such) model\b|\bpinned to\b|"
     r"\bmodels?\b.{0,80}\b(?:(?:is )?not found|(?:does )?not exist|is not available)"
 )
@@ -74,7 +74,7 @@ def read_error(status: int, body: Any, message: str, sent: Iterable[str]) -> Err
         kind = FILTERED
     elif status in (400, 413, 422) and _TOO_LONG.search(known):
         kind = TOO_LONG
-    elif status in (400, 404, 422) and _MODEL.search(known):
+    elif status in (400, 404, 422) and _NO_MODEL.search(known):
         kind = MODEL
     return ErrorReply(codes[0] if codes else None, _param(body, said, sent) if kind is None else None, kind)
 
