@@ -105,7 +105,7 @@ def test_a_model_that_offers_nothing_is_an_error() -> None:
 
 def test_a_server_that_has_another_model_says_so_whatever_its_status() -> None:
     def reply(path: str, body: dict[str, Any], text: str) -> tuple[int, Any]:
-        return (404, {"detail": "Not Found"}) if "decisions" in path else (400, {"detail": "Server is pinned to 'b'."})
+        return (404, {"detail": "Not Found"}) if "chat" not in path else (400, {"detail": "Server is pinned to 'b'."})
 
     with LLMServer(special=reply) as server, pytest.raises(ScoringError, match="no model 'a'"):
         score_texts([build_scorer({"model": "a", "api_base": server.url}, LABELS, False, cache=False)], TEXTS)
