@@ -19,7 +19,7 @@ class LLMProvider:
 
     Args:
         model: `"provider/model"` as litellm writes it (`"openai/gpt-5-nano"`, `"gemini/gemini-3-flash"`,
-            `"deepseek/deepseek-chat"`); `"local/<Hub id or folder>"` for a causal LM run by Transformers;
+            `"deepseek/deepseek-chat"`); `"local/<Hub id or folder>"` for a model run by Transformers;
             `"embedded/smollm2-135m-instruct"` for the one from the package index; `"recorded"` for scores that come
             with the data; `"callable/<name>"` for a Python function given at run time.
         name: Shown in tables and answers. Default: `model`.

@@ -122,9 +122,13 @@ class LocalDecisionScorer:
             answers = model.answers(requests, self.batch_size, on_batch)
         for i, answer in zip(rows, answers, strict=True):
             try:
-                (scores[i],) = self._method.read({"answers": answer}, 1)
-            except UnansweredError as error:
-                errors[i] = f"unusable answer: {error.reason}"
+                (found,) = self._method.read({"answers": answer}, 1)
+            except UnansweredError as error:  # such as NaN
+                found = error
+            if isinstance(found, UnansweredError):
+                errors[i] = f"unusable answer: {found.reason}"
+            else:
+                scores[i] = found
         return ScoreBatch(scores, self.method, Usage(requests=len(rows), prompt_tokens=tokens), errors)
 
     def request(self, text: str) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def make(path: Path, kind: str, tokenizer: Any, context: int = 512) -> Path:
         text: dict[str, Any] = {"model_type": "llama", **sizes}
         if kind == "jev-noncausal":
             text["is_causal"] = False
-        config = JevConfig(text_config=text, hidden_size=32, softcap=3.0 if kind == "jev" else None)
-        model = wild(JevForDecision(config))
+        head = JevConfig(text_config=text, hidden_size=32, softcap=3.0 if kind == "jev" else None)
+        model = wild(JevForDecision(head))
     else:
         config = {
             "llama": lambda: LlamaConfig(**sizes),

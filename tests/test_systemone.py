@@ -215,7 +215,7 @@ def wanted(multi_label: bool) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_replies_of_openai(multi_label: bool) -> None:
-    Decision = pytest.importorskip("openai.types.decision").Decision
+    Decision: Any = pytest.importorskip("openai.types.decision").Decision
     if multi_label:
         answers = [{"type": "predicate", "name": c, "probability": p} for c, p in zip(LABELS, SHARES, strict=True)]
     else:
@@ -223,7 +223,7 @@ def test_replies_of_openai(multi_label: bool) -> None:
         answers = [
             {"type": "choice", "choice": "Sci/Tech", "confidence": 0.4, "name": None, "probabilities": given[::-1]}
         ]
-    reply = TypeAdapter(Decision).validate_python({"answers": answers, "model": "m", "usage": USAGE})
+    reply: Any = TypeAdapter(Decision).validate_python({"answers": answers, "model": "m", "usage": USAGE})
     np.testing.assert_allclose(scores_of(reply.model_dump(), multi_label), wanted(multi_label), atol=1e-6)
     refused = [*answers[1:], {"type": "refusal", "name": LABELS[0]}]
     reply = TypeAdapter(Decision).validate_python({"answers": refused, "model": "m", "usage": USAGE})
