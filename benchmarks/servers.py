@@ -111,6 +111,9 @@ class Server:
 
 def row_of(server: Server) -> dict[str, str]:
     """The server's row: what it was seen to do."""
+    plain = server.chat()
+    if not plain.choices:
+        sys.exit(f"{server.name} does not answer: {plain.status} {str(plain.body)[:300]}")
     ignored: list[str] = []
     row = {
         "server": server.name,
@@ -261,7 +264,8 @@ def write(rows: list[dict[str, str]]) -> None:
     """Put the rows into the page; other servers' rows stay."""
     before, rest = PAGE.read_text("utf-8").split(START)
     old, after = rest.split(END)
-    kept = [dict(zip(COLUMNS, line.strip("| ").split(" | "), strict=True)) for line in old.splitlines()[2:]]
+    lines = [line.removeprefix("| ").removesuffix(" |") for line in old.splitlines()[2:]]
+    kept = [dict(zip(COLUMNS, line.split(" | "), strict=True)) for line in lines]
     names = {row["server"].split()[0] for row in rows}
     kept = [row for row in kept if row["server"].split()[0] not in names]
     PAGE.write_text(before + START + table(sorted(kept + rows, key=lambda row: row["server"])) + END + after, "utf-8")

@@ -12,7 +12,8 @@ KEY, FILTERED, TOO_LONG, MODEL = "key", "filtered", "too_long", "model"  # kinds
 
 _KEY = re.compile(
     r"(?i)\bapi[ _-]?key[ _](?:is |was )?(?:not valid|not found|invalid|expired|missing|incorrect)|API_KEY_INVALID|"
-    r"\b(?:invalid|incorrect|missing|expired|no)[ _]api[ _-]?key|authentication|unauthorized"
+    r"\b(?:invalid|incorrect|missing|expired|no)[ _]api[ _-]?key|authentication|unauthorized|"
+    r"no_db_connection"  # a litellm proxy without a database, of every key but its own
 )
 _FILTERED = re.compile(
     r"(?i)content[ _]?(?:filter|policy|management)|safety[ _](?:filter|system|setting|policy)|responsible ?ai|"

@@ -31,6 +31,7 @@ REPLIES: list[tuple[int, Any, str | None, str | None, str | None]] = [
     (404, {"message": "The model `m` does not exist.", "type": "NotFoundError"}, "NotFoundError", None, MODEL),
     (400, {"message": "{'error': '/chat/completions: Invalid model name passed in model=m.'}"}, None, None, MODEL),
     (400, {"detail": "Server is pinned to 'm'; requested 'some/model'."}, None, None, MODEL),
+    (400, {"code": "400", "type": "no_db_connection", "message": "No connected db."}, "no_db_connection", None, KEY),
     (404, {"detail": "Not Found"}, None, None, None),
     (404, {"code": 404, "type": "not_found_error", "message": "File Not Found"}, "not_found_error", None, None),
     (429, {"code": "rate_limit_exceeded", "message": "too many tokens"}, "rate_limit_exceeded", None, None),
