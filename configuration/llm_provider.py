@@ -94,16 +94,24 @@ class LLMProvider:
                 raise ValueError(f"LLMProvider: `{what}` must be a {kind.__name__}, got {getattr(self, what)!r}.")
         if {"api_base", "base_url"} & set(self.params):
             raise ValueError("LLMProvider: `params` may not name a server; give its URL as `api_base`.")
-        for what in ("num_examples", "texts_per_request", "votes", "timeout_s", "max_concurrency"):
-            if not _positive(getattr(self, what)):
-                raise ValueError(f"LLMProvider: `{what}` must be positive, got {getattr(self, what)!r}.")
+        if not _positive(self.timeout_s):
+            raise ValueError(f"LLMProvider: `timeout_s` must be positive, got {self.timeout_s!r}.")
+        for what in ("num_examples", "texts_per_request", "votes", "max_concurrency"):
+            value = getattr(self, what)
+            if not _positive(value) or value != int(value):
+                raise ValueError(f"LLMProvider: `{what}` must be a positive whole number, got {value!r}.")
+            setattr(self, what, int(value))
         if not (_positive(self.min_option_mass) and self.min_option_mass <= 1):
             raise ValueError(f"LLMProvider: `min_option_mass` must be in (0, 1], got {self.min_option_mass!r}.")
         for what in ("requests_per_minute", "tokens_per_minute"):
             if getattr(self, what) is not None and not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive or None, got {getattr(self, what)!r}.")
+        for what in ("name", "guidelines", "api_base", "api_key_env"):
+            if not isinstance(getattr(self, what), str | None):
+                raise ValueError(f"LLMProvider: `{what}` must be a text or None, got {getattr(self, what)!r}.")
         if self.price is not None:
-            if len(self.price) != 2 or not all(price == 0 or _positive(price) for price in self.price):
+            pair = isinstance(self.price, list | tuple) and len(self.price) == 2
+            if not pair or not all(price == 0 or _positive(price) for price in self.price):
                 raise ValueError(
                     f"LLMProvider: `price` must be (input, output) dollars per million tokens, got {self.price!r}."
                 )

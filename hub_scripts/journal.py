@@ -101,6 +101,11 @@ class Journal:
             file.seek(self._places[start])
             return json.loads(file.readline())
 
+    @property
+    def begun(self) -> bool:
+        """Whether it holds anything: a finished chunk, or dollars."""
+        return bool(self._places or self.spent)
+
     def put(self, record: dict[str, Any]) -> None:
         """Keep the record of a chunk: its `start`, the number of its first row, and whatever else."""
         self._places[record["start"]] = self._append(record)

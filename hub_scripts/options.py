@@ -144,7 +144,7 @@ def dollars(text: str) -> float:
 
 def names(text: str) -> list[str]:
     """Comma-separated names; a JSON list where a name holds a comma."""
-    found = json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",")]
+    found = from_json(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",")]
     found = [str(name) for name in found if name != ""]
     if len(found) < 2 or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"expected two or more different names, such as a,b,c, got {text!r}")
@@ -153,7 +153,15 @@ def names(text: str) -> list[str]:
 
 def provider(text: str) -> str | dict[str, Any]:
     """A model string, or the fields of a provider as JSON (`{"model": ..., "prompt": "few-shot"}`)."""
-    return json.loads(text) if text.lstrip().startswith("{") else text
+    return from_json(text) if text.lstrip().startswith("{") else text
+
+
+def from_json(text: str) -> Any:
+    """What an option's JSON holds."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no valid JSON: {error}") from None
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas
 from .journal import Journal, one_run
-from .options import add_annotators, add_columns
+from .options import add_annotators, add_columns, dollars, provider
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--llm",
         action="append",
         required=True,
+        type=provider,
         metavar="MODEL",
         help="model string, or a provider's fields as JSON; repeatable",
     )
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
     add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; ask nothing")
-    add("--max-cost-usd", type=float, metavar="X", help="limit in dollars, all LLMs and all runs of this job together")
+    add("--max-cost-usd", type=dollars, metavar="X", help="limit in dollars, all LLMs and all runs of this job together")
     add(
         "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
     )
@@ -235,6 +236,8 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     finally:
         bar.close()
         journal.spend(budget.spent)  # until now a little more than that was noted
+        if not journal.begun:  # so that other settings may be tried
+            journal.delete()
     if args.max_cost_usd is not None or budget.unsure:
         print(f"In all runs: {budget.told()}.", file=sys.stderr)
     return summaries

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import read_descriptions
+from .options import from_json, read_descriptions
 from .tables import Table, sample_texts
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     from ..configuration import LLMProvider
     from ..scoring import build_scorer
 
-    providers = [LLMProvider.from_any(_fields(text, args)) for text in args.llm]
+    providers = [LLMProvider.from_any(_fields(given, args)) for given in args.llm]
     for provider in providers:
         if provider.model.partition("/")[0] in ("recorded", "callable"):
             raise ValueError(f"`--llm {provider.model}` is no LLM that can be asked.")
@@ -119,7 +119,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
 
 def parse_names(text: str) -> list[str]:
     """`a,b,c` or a JSON list of names."""
-    names = json.loads(text) if text.lstrip().startswith("[") else [name.strip() for name in text.split(",")]
+    names = from_json(text) if text.lstrip().startswith("[") else [name.strip() for name in text.split(",")]
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(n, str) and n for n in names):
         raise argparse.ArgumentTypeError(f"expected two or more different class names, got {text!r}")
     return names
@@ -127,13 +127,16 @@ def parse_names(text: str) -> list[str]:
 
 def parse_price(text: str) -> tuple[float, float]:
     """`IN,OUT` in dollars per million tokens."""
-    given, answered = text.split(",")
-    return float(given), float(answered)
+    try:
+        given, answered = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected two numbers, such as 0.05,0.4, got {text!r}") from None
+    return given, answered
 
 
-def _fields(text: str, args: argparse.Namespace) -> dict[str, Any]:
+def _fields(given: str | dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """The fields of a provider: its own, else those of the options."""
-    fields: dict[str, Any] = json.loads(text) if text.lstrip().startswith("{") else {"model": text}
+    fields: dict[str, Any] = {"model": given} if isinstance(given, str) else dict(given)
     for name in _PROVIDER_OPTIONS:
         if getattr(args, name) is not None:
             fields.setdefault(name, getattr(args, name))

@@ -317,6 +317,17 @@ def test_an_unfinished_run_with_other_settings_is_not_mixed_in(
         assert "unfinished run with other settings (examples, llm)" in capsys.readouterr().err
 
 
+def test_a_run_that_asked_nothing_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    source, out = write(tmp_path / "data.csv"), tmp_path / "out.csv"
+    assert main(["score", str(source), str(out), "--llm", "openai/gpt-5-nano", "--store", str(tmp_path / "s")]) == 2
+    assert "OPENAI_API_KEY" in capsys.readouterr().err
+    with LLMServer(labels=SORTED) as server:
+        assert score(tmp_path, server, source, "out.csv") == 0
+
+
 def test_nearest_examples_and_guidelines(tmp_path: Path, tiny_encoder_dir: str) -> None:
     source = write(tmp_path / "in.csv")
     with LLMServer(labels=SORTED, keep=True) as server:
@@ -354,6 +365,11 @@ def test_nearest_examples_and_guidelines(tmp_path: Path, tiny_encoder_dir: str) 
         ([{"text": None}, {"text": "b"}], ["--labels", "a,b"], "1 of 2 rows have no text in the column 'text': row 0"),
         ([{"text": "x"}], ["--labels", "a,b", "--llm", "m"], "names an LLM twice"),
         ([{"text": "x"}], ["--labels", "a,b", "--llm", '{"model": "z", "oops": 1}'], "unknown fields ['oops']"),
+        ([{"text": "x"}], ["--labels", "a,b", "--llm", '{"model": '], "is no valid JSON"),
+        ([{"text": "x"}], ["--labels", '["a", "b"'], "is no valid JSON"),
+        ([{"text": "x"}], ["--labels", "a,b", "--llm", '{"model": "z", "price": 1}'], "(input, output)"),
+        ([{"text": "x"}], ["--labels", "a,b", "--price", "free"], "expected two numbers, such as 0.05,0.4, got 'free'"),
+        ([{"text": "x"}], ["--labels", "a,b", "--max-cost-usd", "nan"], "expected US dollars, 0 or more, got 'nan'"),
         ([{"text": "x"}], ["--labels", "a,b", "--prompt", "few-shot"], "few-shot prompts need"),
         ([{"text": "x"}], ["--labels", "a,b", "--llm", "recorded"], "no LLM that can be asked"),
     ],
