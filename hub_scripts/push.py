@@ -248,6 +248,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         OfflineModeIsEnabled,
     )
 
+    from ..configuration.secrets import redact
+
     no_token = "There is no Hub token: run `hf auth login`, or put one that may write into the variable HF_TOKEN."
     address = _endpoint()
     try:
@@ -259,14 +261,14 @@ def hub_errors(repo_id: str) -> Iterator[None]:
                 raise
             raise cause from None
     except HFValidationError as error:
-        raise ValueError(f"The Hub allows no such name, {repo_id!r}: {error}") from None
+        raise ValueError(f"The Hub allows no such name, {repo_id!r}: {redact(str(error))}") from None
     except OfflineModeIsEnabled:
         raise ConnectionError("The Hub was not asked: HF_HUB_OFFLINE is set. Unset it to push.") from None
     except LocalTokenNotFoundError:
         raise PermissionError(no_token) from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        said = (error.server_message or "").strip() or f"status {status}"
+        said = redact((error.server_message or "").strip()) or f"status {status}"
         if status == 401 and "authorization" not in error.response.request.headers:
             raise PermissionError(no_token) from None
         if status == 401:

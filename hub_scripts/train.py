@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
     from labelfusion import AutoFusionClassifier
 
+    from ..pipelines.asking import as_budget
     from .emissions import measured
     from .evaluate import shown_name
     from .report import FILES
@@ -130,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     _check_folder(folder, args.overwrite)
     transformers_logging.disable_progress_bar()
     train, more, test = _read(args)
+    args.max_cost_usd = as_budget(args.max_cost_usd)  # fitting and `--test` share it
     folder.mkdir(parents=True, exist_ok=True)
     clf = AutoFusionClassifier(
         encoder=args.encoder,
@@ -178,8 +180,8 @@ def _report(
         found = write_review(clf, Path(args.review), num_train, args.escape_formulas)
         print(f"{found} suspected labels: {args.review}.")
     if test is not None:
-        left = None if args.max_cost_usd is None else max(0.0, args.max_cost_usd - clf.report_["cost_usd"])
-        evaluate(clf, test, str(folder), folder / "evaluation", args.seed, name=args.test, max_cost_usd=left)
+        limit = args.max_cost_usd
+        evaluate(clf, test, str(folder), folder / "evaluation", args.seed, name=args.test, max_cost_usd=limit)
     update_card(folder, args.push_to_hub, license=args.license, language=args.language)
     print(f"Saved to {folder}.")
     if args.push_to_hub:

@@ -76,8 +76,9 @@ class AutoFusionClassifier(
             encoder's side), `"isotonic"` (of graded LLM scores and the answer), where there are rows enough.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
-        max_cost_usd: US dollars that `fit` may spend on the LLM. Where not all rows can be scored, those that tell the
-            fusion most are, see `training.scored_rows.scoring_order`.
+        max_cost_usd: US dollars that `fit` may spend on the LLM, or a `scoring.budget.Budget` that several calls share.
+            Where not all rows can be scored, those that tell the fusion most are, see
+            `training.scored_rows.scoring_order`.
         write_guidelines: Let an LLM behind an API write guidelines for its own prompts, once, in `fit`; they are saved
             with the model.
         cache: Whether paid answers are kept in, and taken from, the score store.
@@ -128,7 +129,7 @@ class AutoFusionClassifier(
         calibration: str = "auto",
         threshold_metric: str = "accuracy",
         max_scored_rows: int = 1000,
-        max_cost_usd: float | None = None,
+        max_cost_usd: float | Budget | None = None,
         write_guidelines: bool = False,
         cache: bool = True,
         device: str | None = None,

@@ -73,6 +73,7 @@ def score_training_rows(
     if len(rows) < len(without):
         logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
     budget = as_budget(max_cost_usd)
+    before = budget.spent if budget is not None else 0.0
     spent = complete_providers(data, config, write_guidelines=write_guidelines, max_cost_usd=budget, seed=seed)
     scorers = make_scorers()
     answers = Asker(config, scorers, budget, progress=progress).submit([data.texts[i] for i in rows]).result()
@@ -85,7 +86,7 @@ def score_training_rows(
         prior = getattr(scorer, "prior", None)
         if prior is not None:
             config.llm_providers[i]["prior"] = [round(float(x), 5) for x in prior]
-    return scores, budget.spent if budget is not None else spent + float(answers.cost_usd.sum())
+    return scores, budget.spent - before if budget is not None else spent + float(answers.cost_usd.sum())
 
 
 def complete_providers(

@@ -149,8 +149,9 @@ class Budget:
 
     def told(self) -> str:
         """What is spent, for people."""
+        limit = f" of ${self.limit:g}" if math.isfinite(self.limit) else ""
         unsure = f", ${self.unsure:.4g} of it for requests without a reply, which may have been billed"
-        return f"${self.spent:.4g} of ${self.limit:g} spent{unsure if self.unsure else ''}"
+        return f"${self.spent:.4g}{limit} spent{unsure if self.unsure else ''}"
 
     def reserve(self, estimate: float) -> None:
         """Set `estimate` dollars aside for a request whose cost is known.

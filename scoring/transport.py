@@ -18,6 +18,7 @@ from .providers import Endpoint
 
 CONNECTIONS_PER_POOL = 8
 REFUSALS = frozenset({401, 402, 403, 404, 405, 501})  # of the key, the account, the model or the path
+REFUSED_S = 0.1  # pause after one: most likely no other request can work, and it is read before the next leaves
 CHAT, DECISIONS, SYSTEMONE = "/chat/completions", "/decisions", "/systemone"
 
 
@@ -118,7 +119,7 @@ def _http_client(openai: Any, timeout_s: float, slots: Slots) -> Any:
                 async with slots, asyncio.timeout(timeout_s):
                     response = await super().send(request, **kwargs)
                     if response.status_code in REFUSALS:
-                        slots.pause(0.1)  # most likely no other request can work: it is read before the next leaves
+                        slots.pause(REFUSED_S)
                     return response
             except TimeoutError:
                 raise http.ReadTimeout("no complete reply in time", request=request) from None
@@ -151,7 +152,12 @@ class LitellmTransport:
         send = self._litellm.adecisions if path == DECISIONS else self._litellm.acompletion
         try:
             async with self._slots, asyncio.timeout(self._timeout_s):
-                reply = (await send(**body, **self._options)).model_dump()
+                try:
+                    reply = (await send(**body, **self._options)).model_dump()
+                except Exception as error:
+                    if _status(error) in REFUSALS:
+                        self._slots.pause(REFUSED_S)
+                    raise
         except self._openai.APIError as error:  # litellm's exceptions are OpenAI's
             raise from_api_error(error, body) from None
         except TimeoutError:

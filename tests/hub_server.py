@@ -34,6 +34,7 @@ class HubServer:
         bodies: What was sent with them.
         fail: Status that every request is answered with, if set.
         fail_at: Part of the paths that `fail` is for.
+        says: The message that comes with it.
         disturb: `(method, path)` to what goes wrong with a request, if set: a status; `"dropped"`: the connection
             breaks in the middle of what is sent; `"unheard"`: it breaks when the work is done; `"refused"`: LFS objects
             that are refused one by one; None: nothing.
@@ -48,6 +49,7 @@ class HubServer:
         self.bodies: list[bytes] = []
         self.fail: int | None = None
         self.fail_at = ""
+        self.says = "out of order"
         self.disturb: Callable[[str, str], int | str | None] | None = None
 
     def __enter__(self) -> "HubServer":
@@ -104,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, path))
         hub.bodies.append(body)
         if hub.fail is not None and hub.fail_at in path:
-            return self._answer(hub.fail, {"error": "out of order"})
+            return self._answer(hub.fail, {"error": hub.says})
         if isinstance(self.fault, int):
             return self._answer(self.fault, {"error": "disturbed"})
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")

@@ -99,7 +99,11 @@ def test_requests_without_a_reply_count() -> None:
         assert over(server, limit) <= 0
     assert 0 < budget.unsure < budget.spent
     assert budget.spent == pytest.approx(batch.usage.cost_usd + budget.unsure)
+    assert f"of ${limit:g} spent" in budget.told()
     assert "may have been billed" in budget.told()
+    free = Budget(math.inf)
+    free.settle(0.0, 0.25)
+    assert free.told() == "$0.25 spent"
     assert budget.reserved == pytest.approx(0)
 
 

@@ -143,6 +143,16 @@ def test_what_the_trainer_says_when_it_cannot_push(
         LabelFusionTrainer(model=make_model(), args=args, processing_class=tiny_tokenizer)
 
 
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_what_a_hub_says_is_told_without_secrets(hub: HubServer, saved_model: Callable[..., Path], status: int) -> None:
+    key = "hf_" + "abcd1234" * 5
+    hub.fail, hub.says = status, f"no such token: {key}"
+    with pytest.raises(Exception, match="no such token") as caught:
+        push_folder(saved_model(), "me/fusion")
+    assert key not in str(caught.value)
+    assert "[redacted]" in str(caught.value)
+
+
 def test_a_push_that_broke_off_goes_on(hub: HubServer, saved_model: Callable[..., Path]) -> None:
     folder = saved_model()
     hub.fail, hub.fail_at = 500, "/commit/"  # after the weights were sent

@@ -1,7 +1,12 @@
 """Long runs over files: one budget, however often the run is stopped, and files that are not as their first rows."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +56,58 @@ def test_the_budget_holds_over_interruptions(
         assert billed() < limit + 8 * a_text
         assert len(out.read_text().splitlines()) == 600
         assert not (tmp_path / "out.jsonl.journal").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [[], ["--max-cost-usd", "1"]])
+def test_a_killed_run_that_goes_on_tells_what_both_have_cost(
+    tmp_path: Path, saved_model: Callable[..., Path], limit: list[str]
+) -> None:
+    with LLMServer(labels=NAMES, latency=0.2, thinks=lambda text: 50) as server:
+        llm: dict[str, Any] = {"model": "m", "api_base": server.url, "method": "json", "price": [1.0, 4.0]}
+        llm["max_concurrency"] = 16
+        model = saved_model(num_labels=2, id2label=dict(enumerate(NAMES)), llm_providers=[llm])
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(300)))
+        command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "predict", str(model)]
+        command += [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *limit]
+        env = {**os.environ, "HF_HOME": str(tmp_path / "hf")}
+        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+        while server.requests < 160:  # more than a window
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        while server.in_flight:
+            time.sleep(0.01)
+        killed = server.billed(1.0, 4.0)[0]
+        server.latency = 0.0
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        in_all, one = server.billed(1.0, 4.0)
+    told = re.search(r"for \$([\d.]+) in all, \$([\d.]+) of it in this run", done.stdout)
+    assert told is not None, done.stdout
+    # What is noted ahead, for requests on their way, comes to a few requests at most.
+    assert in_all - 2e-4 <= float(told[1]) <= in_all + 16 * one
+    assert float(told[2]) == pytest.approx(in_all - killed, abs=16 * one)
+
+
+def test_fitting_and_the_test_share_one_limit(
+    tiny_encoder_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("labelfusion.scoring.store.default_path", lambda: tmp_path / "scores.sqlite")
+    with LLMServer(labels=NAMES, thinks=lambda text: 50) as server:
+        llm = {"model": "m", "api_base": server.url, "method": "json", "price": [1.0, 4.0], "max_concurrency": 4}
+        frame(60).drop(columns="llm_scores").to_json(tmp_path / "train.jsonl", orient="records", lines=True)
+        rows = [{"text": f"another text {i}", "label": NAMES[i % 2]} for i in range(100)]
+        (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = ["train", str(tmp_path / "train.jsonl"), "--test", str(tmp_path / "test.jsonl")]
+        command += ["--encoder", tiny_encoder_dir, "--encoder-training", "probe", "--fusion", "pool"]
+        command += ["--llm", json.dumps(llm), "--output-dir", str(tmp_path / "model"), "--max-cost-usd", "0.04"]
+        assert main(command) == 0
+        spent, one = server.billed(1.0, 4.0)
+    assert 0.035 < spent <= 0.04 + one
+    said = [record.getMessage() for record in caplog.records if "No more LLM questions" in record.getMessage()]
+    assert len(said) == 1
+    assert "`max_cost_usd` of $0.04 reached" in said[0]
 
 
 def test_the_journal_remembers_what_was_spent(tmp_path: Path) -> None:

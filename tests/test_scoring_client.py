@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, ascore_texts, build_scorer, run_sync, score_texts, submit
 from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.limits import Slots
 from labelfusion.scoring.money import Price, find_price, read_usage
 from labelfusion.scoring.providers import resolve
 from labelfusion.scoring.run import Progress
@@ -207,6 +209,20 @@ def test_what_cannot_work_is_an_error_at_once(status: int, message: str) -> None
     with LLMServer(status=status) as server, pytest.raises(ScoringError, match=message):
         score(server, max_concurrency=4)
     assert server.requests <= 4
+
+
+@pytest.mark.skipif(find_spec("litellm") is None, reason="needs litellm")
+def test_what_cannot_work_through_litellm_holds_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(Slots, "pause", lambda slots, seconds: paused.append(seconds))
+    with LLMServer(status=401) as server:
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", server.url)
+        llm = {"model": "hosted_vllm/m", "method": "json", "max_concurrency": 4}
+        one = build_scorer(llm, LABELS, False, cache=False)
+        with pytest.raises(ScoringError, match="the key was refused"):
+            score_texts([one], TEXTS)
+    assert server.requests <= 4
+    assert paused
 
 
 def test_a_method_that_is_not_offered_is_an_error() -> None:
