@@ -83,7 +83,7 @@ def test_auto_takes_the_best_that_is_offered_and_remembers(tmp_path: Any) -> Non
             assert batches[0].method == method
             assert batches[0].cached == len(TEXTS)
             probes = 3 * (method == "vote")  # its first texts were asked by `json` before, in vain
-            assert sum(server.paid.values()) == len(TEXTS) + 1 + probes
+        assert sum(server.paid.values()) == len(TEXTS) + 1 + probes  # closed: no reply is being counted
 
 
 def test_auto_remembers_for_the_next_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
