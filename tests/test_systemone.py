@@ -144,7 +144,8 @@ def test_unusable_answers_are_missing(fault: str, multi_label: bool) -> None:
 def test_replies_of_another_shape_are_none() -> None:
     good = {"answers": {"0": {"type": "noul", "noul": 0.5}}}
     assert checked_reply(good, SYSTEMONE) == good
-    for reply in ({"answers": {}}, {"answers": []}, {"answers": [{}]}, {}, []):
+    others: list[Any] = [{"answers": {}}, {"answers": []}, {"answers": [{}]}, {}, []]
+    for reply in others:
         with pytest.raises(RequestError):
             checked_reply(reply, SYSTEMONE)
     with pytest.raises(RequestError):
