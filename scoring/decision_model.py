@@ -4,9 +4,9 @@ Any chat model is one: it reads the logits of the options' labels where its answ
 text differ in what follows the text, so that a causal LM reads the text once for all of them (see `local_model`).
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ class DecisionModel:
                 ids = inputs["input_ids"][0].tolist()
                 before += [ids[:mark] for mark in inputs["marks"].tolist()]
                 questions += several
-            shared = min(len(os.path.commonprefix(before)), min(map(len, before)) - 1)
+            alike = takewhile(lambda column: len(set(column)) == 1, zip(*before, strict=False))
+            shared = min(sum(1 for _ in alike), min(map(len, before)) - 1)
             key = tuple(tuple(ids[shared:]) for ids in before)  # the same for most texts
             groups.setdefault(key, []).append((row, before[0][:shared]))
             asked[key] = questions

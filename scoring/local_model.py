@@ -346,9 +346,7 @@ def load_causal_lm(
         if lm is None:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=kind, use_safetensors=use_safetensors
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind, use_safetensors=use_safetensors)
             lm = _loaded[key] = CausalLM(model.to(device), AutoTokenizer.from_pretrained(path))
         return lm
 

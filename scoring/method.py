@@ -97,7 +97,7 @@ class Method(ABC):
         return self.path
 
     def elsewhere(self, body: dict[str, Any], absent: Collection[str]) -> dict[str, Any] | None:
-        """The same question for another path than `absent` ones, which the server does not have; None: there is none."""
+        """The same question for another path than the `absent` ones, which the server lacks, if there is one."""
         return None
 
     @abstractmethod

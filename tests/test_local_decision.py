@@ -23,7 +23,14 @@ from labelfusion.scoring.defuse import quote
 from labelfusion.scoring.local_decision import LocalDecisionScorer
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, GPT2Config, Lfm2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    Lfm2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+)
 
 transformers_decision = pytest.importorskip("transformers.decision")
 
@@ -42,7 +49,9 @@ CHAT = (
 )
 # The question first, and all questions in one prompt with a mark behind each.
 QUESTION_FIRST = "{{ question.instructions }} {{ question.options | join(' ') }} {{ state }} [decision]:<|mark|>"
-ALL_IN_ONE = "{{ state }}{% for q in questions %}\n{{ q.instructions }} {{ q.options | join(' ') }}:<|mark|>{% endfor %}"
+ALL_IN_ONE = (
+    "{{ state }}{% for q in questions %}\n{{ q.instructions }} {{ q.options | join(' ') }}:<|mark|>{% endfor %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +141,13 @@ def one_by_one(folder: Path, it: LocalDecisionScorer, texts: list[str]) -> NDArr
 
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "lfm2", "jev", "jev-noncausal"])
-def test_batched_answers_are_those_of_the_pipeline(tmp_path: Path, tokenizer: Any, kind: str, multi_label: bool) -> None:
+def test_batched_answers_are_those_of_the_pipeline(
+    tmp_path: Path, tokenizer: Any, kind: str, multi_label: bool
+) -> None:
     folder = make(tmp_path, kind, tokenizer)
-    it = scorer(folder, multi_label, batch_size=4, class_descriptions={"World": "politics abroad"}, guidelines="Be fair.")
+    it = scorer(
+        folder, multi_label, batch_size=4, class_descriptions={"World": "politics abroad"}, guidelines="Be fair."
+    )
     batch = score(it, TEXTS)
     assert (batch.method, batch.errors) == ("decision", {})
     want = one_by_one(folder, it, TEXTS)
@@ -229,7 +242,7 @@ def test_weights_are_read_from_safetensors_alone(llama: Path, tmp_path: Path, to
 
 def test_older_transformers_are_named(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers.decision", None)
-    with pytest.raises(ScoringError, match="transformers 5.23 or newer"):
+    with pytest.raises(ScoringError, match=r"transformers 5\.23 or newer"):
         score(scorer(llama), ["x"])
 
 

@@ -196,14 +196,10 @@ def test_serve_gives_no_log_probabilities_and_says_so(serve: RealServer) -> None
     assert batch.errors == dict.fromkeys(range(3), "unusable answer: the reply holds no log-probabilities")
 
 
-def test_auto_leaves_the_methods_that_serve_does_not_have(serve: RealServer) -> None:
-    texts = [f"{text} ({i})" for i in range(3) for text in TEXTS]
-    asked = scorer(serve, "auto", params={"max_tokens": 8}, votes=1)
-    batch = asyncio.run(asked.score(texts))
-    assert batch.method != "logprob"
-    assert asked._choice._refused == {"decision": 2, "logprob": 2}
-    assert np.isnan(batch.scores).all()
-    assert set(batch.errors) == set(range(len(texts)))
+def test_auto_finds_that_serve_decides(serve: RealServer) -> None:
+    batch = asyncio.run(scorer(serve, "auto", params={"max_tokens": 8}).score(TEXTS))  # no field of decisions there
+    assert (batch.method, batch.errors) == ("decision", {})
+    np.testing.assert_allclose(batch.scores.sum(axis=1), 1, atol=1e-5)
 
 
 def test_serve_is_asked_for_each_vote(serve: RealServer) -> None:

@@ -144,7 +144,8 @@ def test_unusable_answers_are_missing(fault: str, multi_label: bool) -> None:
 def test_replies_of_another_shape_are_none() -> None:
     good = {"answers": {"0": {"type": "noul", "noul": 0.5}}}
     assert checked_reply(good, SYSTEMONE) == good
-    for reply in ({"answers": {}}, {"answers": []}, {"answers": [{}]}, {}, []):
+    others: list[Any] = [{"answers": {}}, {"answers": []}, {"answers": [{}]}, {}, []]
+    for reply in others:
         with pytest.raises(RequestError):
             checked_reply(reply, SYSTEMONE)
     with pytest.raises(RequestError):
@@ -215,7 +216,7 @@ def wanted(multi_label: bool) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_replies_of_openai(multi_label: bool) -> None:
-    Decision: Any = pytest.importorskip("openai.types.decision").Decision
+    decision: Any = pytest.importorskip("openai.types.decision").Decision
     if multi_label:
         answers = [{"type": "predicate", "name": c, "probability": p} for c, p in zip(LABELS, SHARES, strict=True)]
     else:
@@ -223,10 +224,10 @@ def test_replies_of_openai(multi_label: bool) -> None:
         answers = [
             {"type": "choice", "choice": "Sci/Tech", "confidence": 0.4, "name": None, "probabilities": given[::-1]}
         ]
-    reply: Any = TypeAdapter(Decision).validate_python({"answers": answers, "model": "m", "usage": USAGE})
+    reply: Any = TypeAdapter(decision).validate_python({"answers": answers, "model": "m", "usage": USAGE})
     np.testing.assert_allclose(scores_of(reply.model_dump(), multi_label), wanted(multi_label), atol=1e-6)
     refused = [*answers[1:], {"type": "refusal", "name": LABELS[0]}]
-    reply = TypeAdapter(Decision).validate_python({"answers": refused, "model": "m", "usage": USAGE})
+    reply = TypeAdapter(decision).validate_python({"answers": refused, "model": "m", "usage": USAGE})
     with pytest.raises(UnansweredError, match="refused"):
         method(multi_label).read(reply.model_dump(), 1)
 
@@ -235,7 +236,9 @@ def test_replies_of_openai(multi_label: bool) -> None:
 def test_replies_of_transformers(multi_label: bool) -> None:
     decision = pytest.importorskip("transformers.decision")
     asking = method(multi_label)
-    questions = decision.parse_questions(asking.systemone(asking.body(["A text"]))["questions"], decision.DecisionConfig())
+    questions = decision.parse_questions(
+        asking.systemone(asking.body(["A text"]))["questions"], decision.DecisionConfig()
+    )
     given = [[p, 1 - p] for p in SHARES] if multi_label else [SHARES]
     answers = {q.name: q.answer(p) for q, p in zip(questions, given, strict=True)}
     np.testing.assert_allclose(scores_of({"answers": answers}, multi_label), wanted(multi_label), atol=1e-6)
