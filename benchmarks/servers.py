@@ -33,6 +33,7 @@ PAGE = ROOT / "docs" / "llm-providers.md"
 START, END = "<!-- servers: made by benchmarks/servers.py -->\n", "<!-- end of servers -->\n"
 COLUMNS = {
     "server": "server",
+    "decisions": "decisions",
     "logprobs": "`logprobs`",
     "schema": "JSON schema",
     "n": "`n`",
@@ -117,6 +118,7 @@ def row_of(server: Server) -> dict[str, str]:
     ignored: list[str] = []
     row = {
         "server": server.name,
+        "decisions": decisions(server),
         "logprobs": logprobs(server, ignored),
         "schema": schema(server, ignored),
         "n": choices(server, ignored),
@@ -130,6 +132,21 @@ def row_of(server: Server) -> dict[str, str]:
         ignored.append("unknown fields")
     row["ignored"] = ", ".join(ignored) or "nothing"
     return row
+
+
+def decisions(server: Server) -> str:
+    """Which of the two interfaces answers a question with probabilities."""
+    asked = {"type": "choice", "instructions": "What is it about?"}
+    openai = {"input": STORY, "questions": [{**asked, "choices": [{"value": "dog"}, {"value": "sea"}]}]}
+    systemone = {"state": STORY, "questions": {"0": {**asked, "criteria": {"dog": None, "sea": None}}}}
+    found = []
+    for name, body in (("decisions", openai), ("systemone", systemone)):
+        reply = server.post(f"/{name}", {"model": server.model, **body})
+        found.append(
+            f"`/{name}`: "
+            + ("probabilities" if reply.status == 200 and reply.body.get("answers") else str(reply.status))
+        )
+    return ", ".join(found)
 
 
 def logprobs(server: Server, ignored: list[str]) -> str:
@@ -229,7 +246,7 @@ def usage(server: Server, ignored: list[str]) -> str:
 
 def too_long(server: Server) -> str:
     """What comes of a text that has more tokens than the model reads."""
-    words = server.context + server.context // 4
+    words = server.context + 100
     reply = server.chat("dog " * words, max_tokens=1)
     if not reply.choices:
         return f"refused ({reply.refusal})"

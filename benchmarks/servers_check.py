@@ -28,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 from labelfusion.configuration import LLMProvider
+from labelfusion.scoring.decision import DecisionMethod
 from labelfusion.scoring.providers import resolve
 from labelfusion.scoring.questions import METHODS, Questions
 from real_servers import RealServer
@@ -131,7 +132,10 @@ def _restart(server: RealServer) -> None:
 def _compare(server: RealServer, method: str, llm: dict[str, Any], text: str, row: Row) -> str:
     """What asking directly says about a row."""
     provider = LLMProvider(**llm)
-    body = Questions(provider, resolve(provider), LABELS, False, {}, None, None).method(method, text).body([text])
+    asked = Questions(provider, resolve(provider), LABELS, False, {}, None, None).method(method, text)
+    body = asked.body([text])
+    if isinstance(asked, DecisionMethod):
+        body = asked.systemone({name: value for name, value in body.items() if name not in llm["params"]})
     try:
         found = READERS[method](server, body)
     except urllib.error.HTTPError as error:
@@ -187,4 +191,15 @@ def _vote(server: RealServer, body: dict[str, Any]) -> Row:
     return [letters.count(letter) / len(letters) for letter in LETTERS] if len(letters) > 2 else None
 
 
-READERS: dict[str, Callable[[RealServer, dict[str, Any]], Row]] = {"logprob": _logprob, "json": _json, "vote": _vote}
+def _decision(server: RealServer, body: dict[str, Any]) -> Row:
+    """The probabilities of System One."""
+    (answer,) = server.ask(body, "/systemone")["answers"].values()
+    return [answer["probabilities"][label] for label in LABELS]
+
+
+READERS: dict[str, Callable[[RealServer, dict[str, Any]], Row]] = {
+    "decision": _decision,
+    "logprob": _logprob,
+    "json": _json,
+    "vote": _vote,
+}

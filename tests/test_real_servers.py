@@ -22,6 +22,8 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring.api import APIScorer
 from labelfusion.scoring.base import ScoreBatch, ScoringError
+from labelfusion.scoring.decision import DecisionMethod
+from labelfusion.scoring.questions import METHODS
 from labelfusion.scoring.store import ScoreStore
 from real_servers import RealServer, missing_packages
 
@@ -196,10 +198,25 @@ def test_serve_gives_no_log_probabilities_and_says_so(serve: RealServer) -> None
     assert batch.errors == dict.fromkeys(range(3), "unusable answer: the reply holds no log-probabilities")
 
 
-def test_auto_finds_that_serve_decides(serve: RealServer) -> None:
-    batch = asyncio.run(scorer(serve, "auto", params={"max_tokens": 8}).score(TEXTS))  # no field of decisions there
+def test_auto_takes_the_decisions_of_serve_as_they_are_given(serve: RealServer) -> None:
+    asked = scorer(serve, "auto")
+    batch = asyncio.run(asked.score(TEXTS))
     assert (batch.method, batch.errors) == ("decision", {})
-    np.testing.assert_allclose(batch.scores.sum(axis=1), 1, atol=1e-5)
+    method = asked.questions.method("decision")
+    assert isinstance(method, DecisionMethod)
+    for text, scores in zip(TEXTS, batch.scores, strict=True):
+        (answer,) = serve.ask(method.systemone(method.body([text])), "/systemone")["answers"].values()
+        assert scores == pytest.approx([answer["probabilities"][label] for label in LABELS], abs=0.01)
+
+
+def test_auto_leaves_log_probabilities_that_do_not_come(serve: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METHODS, "decision")
+    asked = scorer(serve, "auto", params={"max_tokens": 8}, votes=1)
+    batch = asyncio.run(asked.score([f"{text} ({i})" for i in range(3) for text in TEXTS]))
+    assert asked._choice._refused == {"logprob": 2}  # accepted, status 200, and not in the reply
+    assert np.isnan(batch.scores).all()  # SmolLM2 writes neither JSON nor a letter here
+    assert set(batch.errors) == set(range(9))
+    assert "the vote names no option" in batch.errors[0]
 
 
 def test_serve_is_asked_for_each_vote(serve: RealServer) -> None:
