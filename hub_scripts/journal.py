@@ -26,7 +26,9 @@ def one_run(output: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"Another run is writing {output} at this moment: wait for it, or name another file.") from None
+        raise ValueError(
+            f"Another run is writing {output} at this moment: wait for it, or name another file."
+        ) from None
     except NotImplementedError:  # a file system without locks
         pass
     try:

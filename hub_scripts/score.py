@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
     add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; ask nothing")
-    add("--max-cost-usd", type=dollars, metavar="X", help="limit in dollars, all LLMs and all runs of this job together")
+    add(
+        "--max-cost-usd", type=dollars, metavar="X", help="limit in dollars, all LLMs and all runs of this job together"
+    )
     add(
         "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
     )
