@@ -143,6 +143,6 @@ def check_complete(model: nn.Module, info: Any, source: str) -> None:
         other = f" They hold others, such as {min(info['unexpected_keys'])!r}." if info["unexpected_keys"] else ""
         raise ValueError(
             f"The weights of {source!r} lack {len(missing)} of the model's {len(wanted)}, such as {missing[0]!r}."
-            f"{other} The file is incomplete, or was saved under other names (from within another module, say): save the "
-            "Transformers model itself with its `save_pretrained`."
+            f"{other} The file is incomplete, or was saved under other names (from within another module, say): save "
+            "the Transformers model itself with its `save_pretrained`."
         )
