@@ -7,10 +7,11 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel
 
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BASELINES, BaselineFusion
+from .encoders import load_encoder, without_pooler
 from .fusion import FusionMLP, ScorePool, pool_features
 from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead
 from .monotone import calibrated, map_scores
@@ -38,7 +39,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
     def __init__(self, config: LabelFusionConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.encoder = _encoder_without_pooler(config.encoder_config)
+        self.encoder = without_pooler(AutoModel.from_config(config.encoder_config))
         self.encoder_head = nn.Linear(config.pooled_size, self.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.lexical_head: LexicalHead | None = None
@@ -90,7 +91,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             **config_kwargs: For [`LabelFusionConfig`].
 
         Raises:
-            ValueError: If neither `labels` nor `num_labels` is given, or they contradict each other.
+            ValueError: If neither `labels` nor `num_labels` is given, they contradict each other, weights are
+                missing, or the model is no encoder of texts.
         """
         if labels is None and num_labels is None:
             raise ValueError("Give `labels` (the class names) or `num_labels`.")
@@ -101,7 +103,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         else:
             config_kwargs["num_labels"] = num_labels
         encoder_kwargs = {"dtype": torch.float32, **(encoder_kwargs or {})}
-        encoder = AutoModel.from_pretrained(encoder_name_or_path, **encoder_kwargs)
+        encoder = load_encoder(encoder_name_or_path, **encoder_kwargs)
         config = LabelFusionConfig(
             encoder_config=encoder.config,
             llm_providers=llm_providers,
@@ -109,9 +111,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             **config_kwargs,
         )
         model = cls(config)
-        if hasattr(encoder, "pooler"):
-            encoder.pooler = None
-        model.encoder.load_state_dict(encoder.state_dict())
+        model.encoder.load_state_dict(without_pooler(encoder).state_dict())
         return model.to(dtype=encoder.dtype)
 
     def set_pooling_layers(self, layers: list[int]) -> None:
@@ -322,11 +322,3 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 f"{tuple(logits.shape)}: (batch, num_labels)."
             )
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
-
-
-def _encoder_without_pooler(config: PretrainedConfig) -> PreTrainedModel:
-    """The encoder of a config, less a pooling layer that nothing here would train."""
-    encoder = AutoModel.from_config(config)
-    if hasattr(encoder, "pooler"):
-        encoder.pooler = None
-    return encoder

@@ -56,11 +56,14 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: If there are no such weights, or they are damaged.
-            ValueError: If they do not fit the config.
+            ValueError: If they do not fit the config, or some are missing: what takes their place is random.
         """
         kwargs.setdefault("use_safetensors", True)
+        with_info = kwargs.pop("output_loading_info", False)
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         except SafetensorError as error:
             raise OSError(
                 f"The weights of {str(pretrained_model_name_or_path)!r} are damaged ({error}): copy or download them "
@@ -80,6 +83,16 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
                 f"The weights of {str(pretrained_model_name_or_path)!r} have other shapes than its config.json says: "
                 "one of the two files is damaged, or of another model."
             ) from None
+        model, info = loaded
+        check_complete(model, info, str(pretrained_model_name_or_path))
+        return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
+        """As in Transformers; the weights of parts that went through `torch.compile` keep their own names."""
+        state = kwargs.get("state_dict") or self.state_dict()
+        if any("_orig_mod." in name for name in state):
+            kwargs["state_dict"] = {name.replace("_orig_mod.", ""): weight for name, weight in state.items()}
+        return super().save_pretrained(save_directory, **kwargs)
 
     if TYPE_CHECKING:  # Transformers' own is lost in a decorator
 
@@ -111,3 +124,25 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+
+def check_complete(model: nn.Module, info: Any, source: str) -> None:
+    """Refuse a model of which weights were not in its files: Transformers makes random ones, and only logs that.
+
+    Args:
+        model: The model.
+        info: Transformers' loading info.
+        source: Where it comes from, for the error.
+
+    Raises:
+        ValueError: If weights are missing, those of a pooler aside, which is not used here.
+    """
+    wanted = {name for name, _ in model.named_parameters()}
+    missing = sorted(name for name in wanted & set(info["missing_keys"]) if not name.startswith("pooler."))
+    if missing:
+        other = f" They hold others, such as {min(info['unexpected_keys'])!r}." if info["unexpected_keys"] else ""
+        raise ValueError(
+            f"The weights of {source!r} lack {len(missing)} of the model's {len(wanted)}, such as {missing[0]!r}."
+            f"{other} The file is incomplete, or was saved under other names (from within another module, say): save "
+            "the Transformers model itself with its `save_pretrained`."
+        )

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 6
 ATTEMPTS_AT_LIMIT = 20  # of a request that only came too early (HTTP 429)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
+LONGEST_WAIT_S = 900.0  # that a server may ask for: longer ones are those of quotas of a day
 # Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
 NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
@@ -139,6 +140,9 @@ class Client:
                 attempt += 1
                 if not error.retryable:
                     raise
+                if (wait := error.retry_after or 0.0) > LONGEST_WAIT_S:
+                    error.reason += f", to be asked again in {wait:.0f} s"
+                    raise
                 if attempt == (ATTEMPTS_AT_LIMIT if error.status == 429 else ATTEMPTS):
                     error.reason += f", {attempt} attempts"
                     raise
@@ -177,8 +181,9 @@ class Client:
     def _delay(self, attempt: int, retry_after: float | None) -> float:
         """Seconds before the next attempt: what the server says, else a random part of an exponential delay."""
         if retry_after is not None:
-            self._slots.pause(min(retry_after, LONGEST_DELAY_S))
-            return min(retry_after, LONGEST_DELAY_S) + random.uniform(0, 0.1)
+            if self._slots.pause(retry_after) and retry_after > LONGEST_DELAY_S:
+                logger.warning("%s asks to wait for %.0f seconds.", self.endpoint.model, retry_after)
+            return retry_after + random.uniform(0, 0.1)
         return random.uniform(0.2, 1.0) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
 
 

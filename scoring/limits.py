@@ -38,9 +38,15 @@ class Slots:
         self._turn = asyncio.Lock()
         self._not_before = 0.0
 
-    def pause(self, seconds: float) -> None:
-        """Let no request leave for `seconds`: a server's limit counts for the account, not for one request."""
-        self._not_before = max(self._not_before, time.monotonic() + seconds)
+    def pause(self, seconds: float) -> bool:
+        """Let no request leave for `seconds`: a server's limit counts for the account, not for one request.
+
+        Returns:
+            Whether that is news: by more than a second longer than was known.
+        """
+        until, known = time.monotonic() + seconds, self._not_before
+        self._not_before = max(known, until)
+        return until > known + 1.0
 
     async def __aenter__(self) -> None:
         await self._free.acquire()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import sys
@@ -98,6 +99,8 @@ class OpenAITransport:
         """Send one request; the reply is taken as it is, without building the client's typed objects."""
         try:
             reply = await next(self._clients).post(path, body=body, cast_to=object)
+            if isinstance(reply, str):  # the client reads JSON only where the header says so
+                reply = json.loads(reply)
         except self._openai.APIError as error:
             raise from_api_error(error, body) from None
         except UnicodeEncodeError:

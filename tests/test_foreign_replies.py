@@ -317,6 +317,8 @@ BODIES = {
     "answers that are words": b'{"answers": ["a", "b"]}',
     "NaN": b"NaN",
     "nothing": b"",
+    "null": b"null",
+    "a string of JSON": b'"{}"',
 }
 
 
@@ -326,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(self.server.status)  # type: ignore[attr-defined]
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", self.server.content_type)  # type: ignore[attr-defined]
         self.send_header("Content-Length", str(len(self.server.body)))  # type: ignore[attr-defined]
         for name, value in self.server.extra.items():  # type: ignore[attr-defined]
             self.send_header(name, value)
@@ -342,6 +344,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("labelfusion.scoring.client.FIRST_DELAY_S", 0.0)
     it: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     it.status, it.body, it.extra, it.daemon_threads = 200, b"", {}, True
+    it.content_type = "application/json"
     thread = threading.Thread(target=it.serve_forever, daemon=True)
     thread.start()
     yield it
@@ -369,6 +372,22 @@ def test_an_odd_body_is_a_missing_answer_with_a_reason(server: Any, body: bytes)
     else:
         with pytest.raises(ScoringError, match="wrote no guidelines"):
             write_guidelines(provider, LABELS)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "text/plain; charset=utf-8", "application/octet-stream"])
+def test_json_is_read_under_any_content_type(server: Any, content_type: str) -> None:
+    """The client gives the text of the body then."""
+    server.body, server.content_type = OK % b"{}", content_type
+    scores, errors = ask(server, "vote")
+    assert errors == {}
+    np.testing.assert_allclose(scores, [[1, 0]])
+
+
+def test_a_page_of_a_proxy_is_a_missing_answer(server: Any) -> None:
+    server.body, server.content_type = b"<html>Log in</html>", "text/html"
+    scores, errors = ask(server, "vote")
+    assert np.isnan(scores).all()
+    assert errors[0].startswith("malformed reply")
 
 
 @pytest.mark.parametrize("usage", [b"NaN", b'{"prompt_tokens": Infinity}', b'{"prompt_tokens": "x"}', b"[[[1]]]"])

@@ -9,6 +9,7 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,35 @@ def test_retry_after_is_honoured() -> None:
         assert server.injected["429"] > 4
         assert server.requests == 20 + server.injected["429"]
         assert (np.diff(server.times) > 0.29).sum() >= server.injected["429"]
+
+
+def test_a_long_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """300 seconds are what it says: an attempt after 30 would be refused again, until there are none left."""
+    waits: list[float] = []
+
+    def pause(slots: Any, seconds: float) -> bool:
+        waits.append(seconds)
+        return True
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("labelfusion.scoring.limits.Slots.pause", pause)
+    monkeypatch.setattr("labelfusion.scoring.client.asyncio", SimpleNamespace(sleep=sleep))
+    with LLMServer(faults={"429": 1.0}, retry_after=300) as server:
+        batch = score(server, TEXTS[:1], max_concurrency=1)
+    assert server.requests == 20
+    assert "20 attempts" in batch.errors[0]
+    assert len(waits) == 2 * 19
+    assert all(300 <= wait <= 301 for wait in waits)
+    assert "asks to wait for 300 seconds" in caplog.text
+
+
+def test_a_wait_of_a_day_is_the_reason_of_a_missing_answer() -> None:
+    with LLMServer(faults={"429": 1.0}, retry_after=86400) as server:
+        batch = score(server, TEXTS[:1])
+    assert server.requests == 1
+    assert batch.errors[0] == "HTTP 429 rate_limit_exceeded, to be asked again in 86400 s"
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,17 @@ class LabelFusionDataCollator:
         rows = [dict(row) for row in rows]
         scores = [row.pop("llm_scores", None) for row in rows]
         labels = [row.pop("labels", row.pop("label", None)) for row in rows]
-        names = {"input_ids", *self.tokenizer.model_input_names}
+        names = {"input_ids", "attention_mask", *self.tokenizer.model_input_names}
         tokens = [{k: v for k, v in row.items() if k in names} for row in rows]
         batch = dict(
-            self.tokenizer.pad(tokens, padding=True, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt")
+            self.tokenizer.pad(
+                tokens,
+                padding=True,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                padding_side="right",
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
         )
         if self.num_providers and any(s is not None for s in scores):
             batch["llm_scores"] = torch.from_numpy(np.stack([self._scores(s) for s in scores]))

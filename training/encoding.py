@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 DEFAULT_MAX_LENGTH = 512
 
 # Encoders that number positions from `pad_token_id + 1`, so that this many of their positions are never used.
-_ROBERTA_LIKE = "camembert data2vec-text esm ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta"
-OFFSET_POSITIONS = frozenset([*_ROBERTA_LIKE.split(), "xlm-roberta-xl", "xmod"])
+_ROBERTA_LIKE = (
+    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm "
+    "xlm-roberta xlm-roberta-xl xmod"
+)
+OFFSET_POSITIONS = frozenset(_ROBERTA_LIKE.split())
 
 
 def max_length(
@@ -85,7 +88,8 @@ def encode_texts(
         float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`.
 
     Raises:
-        ValueError: If an item of `texts` is not a string, or `batch_size` is not a positive integer.
+        ValueError: If an item of `texts` is not a string, `batch_size` is not a positive integer, or the tokenizer is
+            that of another model.
     """
     if not (isinstance(batch_size, int) and batch_size > 0):
         raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
@@ -108,7 +112,7 @@ def encode_texts(
     ):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = tokenize(tokenizer, [distinct[i] for i in rows], limit).to(model.device)
+            batch = _on_device(model, tokenizer, [distinct[i] for i in rows], limit)
             embeddings[rows] = model.encode(**batch)[0].float().cpu()
             bar.update(len(rows))
     return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
@@ -158,7 +162,7 @@ def inner_layers(
     if not isinstance(depth, int) or depth < 4 or not texts:
         return []
     layers = [round(depth * 5 / 6), round(depth * 7 / 12)]
-    batch = tokenize(tokenizer, list(texts[:16]), _max_length(model, tokenizer, 64)).to(model.device)
+    batch = _on_device(model, tokenizer, list(texts[:16]), _max_length(model, tokenizer, 64))
     with evaluating(model), torch.inference_mode():
         outputs = model.encode(**batch, output_hidden_states=True)[1]
     states, last = getattr(outputs, "hidden_states", None) or (), outputs.last_hidden_state
@@ -185,13 +189,31 @@ def token_batches(
     """Padded batches of the texts, in their order, on the model's device, truncated as `encode_texts` does."""
     limit = _max_length(model, tokenizer, max_length)
     for start in range(0, len(texts), batch_size):
-        yield tokenize(tokenizer, list(texts[start : start + batch_size]), limit).to(model.device)
+        yield _on_device(model, tokenizer, list(texts[start : start + batch_size]), limit)
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length: int) -> Any:
-    """One padded batch of tensors."""
+    """One batch of tensors, padded on the right and with a mask, whatever the tokenizer does by default.
+
+    BERT counts positions from the left, padding included; without a mask, padding would count as words.
+    """
     texts = [without_surrogates(text) for text in texts]
-    return tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    options = {"padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
+    return tokenizer(texts, padding=True, truncation=True, max_length=max_length, **options)
+
+
+def _on_device(
+    model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase", texts: list[str], limit: int
+) -> Any:
+    """A batch of `tokenize` on the model's device, with tokens that the encoder knows."""
+    batch = tokenize(tokenizer, texts, limit)
+    known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if (found := int(batch["input_ids"].max())) >= known:
+        raise ValueError(
+            f"The tokenizer makes token {found} ({tokenizer.convert_ids_to_tokens(found)!r}), and the encoder has "
+            f"{known} token embeddings: it is the tokenizer of another model, or `resize_token_embeddings` is missing."
+        )
+    return batch.to(model.device)
 
 
 def without_surrogates(text: str) -> str:

@@ -1,6 +1,7 @@
 """Load a tokenizer; an error names the file that is damaged, as what Transformers raises then does not."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ from ..configuration.secrets import redact
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
 
+_SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+
 
 def load_tokenizer(folder_or_repo: str | Path) -> Any:
-    """The tokenizer beside a model.
+    """The tokenizer beside a model. It pads on the right, as encoders want it, and with some token in any case.
 
     Raises:
         OSError: If its files are missing or damaged.
@@ -18,11 +21,18 @@ def load_tokenizer(folder_or_repo: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder_or_repo)
+        tokenizer = AutoTokenizer.from_pretrained(folder_or_repo)
     except OSError:
         raise
     except Exception as error:  # of `json`, of the backend, or whatever the content of a file leads to
         raise tokenizer_error(str(folder_or_repo), error) from None
+    # Without files Transformers makes one of special tokens alone: all texts would be alike.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise tokenizer_error(str(folder_or_repo))
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:  # of GPT-2 and others; which one it is does not matter, as it is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+    return tokenizer
 
 
 def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
@@ -40,9 +50,19 @@ def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
                 raise ValueError("it describes no tokenizer")
         except (OSError, ValueError) as reason:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             return OSError(f"{name} of {source!r} is damaged ({reason}): copy or download it again.")
+    pieces = [name for name in _SENTENCEPIECE if local and (Path(source) / name).is_file()]
+    if pieces and not (Path(source) / "tokenizer.json").is_file() and not _installed("sentencepiece"):
+        return OSError(f"The tokenizer of {source!r} is in {pieces[0]}, which needs: pip install sentencepiece.")
     where = f" for {source!r}" if source else ""
     why = f" ({type(error).__name__}: {redact(str(error)).partition(chr(10))[0]})" if error else ""
     return OSError(
         f"No tokenizer could be loaded{where}{why}: its files are missing or damaged; save the model's tokenizer "
         "there, or pass a `tokenizer`."
     )
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it is None in `sys.modules`
+        return False
