@@ -219,6 +219,8 @@ class LabelFusionConfig(PretrainedConfig):
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config.name_or_path = str(pretrained_model_name_or_path)
+        if config.source is not None:  # for good, also if a folder of that name comes to be, or it is given on
+            config._llm_sources = [config.source] * config.num_providers
         return loaded
 
     def to_dict(self) -> dict[str, Any]:

@@ -404,6 +404,19 @@ def test_every_way_from_the_hub_to_an_llm(evil: Path, canary: Canary, tiny_encod
     canary.seen.clear()
 
 
+def test_what_was_foreign_stays_foreign(
+    evil: Path, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LabelFusionForSequenceClassification.from_pretrained("me/evil")
+    config = LabelFusionConfig.from_pretrained("me/evil")
+    given_on = LabelFusionForSequenceClassification.from_pretrained(evil, config=config)
+    monkeypatch.chdir(tmp_path)
+    Path("me/evil").mkdir(parents=True)  # such as the `output_dir` of a training run
+    for found in (model.config, config, given_on.config):
+        with pytest.raises(ScoringError, match=f"LABELFUSION_SERVERS={canary.host}"):
+            build_scorers(found)
+
+
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
 def test_the_command(verb: str, evil: Path, canary: Canary, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from labelfusion.hub_scripts.cli import main
