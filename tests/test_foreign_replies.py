@@ -1,10 +1,10 @@
 """Whatever a server replies, a text has its own scores or none: never a traceback, never another text's scores."""
-# ruff: noqa: E501, PT017, SIM105
 
 import json
 import math
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ from labelfusion.scoring.transport import CHAT, DECISIONS, RequestError, checked
 
 LABELS = ["a", "b"]
 TEXTS = [f"text {i}" for i in range(10)]
-often = settings(deadline=None, max_examples=150, derandomize=True)
+often = settings(deadline=None, max_examples=80, derandomize=True)
 
 
 def method(name: str, multi_label: bool = False, **fields: Any) -> Method:
@@ -123,10 +123,13 @@ scalars = (
     | st.text(max_size=5)
     | st.sampled_from(["A", "Y", "N", "a", "b", "predicate", "choice", 10**400, -(10**400), "\ud800", "0.5", 0.5, -1.0])
 )
-words = "choices message content logprobs top_logprobs token logprob answers probabilities value probability type name a b 1"
+words = "choices message content logprobs top_logprobs token logprob answers probabilities value probability type name"
 things = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(words.split()), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*words.split(), "a", "b", "1"]), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -174,7 +177,11 @@ def test_a_reply_is_scores_or_a_reason(name: str, multi_label: bool, reply: Any)
         answers = asked.read(checked_reply(reply, asked.path), 1)
         asked.more([reply])
     except (UnansweredError, UnsupportedError, RequestError) as error:
-        assert len(str(error)) < 120
+        reason = str(error)
+    else:
+        reason = ""
+    assert len(reason) < 120
+    if reason:
         return
     for answer in answers:
         assert answer.shape == (2,)  # type: ignore[union-attr]
@@ -185,10 +192,8 @@ def test_a_reply_is_scores_or_a_reason(name: str, multi_label: bool, reply: Any)
 @often
 @given(like(REPLY))
 def test_guidelines_are_text_or_a_reason(reply: Any) -> None:
-    try:
+    with suppress(UnansweredError, RequestError):
         assert content(first_choice(checked_reply(reply))).strip()
-    except (UnansweredError, RequestError):
-        pass
 
 
 @often
