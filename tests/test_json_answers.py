@@ -115,7 +115,7 @@ def test_thoughts_are_taken_out_in_linear_time() -> None:
 
 
 def test_an_answer_equal_to_the_example_of_the_instructions_is_none() -> None:
-    shown = {"templates": ['Classes:\n{classes}\nAnswer like {"a": 80, "b": 20}.\n{answer}']}
+    shown: Any = {"templates": ['Classes:\n{classes}\nAnswer like {"a": 80, "b": 20}.\n{answer}']}
     with pytest.raises(UnansweredError, match="the example of the prompt"):
         read('{"a": 80, "b": 20}', **shown)
     np.testing.assert_allclose(read('{"a": 60, "b": 40}', **shown), [0.6, 0.4])
