@@ -30,6 +30,7 @@ class JSONMethod(Method):
         if multi_label:
             self.version = 2  # type: ignore[misc]
         super().__init__(provider, endpoint, labels, multi_label, *args, **kwargs)
+        self._longest = 5 + sum(8 + estimate_tokens(json.dumps(name)) for name in self.names)
         self._shown = self._examples() if any("{" in text for text in self._own_words()) else []
 
     def parameters(self, num_texts: int) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class JSONMethod(Method):
 
     def longest_answer(self, num_texts: int) -> float:
         """Of an answer in a code block, a line a class, other scripts as escapes."""
-        return 10 + num_texts * (5 + sum(8 + estimate_tokens(json.dumps(name)) for name in self.names))
+        return 10 + num_texts * self._longest
 
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
         """Scores of each text; a text whose part is missing or wrong has none, the others keep theirs.
