@@ -310,7 +310,7 @@ class APIScorer:
         self._choice.recalled = False
         await call.keep(engine, method, rows, answers, reply.usage)
         if self.multi_label:
-            await self.questions.learnt.scale.keep(engine.store, self.questions.model_key())
+            await self.questions.learnt.scale.keep(engine.store, self.questions.model_key(), self.endpoint.model)
             await call.reread(engine)
         return Verdict.SETTLED if all(isinstance(a, UnknownScaleError) for a in answers) else Verdict.ANSWERED
 

@@ -121,7 +121,9 @@ class JSONMethod(Method):
             fitting = [inner for thing in found for inner in objects_within(thing) if set(inner) == set(self.names)]
         if not fitting:
             many = self.provider.texts_per_request > 1
-            reason = "the texts are numbered otherwise than asked" if many else "unknown or missing classes in the answer"
+            reason = (
+                "the texts are numbered otherwise than asked" if many else "unknown or missing classes in the answer"
+            )
             raise UnansweredError(reason)
         if any(thing != fitting[0] for thing in fitting):
             raise UnansweredError("several answers that differ")

@@ -74,12 +74,12 @@ class Scale:
             if found in ("percent", "share"):
                 self.known, self._kept = found, True
 
-    async def keep(self, store: ScoreStore | None, model_key: bytes) -> None:
+    async def keep(self, store: ScoreStore | None, model_key: bytes, model: str) -> None:
         """Note it for later runs, once."""
         if self.known is not None and not self._kept and store is not None:
             self._kept = True
             with suppress(ScoringError):  # later runs find it out again
-                await asyncio.to_thread(store.put_method, _scale_key(model_key), self.known)
+                await asyncio.to_thread(store.put_method, _scale_key(model_key), model, self.known)
 
 
 @dataclass

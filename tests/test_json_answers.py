@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
+from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import build_scorer, method_choice, score_texts
 from labelfusion.scoring.json_answer import JSONMethod
 from labelfusion.scoring.learnt import UnknownScaleError
@@ -49,7 +50,7 @@ def ask(server: LLMServer, texts: list[str] = TEXTS, store: Any = ":memory:", **
 @pytest.mark.parametrize(
     "message",
     [
-        f"<think>Is it {{a}}? {{'a': 1}} or {{\"a\": 5, \"b\": 95}}?</think>{GOOD}",
+        f'<think>Is it {{a}}? {{\'a\': 1}} or {{"a": 5, "b": 95}}?</think>{GOOD}',
         f'so {{"a": 5, "b": 95}} it is not.</think>\n{GOOD}',  # the opening tag stood in the prompt
         f"[THINK]{{[/THINK]{GOOD}",
         f"{GOOD}<think>I could say more",
@@ -238,6 +239,13 @@ def test_a_scale_is_remembered_and_its_answers_are_stored(tmp_path: Path) -> Non
         assert batch.cached == len(TEXTS)
         np.testing.assert_allclose(again[:-1], first)
         np.testing.assert_allclose(again[-1], truth("alone", LABELS, True), atol=1e-6)
+
+
+def test_the_cache_command_shows_the_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LLMServer(multi_label=True, answer=sharing(1)) as server:
+        ask(server, store=tmp_path / "s.sqlite")
+    assert main(["cache", "info", "--store", str(tmp_path / "s.sqlite")]) == 0
+    assert "The confidences of m are shares of 1" in capsys.readouterr().out
 
 
 def test_a_scale_that_stays_unknown_leaves_its_texts_missing_and_open(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def test_a_server_that_loads_is_waited_for(caplog: pytest.LogCaptureFixture) -> 
     with LLMServer(special=special) as server, caplog.at_level(logging.WARNING):
         batch = ask(server.url, wait_for_server_s=60)
         assert batch.errors == {}
-        assert caplog.text.count("the server is not ready (HTTP 503 unavailable_error): waiting for it, 60 s at most") == 1
+        assert (
+            caplog.text.count("the server is not ready (HTTP 503 unavailable_error): waiting for it, 60 s at most") == 1
+        )
         looks.clear()
         batch = ask(server.url)
         assert all("503" in reason for reason in batch.errors.values())
