@@ -47,7 +47,7 @@ class JSONMethod(Method):
         return {"response_format": {"type": "json_schema", "json_schema": described}}
 
     def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
-        """Fall back to a plain schema, then to plain JSON, then to the prompt alone, if the server refuses the format."""
+        """Fall back to a plain schema, plain JSON, and the prompt alone, if the server refuses the format."""
         kind = self._kind(body)
         if error.status not in (400, 422) or error.kind or kind == "none" or "response_format" in self.provider.params:
             return None
@@ -142,7 +142,7 @@ class JSONMethod(Method):
         return self.scores_of(values)
 
     def scores_of(self, values: Sequence[float]) -> Scores:
-        """Scores from the confidences that the model wrote. Where they sum to 1 in the end, their scale does not matter.
+        """Scores from the confidences that the model wrote. Their scale does not matter where they are made to sum to 1.
 
         Raises:
             UnansweredError: For what is no confidence, or, multi-label, may be one of another scale.

@@ -122,7 +122,7 @@ class Method(ABC):
         """The body to send instead of one with a feature that the server has just refused; None if there is none."""
         return None
 
-    def accepted(self, body: dict[str, Any]) -> None:
+    def accepted(self, body: dict[str, Any]) -> None:  # noqa: B027
         """The server has taken `body`, which `degrade` has made."""
 
     def route(self, body: dict[str, Any]) -> str:
