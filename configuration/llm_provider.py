@@ -42,6 +42,8 @@ class LLMProvider:
         min_option_mass: Share of the returned probability, in (0, 1], that the option letters must hold together for
             the method `"logprob"` to count as an answer. From one half on, the likeliest token must be a letter too.
         timeout_s: Seconds before a request is given up and retried.
+        wait_for_server_s: Seconds to wait for a server that does not accept connections yet, or still loads its model
+            (HTTP 503). 0: it counts as a failure, as any other, after a few attempts.
         max_concurrency: Requests in flight at once.
         requests_per_minute: Rate limit of requests, if any.
         tokens_per_minute: Rate limit of tokens, if any.
@@ -70,6 +72,7 @@ class LLMProvider:
     votes: int = 5
     min_option_mass: float = 0.5
     timeout_s: float = 60.0
+    wait_for_server_s: float = 0.0
     max_concurrency: int = 32
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -103,6 +106,10 @@ class LLMProvider:
             setattr(self, what, int(value))
         if not (_positive(self.min_option_mass) and self.min_option_mass <= 1):
             raise ValueError(f"LLMProvider: `min_option_mass` must be in (0, 1], got {self.min_option_mass!r}.")
+        if self.wait_for_server_s != 0 and not _positive(self.wait_for_server_s):
+            raise ValueError(
+                f"LLMProvider: `wait_for_server_s` must be 0 or some seconds, got {self.wait_for_server_s!r}."
+            )
         for what in ("requests_per_minute", "tokens_per_minute"):
             if getattr(self, what) is not None and not _positive(getattr(self, what)):
                 raise ValueError(f"LLMProvider: `{what}` must be positive or None, got {getattr(self, what)!r}.")

@@ -50,6 +50,9 @@ def _info(store: "ScoreStore", path: Path) -> None:
     rows = store.info()
     for found in store.methods():
         day = time.strftime("%Y-%m-%d", time.localtime(found["created"]))
+        if (scale := {"percent": "per cent", "share": "shares of 1"}.get(found["method"])) is not None:
+            print(f"The confidences of {found['model']} are {scale}, found on {day}")
+            continue
         print(f"`auto` asks {found['model']} by {found['method']!r}, found on {day}")
     print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {sum(r['answers'] for r in rows):,} answers")
     if not rows:

@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +13,30 @@ if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
 BF16 = "run the encoder in bfloat16: about twice as fast on CPUs and GPUs that have it"
+
+
+class _Teller(logging.Handler):
+    """Writes records as lines above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        from tqdm import tqdm
+
+        tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+@contextmanager
+def told_by_library() -> Iterator[None]:
+    """Show what scoring tells about its course: the methods that it tries, and why it leaves one."""
+    logger, teller = logging.getLogger("labelfusion.scoring"), _Teller(logging.INFO)
+    level = logger.level
+    logger.addHandler(teller)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.setLevel(level)
 
 
 def add_llm_policy(parser: argparse.ArgumentParser) -> None:

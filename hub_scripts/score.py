@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .formulas import add_escape_formulas
 from .journal import Journal, one_run
-from .options import add_annotators, add_columns, dollars, provider
+from .options import add_annotators, add_columns, dollars, provider, told_by_library
 from .score_setup import Task, parse_names, parse_price, set_up
 from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 
@@ -55,8 +55,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--template", metavar="FILE", help="prompt template that replaces the built-in one")
     add("--guidelines", metavar="FILE", help="instructions for the task; `auto`: each LLM writes its own first")
     add("--api-base", metavar="URL", help="OpenAI-compatible server: vLLM, Ollama, llama.cpp")
+    add("--api-key-env", metavar="NAME", help="environment variable with the key (default: the provider's own)")
     add("--texts-per-request", type=int, help="texts asked in one request (default: 1)")
     add("--max-concurrency", type=int, help="requests in flight at once (default: 32)")
+    add(
+        "--timeout",
+        dest="timeout_s",
+        type=float,
+        metavar="SECONDS",
+        help="after which a request is given up and sent again (default: 60)",
+    )
+    add(
+        "--wait-for-server",
+        dest="wait_for_server_s",
+        type=float,
+        metavar="SECONDS",
+        help="wait this long for a server that is starting or loading its model (default: 0)",
+    )
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
     add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; ask nothing")
@@ -110,7 +125,11 @@ class Summary:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command. Returns 1 if rows are left that may get an answer later: the same command asks only for them."""
+    """Run the command.
+
+    Returns:
+        1 if no row has got scores, or if rows are left that may get them later: the same command asks only for those.
+    """
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
     table = Table(args.input, args.split, **export, labelled=None)
     _check(table, args)
@@ -130,7 +149,8 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
         return dry_run(_chunks(table, args), task, total)
     journal = Journal(data_file.with_name(data_file.name + ".journal"), task.fingerprint(table, args))
     started = time.monotonic()
-    summaries = _score_all(table, task, journal, args, total)
+    with told_by_library():
+        summaries = _score_all(table, task, journal, args, total)
     _write(table, task, journal, data_file, args)
     from .data_card import write_card
 
@@ -141,8 +161,12 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     if left:
         print(f"{left} rows may still get an answer: the same command asks only for them.", file=sys.stderr)
         return 1
+    scored = any(scores is not None for record in journal.records() for row in record["scores"] for scores in row)
     journal.delete()
     kept_guidelines.unlink(missing_ok=True)
+    if not scored:
+        print("No row has got any scores.", file=sys.stderr)
+        return 1
     return 0
 
 

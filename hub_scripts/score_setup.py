@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 PRIOR_TEXTS = 128  # from which a local model estimates its prior
 
 _PROVIDER_OPTIONS = (
-    "method", "prompt", "num_examples", "api_base", "texts_per_request", "max_concurrency", "price",
+    "method", "prompt", "num_examples", "api_base", "api_key_env", "texts_per_request", "max_concurrency", "price",
+    "timeout_s", "wait_for_server_s",
 )  # fmt: skip
 
 
@@ -52,7 +53,10 @@ class Task:
 
     def fingerprint(self, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         """What must be the same for a journal to be continued; speed and budget may change."""
-        free = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "price")
+        free = (
+            *("max_concurrency", "requests_per_minute", "tokens_per_minute", "price"),
+            *("timeout_s", "wait_for_server_s", "api_key_env"),
+        )
         declared = [{k: v for k, v in p.to_dict().items() if k not in free} for p in self.providers]
         return {
             "input": table.name,

@@ -1,7 +1,8 @@
 """Rows without a text: left out of a run, and put back among its answers as missing ones."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,15 +36,16 @@ class Blanks:
             if not blank:
                 yield row
 
-    def put_back(self, parts: Iterable["Inference"]) -> Iterator["Inference"]:
+    def put_back(self, parts: Generator["Inference", None, None]) -> Generator["Inference", None, None]:
         """The parts of a run over what `leave_out` gave, with the rows that it left out."""
-        for part in parts:
-            flags: list[bool] = []
-            texts = 0
-            while texts < len(part):
-                flags.append(self._read.popleft())
-                texts += not flags[-1]
-            yield with_gaps(part, np.array(flags, dtype=bool)) if any(flags) else part
+        with closing(parts):  # a run that is stopped early puts away what is paid for
+            for part in parts:
+                flags: list[bool] = []
+                texts = 0
+                while texts < len(part):
+                    flags.append(self._read.popleft())
+                    texts += not flags[-1]
+                yield with_gaps(part, np.array(flags, dtype=bool)) if any(flags) else part
         if self._read:
             yield with_gaps(self._nothing, np.array(self._read, dtype=bool))
 

@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 
 from ..configuration import LLMProvider
 from .api_errors import FILTERED, TOO_LONG
-from .base import ScoreBatch, ScoringError, Usage, expand, missing, unique
+from .base import ScoreBatch, ScoringError, UnansweredError, expand, missing, unique
 from .budget import BudgetReachedError
 from .call import Call
 from .client import Client, explain, is_missing_feature, is_refused
 from .engine import Engine, Outcome, Turns
 from .examples import Pool, normalized
-from .method import Method, UnansweredError, UnsupportedError
+from .learnt import UnknownScaleError
+from .method import Method, UnsupportedError
 from .method_choice import MethodChoice, Verdict
 from .money import require_price
 from .prompts import Example
 from .providers import resolve
 from .questions import Questions
-from .run import Run, current_question, current_run, is_final
-from .store import Answer, ScoreStore
+from .run import Run, current_question, current_run
+from .store import ScoreStore
 from .tasks import gather_or_drain, leave_wire
 from .transport import RequestError
 
@@ -96,13 +97,15 @@ class APIScorer:
         if run.budget is not None and math.isfinite(run.budget.limit):
             await asyncio.to_thread(require_price, self.provider, self.endpoint)
         neighbours = await asyncio.to_thread(self.questions.neighbours, distinct)
-        call = Call(distinct, neighbours, missing(len(distinct), len(self.labels)), run)
+        scores = missing(len(distinct), len(self.labels))
+        call = Call(distinct, neighbours, scores, run, self.endpoint.model, self.failure_limit)
         todo = [row for row, text in enumerate(distinct) if text.strip()]
         for row in set(range(len(distinct))) - set(todo):
             call.note(row, "empty text")
         name = self._choice.chosen
         if todo:
             engine = await self._engine()
+            await self.questions.learnt.scale.recall(engine.store, self.questions.model_key())
             if name is None:
                 ((name, todo),) = await gather_or_drain([self._method(engine, call, todo)], run.halt)
             if name is not None:
@@ -113,6 +116,9 @@ class APIScorer:
                     ((name, todo),) = await gather_or_drain([self._method(engine, call, call.open(todo))], run.halt)
                     if name is not None:
                         await self._answer(engine, call, name, todo)
+            await call.reread(engine)  # another call may have shown the scale
+            for _, row, error, _ in call.pending:
+                call.note(row, error.reason)
         for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
             if row not in call.errors:
                 call.note(row, call.stopped or "not asked")
@@ -283,14 +289,14 @@ class APIScorer:
                 raise UnsupportedError(error.reason) from None
             if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
                 raise fatal from None
-            self._failed(engine, call, rows, error.reason)
+            call.failed(engine, rows, error.reason)
             return Verdict.TROUBLE
         call.pay(reply.usage)
         answers: list[NDArray[np.float32] | UnansweredError]
         try:
             answers = method.read(reply.data, len(rows))
         except UnansweredError as error:
-            if probing and not error.refused:
+            if probing and error.unread:
                 raise
             answers = [error] * len(rows)
         except UnsupportedError as error:
@@ -299,11 +305,14 @@ class APIScorer:
             answers = [UnansweredError(str(error))] * len(rows)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             answers = [UnansweredError("malformed")] * len(rows)
-        if probing and all(isinstance(answer, UnansweredError) and not answer.refused for answer in answers):
+        if probing and all(isinstance(answer, UnansweredError) and answer.unread for answer in answers):
             raise UnansweredError(str(answers[0]))
         self._choice.recalled = False
-        await self._keep(engine, call, method, rows, answers, reply.usage)
-        return Verdict.ANSWERED
+        await call.keep(engine, method, rows, answers, reply.usage)
+        if self.multi_label:
+            await self.questions.learnt.scale.keep(engine.store, self.questions.model_key(), self.endpoint.model)
+            await call.reread(engine)
+        return Verdict.SETTLED if all(isinstance(a, UnknownScaleError) for a in answers) else Verdict.ANSWERED
 
     async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: str) -> Verdict:
         """Ask about each row of a refused request by itself: the fault may be one text's. A row alone has none."""
@@ -313,44 +322,6 @@ class APIScorer:
             call.note(rows[0], reason)
             engine.tell(call.keys[rows[0]], reason)
         return Verdict.SETTLED
-
-    async def _keep(
-        self,
-        engine: Engine,
-        call: Call,
-        method: Method,
-        rows: list[int],
-        answers: Sequence[NDArray[np.float32] | UnansweredError],
-        usage: Usage,
-    ) -> None:
-        """Store what was answered, then note all of it."""
-        share = 1 / len(rows)
-        tokens = round(usage.prompt_tokens * share), round(usage.completion_tokens * share)
-        unsaved = await engine.save(
-            [
-                Answer(call.keys[row], answer, self.endpoint.model, method.name, *tokens, usage.cost_usd * share)
-                for row, answer in zip(rows, answers, strict=True)
-                if not isinstance(answer, UnansweredError)
-            ]
-        )
-        if unsaved:
-            call.unkept(unsaved)
-        for row, answer in zip(rows, answers, strict=True):
-            if not isinstance(answer, UnansweredError) or answer.refused:
-                outcome = answer.reason if isinstance(answer, UnansweredError) else answer
-                call.note(row, outcome)
-                engine.tell(call.keys[row], outcome)
-            else:
-                self._failed(engine, call, [row], f"unusable answer: {answer.reason}")
-
-    def _failed(self, engine: Engine, call: Call, rows: list[int], reason: str) -> None:
-        for row in rows:
-            call.failures += 1
-            call.note(row, reason)
-            if is_final(reason):  # else another call may try
-                engine.tell(call.keys[row], reason)
-        if call.failures >= self.failure_limit and not call.stopped:
-            call.stopped = f"{call.failures} texts in a row without a usable answer, the last: {reason}"
 
     async def _method(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
         """The method of `auto`, known or found out; and the rows that are still to be answered."""
@@ -382,7 +353,7 @@ class APIScorer:
         except ScoringError as error:
             raise ScoringError(f"{self.name}: {error}") from None
         for row, reason in found.unread.items():
-            self._failed(engine, call, [row], f"unusable answer: {reason}")
+            call.failed(engine, [row], f"unusable answer: {reason}")
         if found.trouble and not call.stopped:
             last = next(reversed(call.errors.values()))
             call.stopped = last if last == call.unpaid else f"no answer from the API, the last: {last}"

@@ -73,6 +73,24 @@ class ScoringError(RuntimeError):
     batch: ScoreBatch | None = None
 
 
+class UnansweredError(Exception):
+    """A reply that answers nothing: a refusal, or something that cannot be read. Never holds a text.
+
+    Args:
+        reason: Short description.
+        refused: The model declined; asking again would not help, and the model is not to blame.
+    """
+
+    def __init__(self, reason: str, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.refused = reason, refused
+
+    @property
+    def unread(self) -> bool:
+        """Whether the model has answered, but nobody can read it."""
+        return not self.refused
+
+
 def unique(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
     """The distinct texts in order of appearance, and for each text its place among them."""
     place: dict[str, int] = {}

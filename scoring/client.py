@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ from .prompts import Example
 from .providers import Endpoint
 from .run import Run, current_question, current_reservation
 from .tasks import leave_wire
-from .transport import CHAT, LitellmTransport, OpenAITransport, RequestError, Transport
+from .transport import (
+    CHAT,
+    UNCONNECTED,
+    LitellmTransport,
+    OpenAITransport,
+    RequestError,
+    Transport,
+    missing_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +38,7 @@ ATTEMPTS = 6
 ATTEMPTS_AT_LIMIT = 20  # of a request that only came too early (HTTP 429)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 LONGEST_WAIT_S = 900.0  # that a server may ask for: longer ones are those of quotas of a day
+AWAIT_S = 1.0  # between two looks whether a server has started
 # Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
 NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
@@ -55,7 +65,9 @@ class Client:
     """
 
     def __init__(self, provider: LLMProvider, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+        self.endpoint, self.name = endpoint, provider.name
+        self._patience_s = provider.wait_for_server_s
+        self._down_since: float | None = None  # since when the server is waited for
         self.price: Price | None = find_price(provider, endpoint)
         self._slots = Slots(provider.max_concurrency)
         self._transport: Transport = (
@@ -78,6 +90,31 @@ class Client:
             RequestError: If no usable reply came, also after retries.
             BudgetReachedError: If the run's budget does not allow another request.
         """
+        reply = await self._collect(method, texts, neighbours, run)
+        bounded = method.endpoint.token_limit not in self._refused
+        if run.halted or not bounded or not method.was_cut(reply.data, len(texts)):
+            return reply
+        try:  # a model that rambles on is not waited for, as often as one that is in trouble
+            again = await self._collect(method, texts, neighbours, run, bounded=False, attempts=1)
+        except (BudgetReachedError, RequestError) as error:
+            method.learnt.futile += isinstance(error, RequestError)
+            return Reply(reply.data, reply.usage + error.usage)
+        if method.learnt.limited:
+            method.unbound(again.data, len(texts))
+            if not method.learnt.limited:
+                logger.info("%s: its answers need more tokens than foreseen: no limit from now on.", self.name)
+        return Reply(again.data, reply.usage + again.usage)
+
+    async def _collect(
+        self,
+        method: Method,
+        texts: Sequence[str],
+        neighbours: Sequence[Example],
+        run: Run,
+        bounded: bool = True,
+        attempts: int = ATTEMPTS,
+    ) -> Reply:
+        """The replies to a question, as many as it needs."""
         replies: list[dict[str, Any]] = []
         usage = Usage()
         while not replies or method.more(replies):
@@ -88,8 +125,10 @@ class Client:
             body = method.body(texts, neighbours)
             if replies and isinstance(body.get("seed"), int):
                 body["seed"] += len(replies)  # the same one would give the same answer
+            if not bounded:
+                body.pop(method.endpoint.token_limit, None)
             try:
-                reply, spent = await self._send(method, body, method.answer_tokens(len(texts)), run)
+                reply, spent = await self._send(method, body, method.answer_tokens(len(texts)), run, attempts)
             except (BudgetReachedError, RequestError) as error:
                 if not replies:
                     raise
@@ -104,10 +143,10 @@ class Client:
         return Reply(replies[0], usage)
 
     async def _send(
-        self, method: Method, body: dict[str, Any], answer_tokens: float, run: Run
+        self, method: Method, body: dict[str, Any], answer_tokens: float, run: Run, attempts: int = ATTEMPTS
     ) -> tuple[dict[str, Any], Usage]:
         """The reply, and what it and the failed attempts before it have cost."""
-        attempt, lost = 0, Usage()
+        attempt, lost, degraded = 0, Usage(), False
         while True:
             if method.route(body) in self._absent:
                 body = method.elsewhere(body, self._absent) or body
@@ -115,6 +154,9 @@ class Client:
                 del body[name]
             try:
                 reply, spent = await self._attempt(method, body, answer_tokens, run)
+                if degraded:
+                    method.accepted(body)
+                self._down_since = None
                 return reply, lost + spent
             except BudgetReachedError as error:
                 error.usage = lost
@@ -135,7 +177,10 @@ class Client:
                         body = other
                         continue
                 if (other := method.degrade(error, body)) is not None:
-                    body = other
+                    body, degraded = other, True
+                    continue
+                if self._is_awaited(error):
+                    await asyncio.sleep(max(AWAIT_S, min(error.retry_after or 0.0, LONGEST_DELAY_S)))
                     continue
                 attempt += 1
                 if not error.retryable:
@@ -143,8 +188,8 @@ class Client:
                 if (wait := error.retry_after or 0.0) > LONGEST_WAIT_S:
                     error.reason += f", to be asked again in {wait:.0f} s"
                     raise
-                if attempt == (ATTEMPTS_AT_LIMIT if error.status == 429 else ATTEMPTS):
-                    error.reason += f", {attempt} attempts"
+                if attempt == (ATTEMPTS_AT_LIMIT if error.status == 429 else attempts):
+                    error.reason += f", {attempt} attempts" if attempt > 1 else ""
                     raise
                 await asyncio.sleep(self._delay(attempt, error.retry_after))
 
@@ -178,6 +223,20 @@ class Client:
             reservation.close()
             current_reservation.reset(token)
 
+    def _is_awaited(self, error: RequestError) -> bool:
+        """Whether the server is starting or loading its model, and there is patience left."""
+        refused = error.status is None and not error.billed and error.reason == UNCONNECTED
+        if not self._patience_s or not (refused or error.status == 503):
+            return False
+        now = time.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+            logger.warning(
+                "%s: the server is not ready (%s): waiting for it, %g s at most.",
+                self.name, error.reason, self._patience_s,
+            )  # fmt: skip
+        return now - self._down_since < self._patience_s
+
     def _delay(self, attempt: int, retry_after: float | None) -> float:
         """Seconds before the next attempt: what the server says, else a random part of an exponential delay."""
         if retry_after is not None:
@@ -202,6 +261,8 @@ def is_refused(error: RequestError, method: Method) -> bool:
 def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, method: str) -> ScoringError | None:
     """The exception for an `error` after which no other request can work either, if it is such a one."""
     if error.kind == KEY or error.status == 401:
+        if (missing := missing_key(endpoint)) is not None:
+            return ScoringError(f"{provider.name}: a key is asked for ({error.reason}), and none was sent: {missing}.")
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
     if error.status in NOT_THERE or error.kind == MODEL:

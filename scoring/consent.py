@@ -123,6 +123,7 @@ def _numbers() -> dict[str, tuple[float, float, Any]]:
         "votes": (1, 25, int),
         "min_option_mass": (0, 1, int | float),
         "timeout_s": (1, 600, int | float),
+        "wait_for_server_s": (0, 600, int | float),
         "max_concurrency": (1, 256, int),
         "requests_per_minute": (1, 1e9, int | float | None),
         "tokens_per_minute": (1000, 1e12, int | float | None),

@@ -9,24 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LLMProvider
+from .base import UnansweredError
+from .learnt import Learnt
+from .money import may_think
 from .prompts import Example, PromptWriter
 from .providers import Endpoint
 from .transport import CHAT, RequestError
+from .written import joined_parts, without_thoughts
 
 Scores = NDArray[np.float32]
-
-
-class UnansweredError(Exception):
-    """A reply that answers nothing: a refusal, or something that cannot be read. Never holds a text.
-
-    Args:
-        reason: Short description.
-        refused: The model declined; asking again would not help, and the model is not to blame.
-    """
-
-    def __init__(self, reason: str, refused: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.refused = reason, refused
+CUT_OFF = "cut off by the token limit"
+LEAST_LIMIT = 16  # tokens
+FUTILE = 2  # answers that were no better without our limit, after which a model keeps it
 
 
 class UnsupportedError(Exception):
@@ -50,6 +44,7 @@ class Method(ABC):
     answer: ClassVar[str]  # the answer format of the prompt
     path: ClassVar[str] = CHAT
     max_labels: ClassVar[int | None] = None
+    bounded: ClassVar[bool] = False  # whether the length of the answer is limited to three times what it needs
 
     def __init__(
         self,
@@ -69,6 +64,9 @@ class Method(ABC):
         self.provider, self.endpoint, self.labels, self.multi_label = provider, endpoint, list(labels), multi_label
         self.prompts = PromptWriter(provider, labels, multi_label, descriptions, self.answer, examples)
         self.names = self.prompts.names  # the classes as the model is told them, and names them
+        self.learnt = Learnt()
+        own = {"max_tokens", "max_completion_tokens", "max_output_tokens"} & set(provider.params)
+        self._bounds = self.bounded and not own and not may_think(provider, endpoint)
 
     def body(self, texts: Sequence[str], neighbours: Sequence[Example] = ()) -> dict[str, Any]:
         """The request body for `texts`."""
@@ -77,8 +75,39 @@ class Method(ABC):
             "model": self.endpoint.model,
             "messages": prompt.messages,
             **self.parameters(len(texts)),
+            **self.bound(len(texts)),
             **self.provider.params,
         }
+
+    def bound(self, num_texts: int) -> dict[str, int]:
+        """The limit of the answer's length. None where the user gives one, or the model may think before it answers."""
+        if not self._bounds or not self.learnt.limited:
+            return {}
+        return {self.endpoint.token_limit: max(LEAST_LIMIT, math.ceil(3 * self.longest_answer(num_texts)))}
+
+    def longest_answer(self, num_texts: int) -> float:
+        """Tokens that one answer needs; more than `answer_tokens` foresees, less than what several answers need."""
+        return self.answer_tokens(num_texts)
+
+    def was_cut(self, reply: dict[str, Any], num_texts: int) -> bool:
+        """Whether nothing can be read because of the limit, as far as is known: it is worth asking without."""
+        bounds = self._bounds and self.learnt.limited and self.learnt.futile < FUTILE
+        return bounds and any(map(ended_early, reply["choices"])) and not self._can_read(reply, num_texts)
+
+    def unbound(self, reply: dict[str, Any], num_texts: int) -> None:
+        """Learn from the `reply` to what was asked again without the limit."""
+        if self._can_read(reply, num_texts):
+            self.learnt.limited = False
+        else:
+            self.learnt.futile += 1
+
+    def _can_read(self, reply: dict[str, Any], num_texts: int) -> bool:
+        try:
+            return not all(isinstance(a, UnansweredError) and a.unread for a in self.read(reply, num_texts))
+        except UnansweredError as error:
+            return not error.unread
+        except Exception:  # whoever reads it in earnest says what
+            return False
 
     def parameters(self, num_texts: int) -> dict[str, Any]:
         """Request parameters; the provider's `params` override them."""
@@ -86,11 +115,15 @@ class Method(ABC):
 
     def canonical(self, body: dict[str, Any]) -> dict[str, Any]:
         """`body` for the store's key: without what depends on what the server has turned out to know."""
-        return {name: value for name, value in body.items() if name != "response_format"}
+        left_out = ["response_format", *([self.endpoint.token_limit] if self._bounds else [])]
+        return {name: value for name, value in body.items() if name not in left_out}
 
     def degrade(self, error: RequestError, body: dict[str, Any]) -> dict[str, Any] | None:
         """The body to send instead of one with a feature that the server has just refused; None if there is none."""
         return None
+
+    def accepted(self, body: dict[str, Any]) -> None:  # noqa: B027
+        """The server has taken `body`, which `degrade` has made."""
 
     def route(self, body: dict[str, Any]) -> str:
         """The path that `body` is sent to."""
@@ -140,6 +173,9 @@ def check_refusal(choice: Any) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise UnansweredError("malformed")
     fields = message.get("provider_specific_fields")  # there in litellm
+    parts = message.get("content")
+    if isinstance(parts, list) and any(isinstance(part, dict) and part.get("refusal") for part in parts):
+        raise UnansweredError("refused", refused=True)
     if message.get("refusal") or (isinstance(fields, dict) and fields.get("refusal")):
         raise UnansweredError("refused", refused=True)
     if choice.get("finish_reason") == "content_filter":
@@ -147,15 +183,35 @@ def check_refusal(choice: Any) -> dict[str, Any]:
     return message
 
 
+def ended_early(choice: Any) -> bool:
+    """Whether a limit of tokens, ours or the server's, has ended the answer."""
+    return isinstance(choice, dict) and choice.get("finish_reason") == "length"
+
+
+def true_reason(choice: Any, error: UnansweredError) -> UnansweredError:
+    """Why a choice cannot be read: because it was cut off, if it was."""
+    return UnansweredError(CUT_OFF) if ended_early(choice) and error.unread else error
+
+
+def answer_text(choice: Any) -> str:
+    """What the model wrote, without its thoughts; empty if that is nothing.
+
+    Raises:
+        UnansweredError: If it declined.
+    """
+    text = joined_parts(check_refusal(choice).get("content"))
+    return without_thoughts(text) if isinstance(text, str) else ""
+
+
 def content(choice: Any) -> str:
-    """What the model wrote.
+    """What the model wrote, without its thoughts.
 
     Raises:
         UnansweredError: If it declined, or wrote nothing.
     """
-    text = check_refusal(choice).get("content")
-    if not isinstance(text, str) or not text.strip():
-        raise UnansweredError("empty answer")
+    text = answer_text(choice)
+    if not text.strip():
+        raise true_reason(choice, UnansweredError("empty answer"))
     return text
 
 

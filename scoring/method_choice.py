@@ -1,6 +1,7 @@
 """Which method `auto` uses: found on the first texts of a run, best method first, and remembered for the next one."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -11,6 +12,8 @@ from .base import ScoringError
 from .method import UnansweredError, UnsupportedError
 from .questions import Questions
 from .store import ScoreStore
+
+logger = logging.getLogger(__name__)
 
 PROBES = 3  # texts that a method or an API in trouble is tried on before it is given up
 CONFIRMED = 2  # texts on which a server must say that it does not offer a method: one may have a fault of its own
@@ -57,6 +60,7 @@ class MethodChoice:
         self.recalled = False  # whether the choice is an old one, not confirmed in this process yet
         self._refused: Counter[str] = Counter()  # texts on which the server did not offer a method
         self._unread: Counter[str] = Counter()  # texts on which the answers could not be read
+        self._said: set[str] = set()
 
     async def recall(self, store: ScoreStore | None) -> str | None:
         """The choice; of an earlier run, if there is none of this one."""
@@ -98,6 +102,8 @@ class MethodChoice:
         for name in names:
             unread: dict[int, str] = {}
             trouble, refused = 0, False
+            if left and not self._given_up(name):
+                self._say(f"trying the method {name!r}")
             for row in list(left) if not self._given_up(name) else []:
                 try:
                     verdict = await ask(name, row, name == names[-1])
@@ -111,6 +117,7 @@ class MethodChoice:
                 else:
                     left.remove(row)
                     if verdict is Verdict.ANSWERED:
+                        self._say(f"the method {name!r} works")
                         if certain:
                             await self._remember(store, name)
                         return Found(name, [row for row in left if row not in unread], unread)
@@ -118,6 +125,8 @@ class MethodChoice:
                     if trouble == PROBES:
                         return Found(None, [], unread, trouble=True)
                 if self._given_up(name):
+                    why = reasons[-1].partition(": ")[2] if self._refused[name] >= CONFIRMED else unread[row]
+                    self._say(f"the method {name!r} is left: {why}")
                     break
             if not left:
                 return Found(None, [], trouble=trouble > 0)
@@ -128,6 +137,12 @@ class MethodChoice:
             elif name == names[-1] and unread:
                 return Found(None, [], unread, trouble=True)
         raise ScoringError(f"it offers none of the methods: {'; '.join(dict.fromkeys(reasons))}")
+
+    def _say(self, what: str) -> None:
+        """Tell what is going on, each thing once."""
+        if what not in self._said:
+            self._said.add(what)
+            logger.info("%s: %s", self.questions.provider.name, what)
 
     def _given_up(self, name: str) -> bool:
         return self._refused[name] >= CONFIRMED or self._unread[name] >= PROBES

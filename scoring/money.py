@@ -69,6 +69,30 @@ def find_price(provider: LLMProvider, endpoint: Endpoint) -> Price | None:
     return Price(found.input, found.output, found.cached, above)
 
 
+def may_think(provider: LLMProvider, endpoint: Endpoint) -> bool:
+    """Whether the model may think before it answers, in tokens that count like those of the answer.
+
+    It does where `params` say so. A hosted model is taken to, unless `params` or the price list say otherwise; a server
+    of the user's own is not.
+    """
+    effort = provider.params.get("reasoning_effort")
+    if isinstance(effort, str):
+        return effort != "none"
+    if any(_thinks(name, value) for name, value in provider.params.items()):
+        return True
+    if endpoint.price_name is None:
+        return False
+    prices = _price_list()
+    entry = prices.get(endpoint.price_name) or prices.get(endpoint.price_name.partition("/")[2])
+    return not entry or bool(entry.get("supports_reasoning"))
+
+
+def _thinks(name: str, value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_thinks(f"{name} {inner}", v) for inner, v in value.items())
+    return ("think" in name or "reason" in name) and value not in (None, False, 0, "none", "disabled", "off")
+
+
 def _listed(entry: dict[str, Any], above: str, tier: str, other: Price | None = None) -> Price:
     """A price of the price list: that of the tier, else the usual one, else the `other`."""
 

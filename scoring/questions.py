@@ -7,6 +7,7 @@ from ..configuration import LLMProvider
 from .decision import DecisionMethod
 from .examples import NearestExamples, Pool, balanced_examples, normalized
 from .json_answer import JSONMethod
+from .learnt import Learnt
 from .logprob import LogprobMethod
 from .method import Method, UnsupportedError
 from .prompts import Example
@@ -62,6 +63,7 @@ class Questions:
             self._nearest = NearestExamples(pool, embed, provider.num_examples)
         self._example_texts = {normalized(str(e["text"])) for e in self.examples}
         self._methods: dict[tuple[str, str], Method] = {}
+        self.learnt = Learnt()
 
     def methods(self) -> Iterator[Method]:
         """The methods that fit the task, best first."""
@@ -87,6 +89,7 @@ class Questions:
                 )
             except UnsupportedError as error:
                 raise ValueError(f"{self.provider.name}: {error}.") from None
+            self._methods[name, without].learnt = self.learnt
         return self._methods[name, without]
 
     def neighbours(self, texts: Sequence[str]) -> list[list[Example]]:

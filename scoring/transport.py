@@ -20,6 +20,7 @@ from .providers import Endpoint
 CONNECTIONS_PER_POOL = 8
 REFUSALS = frozenset({401, 402, 403, 404, 405, 501})  # of the key, the account, the model or the path
 REFUSED_S = 0.1  # pause after one: most likely no other request can work, and it is read before the next leaves
+UNCONNECTED = "connection failed"
 CHAT, DECISIONS, SYSTEMONE = "/chat/completions", "/decisions", "/systemone"
 
 
@@ -210,6 +211,20 @@ def import_litellm(model: str) -> Any:
     return litellm
 
 
+def missing_key(endpoint: Endpoint) -> str | None:
+    """How to give the key that a server asks for, if none is sent to it."""
+    if endpoint.key():
+        return None
+    if endpoint.uses_litellm:
+        missing = import_litellm(endpoint.model).validate_environment(endpoint.model).get("missing_keys")
+        return f"set the environment variable {', '.join(missing)}" if missing else None
+    example = "MY_SERVER_KEY"
+    return (
+        f"put it into an environment variable and name that with `api_key_env`, such as `export {example}=...` and "
+        f"`api_key_env={example}`"
+    )
+
+
 _SAID = {KEY: "the key was refused", FILTERED: "refused by a content filter", TOO_LONG: "text too long for the model"}
 
 
@@ -222,7 +237,7 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
     """
     status = _status(error)
     if status is None or type(error).__name__ in ("Timeout", "APIConnectionError"):
-        name = "timeout" if "Timeout" in type(error).__name__ else "connection failed"
+        name = "timeout" if "Timeout" in type(error).__name__ else UNCONNECTED
         return RequestError(name, retryable=True, billed=not _unsent(error))
     message = getattr(error, "message", "")
     reply = read_error(status, getattr(error, "body", None), message if isinstance(message, str) else "", sent)

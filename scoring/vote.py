@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .method import Method, Scores, UnansweredError, content, normalize
+from .base import UnansweredError
+from .method import Method, Scores, content, normalize, true_reason
 
 
 class VoteMethod(Method):
@@ -17,6 +18,7 @@ class VoteMethod(Method):
 
     name: ClassVar[str] = "vote"
     answer: ClassVar[str] = "letter"
+    bounded: ClassVar[bool] = True
 
     def parameters(self, num_texts: int) -> dict[str, Any]:
         """All samples in one request, where the server can: the prompt is then paid once."""
@@ -25,6 +27,10 @@ class VoteMethod(Method):
     def answer_tokens(self, num_texts: int) -> float:
         """A few tokens a vote."""
         return 3.0 * self.provider.votes
+
+    def longest_answer(self, num_texts: int) -> float:
+        """A letter, or one a class, and what stands between."""
+        return 4.0 * len(self.labels) if self.multi_label else 3.0
 
     def more(self, replies: Sequence[dict[str, Any]]) -> bool:
         """Servers that ignore `n` are asked again until the votes are complete."""
@@ -38,7 +44,7 @@ class VoteMethod(Method):
             try:
                 votes.append(self._vote(content(choice)))
             except UnansweredError as error:
-                failures.append(error)
+                failures.append(true_reason(choice, error))
         if len(votes) * 2 < self.provider.votes:
             raise failures[0] if failures else UnansweredError("too few votes")
         scores = np.mean([[letter in vote for letter in self.prompts.letters] for vote in votes], axis=0)

@@ -229,6 +229,7 @@ def hostile(url: str) -> dict[str, list[dict[str, Any]]]:
         "votes": [{"votes": 10**6}, {"votes": 2.5}],
         "min_option_mass": [],  # says how an answer is read
         "timeout_s": [{"timeout_s": 1e-3}, {"timeout_s": 1e6}],
+        "wait_for_server_s": [{"wait_for_server_s": 1e6}],
         "max_concurrency": [{"max_concurrency": 10**6}],
         "requests_per_minute": [{"requests_per_minute": 1e-9}],
         "tokens_per_minute": [{"tokens_per_minute": 1e-9}],

@@ -45,7 +45,7 @@ def test_a_text_with_a_fault_costs_only_itself(best: str, given: Any, reason: st
         assert set(batch.errors) == {0}
         assert batch.errors[0].startswith(reason)
         np.testing.assert_allclose(scores[1:], [truth(text, LABELS) for text in TEXTS[1:]], atol=1e-6)
-        assert server.requests <= len(TEXTS) + 2 * ("decisions" not in offers) + 2 * ("logprobs" not in offers) + 6
+        assert server.requests <= len(TEXTS) + 2 * ("decisions" not in offers) + 2 * ("logprobs" not in offers) + 8
         assert server.stats()["paid_twice"] == 0
 
 

@@ -64,8 +64,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def provider(server: RealServer, method: str, **fields: Any) -> LLMProvider:
-    variable = {"api_key_env": VARIABLE} if server.key else {}
-    return LLMProvider(server.model, api_base=server.url, method=method, max_concurrency=4, **variable, **fields)
+    fields |= {"api_key_env": VARIABLE} if server.key else {}
+    return LLMProvider(server.model, api_base=server.url, method=method, max_concurrency=4, **fields)
 
 
 def score(server: RealServer, method: str, texts: list[str], store: Path | None = None, **fields: Any) -> ScoreBatch:

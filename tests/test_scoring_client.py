@@ -233,7 +233,7 @@ def test_one_call_finds_the_method_for_all() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, "the key was refused"), (403, "may not use"), (404, "no model 'm'"), (402, "may not use")],
+    [(401, "a key is asked for"), (403, "may not use"), (404, "no model 'm'"), (402, "may not use")],
 )
 def test_what_cannot_work_is_an_error_at_once(status: int, message: str) -> None:
     with LLMServer(status=status) as server, pytest.raises(ScoringError, match=message):

@@ -95,7 +95,8 @@ def test_auto_remembers_for_the_next_process(tmp_path: Any, monkeypatch: pytest.
         monkeypatch.setattr(method_choice, "_remembered", {})
         server.bodies.clear()
         score_texts([build_scorer(provider, LABELS, False, store=tmp_path / "s.sqlite")], ["new text"])
-        assert [sorted(body) for body in server.bodies] == [["messages", "model", "response_format", "temperature"]]
+        sent = ["max_tokens", "messages", "model", "response_format", "temperature"]
+        assert [sorted(body) for body in server.bodies] == [sent]
 
 
 def test_a_model_that_offers_nothing_is_an_error() -> None:

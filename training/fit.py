@@ -26,7 +26,7 @@ from .fusion_fit import FusionData, fit_fusion
 from .label_sets import choose_label_sets
 from .metrics import classification_metrics, softmax_or_sigmoid
 from .novelty_fit import fit_novelty
-from .review import check_class_order
+from .review import check_class_order, check_quality
 from .risk import calibrate_risk
 from .thresholds import tune_thresholds
 
@@ -109,6 +109,7 @@ def fit_model(
     scored: NDArray[np.bool_] = ~np.isnan(llm_scores).any(axis=-1).all(axis=-1)  # type: ignore
     if not multi_label:
         check_class_order(llm_scores, labels, config.label_names, [str(x.name) for x in config.providers])
+    check_quality(llm_scores, labels, multi_label, [str(x.name) for x in config.providers])
     folds = assign_folds(labels, NUM_FOLDS, texts, options.seed)
     if embeddings is None:
         embeddings = encode_training_texts(model, tokenizer, texts, options)

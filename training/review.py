@@ -96,3 +96,55 @@ def check_class_order(
                 ", ".join(classes[k] for k in means),
                 100 * then / heard.sum(),
             )
+
+
+def check_quality(
+    llm_scores: NDArray[np.floating], labels: NDArray[Any], multi_label: bool, providers: list[str]
+) -> None:
+    """Warn where an LLM is not shown to say more about the labelled texts than the frequencies of the classes do.
+
+    Single-label: the mean over the classes of the share of its texts that are recognised (balanced accuracy).
+    Multi-label: the mean over the classes of the area under the ROC curve. It must be two standard errors above chance.
+
+    Args:
+        llm_scores: float `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        multi_label: Which of the two.
+        providers: P names.
+    """
+    for p, provider in enumerate(providers):
+        heard = ~np.isnan(llm_scores[:, p]).any(axis=1)
+        if heard.sum() < FEWEST_ANSWERS:
+            continue
+        what = "mean area under the ROC curve" if multi_label else "balanced accuracy"
+        found, chance, error = (_auc if multi_label else _recall)(llm_scores[heard, p], labels[heard])
+        if found <= chance + 2 * error:
+            logger.warning(
+                "%r says no more about the %d texts that it was asked about than the frequencies of the classes do "
+                "(%s %.2f, by chance %.2f). Try another model, prompt or `method`; small models are better asked for "
+                "likelihoods ('local/...').",
+                provider, heard.sum(), what, found, chance,
+            )  # fmt: skip
+
+
+def _recall(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, float, float]:
+    """Balanced accuracy: what it is, by chance, and its standard error by chance."""
+    classes, counts = np.unique(truth, return_counts=True)
+    right = scores.argmax(axis=1) == truth
+    chance = 1 / max(2, len(classes))
+    error = np.sqrt((chance * (1 - chance) / counts).sum()) / len(classes)
+    return float(np.mean([right[truth == k].mean() for k in classes])), chance, float(error)
+
+
+def _auc(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, float, float]:
+    """Mean area under the ROC curve: what it is, by chance, and its standard error by chance (Mann-Whitney)."""
+    from sklearn.metrics import roc_auc_score
+
+    positive = (truth > 0).sum(axis=0)
+    mixed = np.flatnonzero((positive > 0) & (positive < len(truth)))
+    if not len(mixed):
+        return 1.0, 0.5, 0.0
+    ones, zeros = positive[mixed], len(truth) - positive[mixed]
+    error = np.sqrt(((len(truth) + 1) / (12 * ones * zeros)).sum()) / len(mixed)
+    areas = [roc_auc_score(truth[:, k] > 0, scores[:, k]) for k in mixed]
+    return float(np.mean(areas)), 0.5, float(error)
