@@ -142,7 +142,7 @@ class JSONMethod(Method):
         return self.scores_of(values)
 
     def scores_of(self, values: Sequence[float]) -> Scores:
-        """Scores from the confidences that the model wrote. Their scale does not matter where they are made to sum to 1.
+        """Scores from the confidences that the model wrote. Their scale is all one where they are made to sum to 1.
 
         Raises:
             UnansweredError: For what is no confidence, or, multi-label, may be one of another scale.
