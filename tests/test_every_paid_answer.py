@@ -252,8 +252,9 @@ def test_what_another_process_gives_up_or_dies_of_is_asked_here(tmp_path: Path) 
     with LLMServer(latency=600) as server:
         for how in (signal.SIGKILL, signal.SIGINT):
             (other,) = workers(server, path, "json", 1, 4)
+            before = server.requests
             _started([other])
-            until(lambda: server.in_flight >= 4, other)
+            until(lambda before=before: server.requests == before + 4, other)  # type: ignore[misc]
             scorer = build_scorer(provider(server), LABELS, False, store=path)
             found: list[Any] = []
             thread = threading.Thread(
