@@ -40,6 +40,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 LONGEST_WAIT_S = 900.0  # that a server may ask for: longer ones are those of quotas of a day
 AWAIT_S = 1.0  # between two looks whether a server has started
 # Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
+_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}  # of the answer's length
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
 NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
 NOT_THERE = (404, 405, 501)  # what it says about a path that it does not have
@@ -91,7 +92,7 @@ class Client:
             BudgetReachedError: If the run's budget does not allow another request.
         """
         reply = await self._collect(method, texts, neighbours, run)
-        bounded = method.endpoint.token_limit not in self._refused
+        bounded = not self._refused >= _LIMITS.keys()
         if run.halted or not bounded or not method.was_cut(reply.data, len(texts)):
             return reply
         try:  # a model that rambles on is not waited for, as often as one that is in trouble
@@ -151,6 +152,9 @@ class Client:
             if method.route(body) in self._absent:
                 body = method.elsewhere(body, self._absent) or body
             for name in self._refused & body.keys():
+                other = _LIMITS.get(name)
+                if other and other not in self._refused and other not in body:
+                    body[other] = body[name]  # the same by its other name
                 del body[name]
             try:
                 reply, spent = await self._attempt(method, body, answer_tokens, run)

@@ -432,3 +432,16 @@ def test_progress_is_reported() -> None:
         assert seen[-1] == (60, 60, len(batches[0].errors), 0)
         assert [s[1] for s in seen] == sorted(s[1] for s in seen)
         assert len(seen) >= 60
+
+
+@pytest.mark.parametrize("refused", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_of_the_answer_that_is_refused_goes_by_its_other_name(refused: str) -> None:
+    def special(path: str, body: dict[str, Any], text: str) -> Any:
+        return (400, {"error": {"param": refused, "code": "unsupported_parameter"}}) if refused in body else None
+
+    with LLMServer(special=special, keep=True) as server:
+        provider = {"model": "m", "api_base": server.url, "method": "json", "params": {refused: 300}}
+        batch = score_texts([build_scorer(provider, LABELS, False, cache=False)], ["a", "b"])[1][0]
+        assert batch.errors == {}
+        (other,) = {"max_tokens", "max_completion_tokens"} - {refused}
+        assert [body[other] for body in server.bodies if other in body] == [300, 300]
