@@ -12,7 +12,7 @@ from .base import ScoringError
 
 T = TypeVar("T")
 
-STORE_VERSION = 1  # `PRAGMA user_version`; 0, of earlier releases, had no claims and unnamed methods
+STORE_VERSION = 2  # `PRAGMA user_version`; 0, of earlier releases, had no claims, and methods without a model
 TABLES = {
     "answers": (
         "key BLOB PRIMARY KEY, model TEXT NOT NULL, method TEXT NOT NULL, scores BLOB NOT NULL, prompt_tokens INTEGER "
@@ -101,7 +101,7 @@ def _prepare(path: str, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if _check_version(path, connection) < STORE_VERSION:  # nobody else was quicker
-                connection.execute("DROP TABLE IF EXISTS methods")  # of version 0: found anew
+                connection.execute("DROP TABLE IF EXISTS methods")  # of earlier versions: found anew
                 for name, columns in TABLES.items():
                     connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) WITHOUT ROWID")
                 connection.execute(f"PRAGMA user_version = {STORE_VERSION}")

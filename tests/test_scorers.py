@@ -60,7 +60,7 @@ def test_without_an_answer_all_is_missing(model: str) -> None:
 def test_methods_that_do_not_fit_the_model() -> None:
     with pytest.raises(ValueError, match="needs a local model"):
         build_scorer(LLMProvider("openai/x", method="likelihood"), LABELS, False)
-    with pytest.raises(ValueError, match="scores with the method 'likelihood'"):
+    with pytest.raises(ValueError, match="scores with the methods 'likelihood' and 'decision'"):
         build_scorer(LLMProvider("local/x", method="json"), LABELS, False)
 
 

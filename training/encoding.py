@@ -207,6 +207,8 @@ def _on_device(
 ) -> Any:
     """A batch of `tokenize` on the model's device, with tokens that the encoder knows."""
     batch = tokenize(tokenizer, texts, limit)
+    if not hasattr(model, "encoder"):  # an exported model has no embeddings to look at
+        return batch.to(model.device)
     known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if (found := int(batch["input_ids"].max())) >= known:
         raise ValueError(
