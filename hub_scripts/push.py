@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,7 +283,10 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             raise ConnectionError(f"{address} has a problem of its own ({said}): try again later.") from None
         raise ValueError(f"{address} refused the push: {said}") from None
     except Exception as error:
-        from huggingface_hub.utils import httpx  # the one that it uses: httpx2 from huggingface-hub 2 on
+        try:
+            from huggingface_hub.utils import httpx  # the one that it uses: httpx2 from huggingface-hub 2 on
+        except ImportError:  # its first releases with httpx do not export it
+            httpx = import_module("httpx")
 
         if not isinstance(error, httpx.TransportError):
             raise

@@ -152,9 +152,9 @@ class Client:
             if method.route(body) in self._absent:
                 body = method.elsewhere(body, self._absent) or body
             for name in self._refused & body.keys():
-                other = _LIMITS.get(name)
-                if other and other not in self._refused and other not in body:
-                    body[other] = body[name]  # the same by its other name
+                twin = _LIMITS.get(name)
+                if twin and twin not in self._refused and twin not in body:
+                    body[twin] = body[name]  # the same by its other name
                 del body[name]
             try:
                 reply, spent = await self._attempt(method, body, answer_tokens, run)

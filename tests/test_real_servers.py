@@ -115,7 +115,7 @@ def test_llama_refuses_more_votes_than_it_has_slots_and_is_asked_one_by_one(llam
     shares = batch.scores * 5
     assert shares == pytest.approx(shares.round(), abs=1e-4)
     assert shares.sum(axis=1) == pytest.approx(5)
-    assert batch.scores.max() < 1  # each vote has a seed of its own
+    assert batch.scores.max(axis=1).min() < 1  # each vote has a seed of its own
 
 
 def test_a_text_beyond_the_context_is_missing_with_that_reason(llama: RealServer, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_run_outlives_a_restart_of_its_server(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_command_goes_on_where_it_stopped(llama: RealServer, tmp_path: Path) -> None:
-    texts = [f"{text} ({i})" for i in range(2) for text in TEXTS]
+    texts = [f"{text} ({i})" for i in range(12) for text in TEXTS]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     llm = {**provider(llama, "vote", votes=1, params={"max_tokens": 2, **LETTERS_ONLY}).to_dict(), "max_concurrency": 1}
     command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "score", "in.jsonl", "out.jsonl"]
