@@ -116,14 +116,18 @@ def check_store(world: World, texts: Sequence[str], done: Sequence[Done]) -> Non
     hard = {ended.key for ended in done if ended.hard}
     keys = {ended.key for ended in done}
     missing: dict[str, set[Pair]] = defaultdict(set)
+    sent_at: dict[str, list[float]] = defaultdict(list)
     for asked in list(world.server.ledger):
         if asked.run in keys and asked.delivered and asked not in world.wire:
-            missing[asked.run] |= {(asked.model, text) for text in asked.texts} - kept
+            lost_here = {(asked.model, text) for text in asked.texts} - kept
+            missing[asked.run] |= lost_here
+            if lost_here:
+                sent_at[asked.run].append(asked.ended or 0.0)
     for ended in done:
         if lost := len(missing[ended.key]):
             world.tally.add(answers_lost=lost)
             how = (
-                "a kill"
+                f"a kill, sent {ended.killed_at - max(sent_at[ended.key]):.2f} s before and earlier"
                 if ended.key in hard
                 else f"status {ended.status}" + (f" and signal {ended.signalled}" if ended.signalled else "")
             )
@@ -174,6 +178,8 @@ def check_end(world: World, ended: Done, allowed: set[int] = STATUS) -> None:
     lines = [line for line in re.split(r"[\r\n]+", ended.err) if line.strip()]
     if ended.hard:
         return
+    if ended.signalled and ended.status == -ended.signalled and not world.count(ended.key):
+        return  # Python was still starting
     if ended.status not in allowed:
         world.problem(f"status {ended.status}: {' / '.join(lines[-2:])[:300]}")
     if "Traceback (most recent call last)" in ended.err:

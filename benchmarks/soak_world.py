@@ -104,6 +104,7 @@ class Done:
     signalled: int | None = None
     hard: bool = False  # it had no chance to put anything away
     stop_s: float = 0.0
+    killed_at: float = 0.0  # on the clock of the ledger
 
 
 @dataclass
@@ -273,13 +274,13 @@ class World:
         if kill.signal == signal.SIGKILL or kill.hard:
             return self._hard(process, ended, since, kill.signal)
         self.tally.fault(signal.Signals(kill.signal).name)
-        since = time.monotonic()
+        frozen, since = since, time.monotonic()
         process.send_signal(kill.signal)
         if kill.again_s is not None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(kill.again_s)
-            if process.poll() is None:
-                return self._hard(process, ended, time.monotonic(), kill.signal)
+            if process.poll() is None:  # what came while it was frozen had no time to be read
+                return self._hard(process, ended, frozen if kill.frozen_s else time.monotonic(), kill.signal)
         try:
             process.wait(LONGEST_STOP_S)
         except subprocess.TimeoutExpired:
@@ -298,7 +299,7 @@ class World:
             self.problem(f"{signal.Signals(number).name} did not end it at once")
             process.kill()
             process.wait()
-        ended.hard, ended.stop_s = True, time.monotonic() - since
+        ended.hard, ended.stop_s, ended.killed_at = True, time.monotonic() - since, since
         self.server.settle()
         mine = [asked for asked in list(self.server.ledger) if asked.run == ended.key]
         open_ = {asked for asked in mine if asked.ended is None or asked.ended >= since}

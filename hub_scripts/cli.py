@@ -32,25 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Status 2 and one line on stderr for a user's mistake; set `LABELFUSION_TRACEBACK=1` to see where it came from. After
     Ctrl-C, SIGTERM or SIGHUP (130, 143, 129) what has been paid for is stored first; see `stopping`.
     """
-    parser, verbs = _main_parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((a for a in arguments if not a.startswith("-")), None)
-    if verb in verbs:
-        module = import_module(f".{verb}", __package__)
-        module.add_arguments(verbs[verb])
-        verbs[verb].add_argument("--config", metavar="FILE.yaml", help="defaults for the options of this command")
+    verbs: dict[str, argparse.ArgumentParser] = {}
     args = None
     try:
-        if verb in verbs:
-            late = _apply_config(verbs[verb], verb, arguments)
-        args = parser.parse_args(arguments)
-        if args.verb is None:
-            parser.print_help()
-            return 0
-        for name, value in late.items():
-            if getattr(args, name) is None:
-                setattr(args, name, value)
-        with stoppable():
+        with stoppable():  # from here on: imports take seconds
+            parser, verbs = _main_parser()
+            late = {}
+            if verb in verbs:
+                module = import_module(f".{verb}", __package__)
+                module.add_arguments(verbs[verb])
+                verbs[verb].add_argument("--config", metavar="FILE.yaml", help="defaults for the options of this command")
+                late = _apply_config(verbs[verb], verb, arguments)
+            args = parser.parse_args(arguments)
+            if args.verb is None:
+                parser.print_help()
+                return 0
+            for name, value in late.items():
+                if getattr(args, name) is None:
+                    setattr(args, name, value)
             return int(module.run(args) or 0)
     except SystemExit as stop:  # argparse has printed its help or its complaint
         return int(stop.code or 0)
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shown = shown.__cause__ or shown.__context__
             raise
         message = " ".join(redact(str(error)).split()) or type(error).__name__
-        message = _as_options(message, verbs[str(verb)])
+        message = _as_options(message, verbs[str(verb)]) if verb in verbs else message
         print(f"labelfusion {verb}: error: {message}", file=sys.stderr)
         return 2
 

@@ -209,6 +209,7 @@ class Client:
             await self._requests.acquire()
             await self._tokens.acquire(sum(estimate))
             route = method.route(body)
+            await self._slots.turn()
             reply = await self._transport.post(route, body)
             self._absent.discard(route)
             usage = read_usage(reply, self.price, estimate)

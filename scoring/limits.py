@@ -28,9 +28,9 @@ class Slots:
 
     A request sets its money aside when it has a slot. While it waits for money, others may use the slot.
 
-    Held only from the first byte sent to the last byte received, so that preparing a request and reading a reply,
-    which share one thread, do not keep the next request from leaving. Replies go on one at a time, with a look at the
-    sockets between two of them: a burst of replies would otherwise be read whole before the next byte is sent.
+    Held only from the first byte sent to the last byte received, so that preparing a request and storing an answer,
+    which share one thread, do not keep the next request from leaving. Requests take turns, with a look at the sockets
+    between two of them: if many were prepared at once, the first replies would wait, to be lost if the process is killed.
     """
 
     def __init__(self, number: int) -> None:
@@ -72,5 +72,8 @@ class Slots:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._free.release()
+
+    async def turn(self) -> None:
+        """Wait until the requests before have gone on, and what came in meanwhile is read."""
         async with self._turn:
             await asyncio.sleep(0)
