@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if verb in verbs:
                 module = import_module(f".{verb}", __package__)
                 module.add_arguments(verbs[verb])
-                verbs[verb].add_argument("--config", metavar="FILE.yaml", help="defaults for the options of this command")
+                text = "defaults for the options of this command"
+                verbs[verb].add_argument("--config", metavar="FILE.yaml", help=text)
                 late = _apply_config(verbs[verb], verb, arguments)
             args = parser.parse_args(arguments)
             if args.verb is None:

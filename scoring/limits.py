@@ -30,7 +30,7 @@ class Slots:
 
     Held only from the first byte sent to the last byte received, so that preparing a request and storing an answer,
     which share one thread, do not keep the next request from leaving. Requests take turns, with a look at the sockets
-    between two of them: if many were prepared at once, the first replies would wait, to be lost if the process is killed.
+    between two of them: if many were prepared at once, the first replies would wait, and be lost in a kill.
     """
 
     def __init__(self, number: int) -> None:
