@@ -64,6 +64,7 @@ _ASSIGNED = re.compile(
     rf"(?i)(?<![A-Za-z0-9])[\w-]{{0,40}}?(?:{_KEY}|{_WORDS}|token)[\"']?\s*[:=]\s*[\"']?"
     r"(?=\S{0,99}[0-9])[^\s\"',;]{8,}"
 )
+_QUERY_NAME = re.compile(r"(?i)^(?:key|code|sig|signature)$")  # a secret where a dict holds a URL's parameters
 # Here the keys are class names ("lost_password") or another library's ("mask_token"), or the values are texts of
 # anybody: only what no text holds is searched for.
 _FREE_NAMES = frozenset({"class_descriptions", "verbalizers", "encoder_config", "fusion_report", "examples"})
@@ -87,7 +88,7 @@ def refuse_secrets(value: Any, where: str, by_name: bool = True) -> None:
         for key, item in value.items():
             refuse_secrets(key, f"a key of {where}", by_name)
             place = f"{where}[{key!r}]"
-            if by_name and _is_text(item) and _SECRET_NAME.search(_spelt(str(key))):
+            if by_name and _is_text(item) and _names_secret(str(key), where):
                 raise ValueError(_message(place))
             refuse_secrets(item, place, by_name and key not in _FREE_NAMES)
     elif isinstance(value, list | tuple | set):
@@ -122,6 +123,12 @@ def _is_basic(match: re.Match[str]) -> bool:
         return ":" in base64.b64decode(match[1] + "=" * (-len(match[1]) % 4), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return False
+
+
+def _names_secret(key: str, where: str) -> bool:
+    """Whether a string under this key of a dict is a secret, whatever it looks like."""
+    in_query = where.endswith("['extra_query']") and _QUERY_NAME.match(key)
+    return bool(in_query or _SECRET_NAME.search(_spelt(key)))
 
 
 def _is_text(value: Any) -> bool:

@@ -13,6 +13,11 @@ def api_providers(config: "LabelFusionConfig") -> "list[LLMProvider]":
     return [p for p in config.providers if not (p.is_local or p.method in given or p.model.split("/")[0] in given)]
 
 
+def askable(config: "LabelFusionConfig") -> "list[LLMProvider]":
+    """The providers that answer about a new text, here or over a network."""
+    return [p for p in config.providers if "recorded" not in (p.method, p.model.split("/")[0])]
+
+
 def clients(config: "LabelFusionConfig") -> list[str]:
     """The packages, which are also the names of the extras: `openai`, `litellm`."""
     from ..scoring.providers import resolve

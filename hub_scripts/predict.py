@@ -19,6 +19,7 @@ import numpy as np
 
 from .formulas import add_escape_formulas
 from .journal import Journal, one_run
+from .llm_needs import askable
 from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
 from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
 
@@ -75,6 +76,14 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     empty = check_texts(table, args.text_column, args.empty_texts)
     policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
     control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
+    asked = str(args.llm_policy) != "never"
+    if asked and config.providers and not askable(config) and SCORES not in next(iter(table), {}):
+        names = ", ".join(dict.fromkeys(str(provider.name) for provider in config.providers))
+        print(
+            f"No LLM is queried: the scores of {names} were recorded for the training data, and {args.input} has no "
+            f"column {SCORES!r}. The encoder alone answers.",
+            file=sys.stderr,
+        )
     journal = Journal(out.with_name(out.name + ".journal"), _fingerprint(args, table, config))
     earlier = max(journal.spent, sum(record["cost_usd"] for record in journal.records()))
     started = time.perf_counter()

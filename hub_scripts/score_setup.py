@@ -204,9 +204,9 @@ class _Guidelines:
             return LLMProvider.from_any({**provider.to_dict(), "guidelines": written[name]})
         try:
             provider, _ = write_guidelines(
-                provider, labels, multi_label, descriptions, pool=pool, max_cost_usd=self.budget
-            )
-            written[name] = provider.guidelines
+                provider, labels, multi_label, descriptions, pool=pool, max_cost_usd=self.budget,
+                keep=lambda text: written.update({name: text}),
+            )  # fmt: skip
         finally:
             self._spend(self.budget.spent)
         return provider
@@ -214,7 +214,9 @@ class _Guidelines:
     def _spend(self, spent: float) -> None:
         self.kept["spent"] = spent
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.kept), encoding="utf-8")
+        draft = self.path.with_name(f"{self.path.name}.tmp")
+        draft.write_text(json.dumps(self.kept), encoding="utf-8")
+        draft.replace(self.path)  # a kill leaves the old file or the new one
 
 
 def _labels(table: Table, args: argparse.Namespace) -> list[str]:

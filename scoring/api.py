@@ -123,7 +123,7 @@ class APIScorer:
             if row not in call.errors:
                 call.note(row, call.stopped or "not asked")
         if call.stopped and call.broken is None:
-            logger.warning("%s: stopped early: %s.", self.name, call.stopped)
+            logger.warning("%s: stopped early: %s.", self.name, call.stopped.rstrip("."))
         method = name or self.provider.method
         batch = expand(ScoreBatch(call.scores, method, call.usage, call.errors, call.cached), rows)
         if call.broken is not None:

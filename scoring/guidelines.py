@@ -1,7 +1,7 @@
 """Guidelines for the task, written once by the LLM itself and kept in the provider's declaration."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from .money import require_price
 from .prompts import Example, PromptWriter, fill, quote, templates, tidy
 from .providers import resolve
 from .run import Run
+from .tasks import gather_or_drain, leave_wire
 from .transport import RequestError
 
 MAX_WORDS = 200
@@ -32,6 +33,7 @@ def write_guidelines(
     num_examples: int = 12,
     max_cost_usd: float | Budget | None = None,
     seed: int = 0,
+    keep: Callable[[str], Any] | None = None,
 ) -> tuple[LLMProvider, Usage]:
     """Let the LLM write a role and a line for each class, for its own prompts. One request, at fit, not per predict.
 
@@ -46,6 +48,7 @@ def write_guidelines(
         num_examples: How many are shown.
         max_cost_usd: Refuse to ask if it will probably cost more than these US dollars, or than a budget has left.
         seed: Seed of the choice.
+        keep: Called with the guidelines when they have come, also if the caller is interrupted meanwhile (Ctrl-C).
 
     Returns:
         The provider with its `guidelines` set, and what was spent. A provider that has guidelines is returned as it is.
@@ -63,20 +66,32 @@ def write_guidelines(
     method = _GuidelinesMethod(
         provider, resolve(provider), labels, multi_label, dict(class_descriptions or {}), examples
     )
-    text, usage = run_sync(_ask(provider, method, max_cost_usd))
+    text, usage = run_sync(_ask(provider, method, max_cost_usd, keep or (lambda text: None)))
     return replace(provider, guidelines=text), usage
 
 
 async def _ask(
-    provider: LLMProvider, method: "_GuidelinesMethod", max_cost_usd: float | Budget | None
+    provider: LLMProvider,
+    method: "_GuidelinesMethod",
+    max_cost_usd: float | Budget | None,
+    keep: Callable[[str], Any],
 ) -> tuple[str, Usage]:
     budget = max_cost_usd if max_cost_usd is None or isinstance(max_cost_usd, Budget) else Budget(max_cost_usd)
     if budget is not None and math.isfinite(budget.limit):
         require_price(provider, method.endpoint)
-    client = Client(provider, method.endpoint)
+    client, run = Client(provider, method.endpoint), Run(budget)
+
+    async def ask() -> tuple[str, Usage]:
+        try:
+            reply = await client.ask(method, [""], [], run)
+            text = quote(content(first_choice(reply.data)).strip())
+            keep(text)
+            return text, reply.usage
+        finally:
+            leave_wire()
+
     try:
-        reply = await client.ask(method, [""], [], Run(budget))
-        return quote(content(first_choice(reply.data)).strip()), reply.usage
+        return (await gather_or_drain([ask()], run.halt))[0]
     except RequestError as error:
         raise explain(error, provider, method.endpoint, method.name) or ScoringError(
             f"{provider.name} wrote no guidelines: {error.reason}."

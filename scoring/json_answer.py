@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from .base import UnansweredError
-from .method import Method, Scores, answer_text, check_refusal, first_choice, normalize, true_reason
+from .method import Method, Scores, UnsupportedError, answer_text, check_refusal, first_choice, normalize, true_reason
 from .money import estimate_tokens
 from .transport import RequestError
 from .written import BrokenJSONError, json_objects, objects_within, tool_arguments
@@ -30,6 +30,11 @@ class JSONMethod(Method):
         if multi_label:
             self.version = 2  # type: ignore[misc]
         super().__init__(provider, endpoint, labels, multi_label, *args, **kwargs)
+        if set(self.names) <= {str(number) for number in range(1, provider.texts_per_request + 1)}:
+            raise UnsupportedError(
+                f"with texts_per_request={provider.texts_per_request}, the classes {self.labels} could be taken for "
+                "the numbers of the texts; use texts_per_request=1, or longer class names such as '1 star'"
+            )
         self._longest = 5 + sum(8 + estimate_tokens(json.dumps(name)) for name in self.names)
         self._shown = self._examples() if any("{" in text for text in self._own_words()) else []
 

@@ -5,6 +5,8 @@ A loop per call (`asyncio.run`) would break pooled connections and fail inside J
 
 import asyncio
 import atexit
+import multiprocessing
+import multiprocessing.util
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -36,6 +38,8 @@ def background_loop() -> asyncio.AbstractEventLoop:
             _thread = threading.Thread(target=_loop.run_forever, name="labelfusion-loop", daemon=True)
             _thread.start()
             atexit.register(drain)
+            if multiprocessing.parent_process() is not None:  # such a child ends without `atexit`
+                multiprocessing.util.Finalize(None, drain, exitpriority=10)
         return _loop
 
 

@@ -23,7 +23,7 @@ TABLES = {
 }
 BUSY_S = 30.0  # how long another process may hold the lock
 _BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-OTHERWISE = "name another with `store=` (`--store`), or go without it (`cache=False`, `--no-cache`)"
+OTHERWISE = "name another (`store`), or go without it (`cache=False`; `--no-cache` on the command line)"
 
 
 class StoreBusyError(Exception):

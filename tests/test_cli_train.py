@@ -164,6 +164,15 @@ def test_predict_from_any_file_to_any_file(trained: Path, tmp_path: Path, suffix
     assert 0 < sum(told) < len(told)
 
 
+def test_predict_says_where_no_llm_can_be_queried(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    frame = pd.read_json(trained / "test.jsonl", lines=True).drop(columns=["label", "llm_scores"])
+    command = ["predict", str(trained / "model"), str(write(frame, tmp_path / "in.csv")), str(tmp_path / "out.csv")]
+    assert main([*command, "--llm-policy", "never"]) == 0
+    assert "No LLM is queried" not in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--llm-policy", "0.5"]) == 0
+    assert "No LLM is queried: the scores of recorded were recorded" in capsys.readouterr().err
+
+
 def test_json_that_is_no_table_is_refused(trained: Path, tmp_path: Path, capsys: Any) -> None:
     source, model = tmp_path / "in.json", str(trained / "model")
     for text, message in (

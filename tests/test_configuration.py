@@ -324,6 +324,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "params by name": {"params": {"api_key": "hunter2secret"}},
     "headers by name": {"params": {"extra_headers": {"X-Api-Key": "hunter2secret"}}},
     "authorization": {"params": {"extra_headers": {"Authorization": "hunter2secret"}}},
+    "query": {"params": {"extra_query": {"code": "hunter2secret"}}},
     "aws": {"params": {"aws_secret_access_key": "hunter2secret"}},
     "session": {"params": {"aws_session_token": "hunter2secret"}},
     "bytes": {"params": {"api_key": b"hunter2secret"}},

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import APIScorer
+from labelfusion.scoring.loop import submit
 from labelfusion.scoring.store import ScoreStore
+from labelfusion.scoring.tasks import on_wire
 from llm_server import LABELS, LLMServer
 
 NAMES = ",".join(LABELS)
@@ -98,6 +102,36 @@ def test_the_first_signal_stops_asking_and_stores_what_is_on_the_wire(tmp_path: 
         assert start(command).wait(PATIENCE_S) == 0
         assert len(server.paid) == 300
         assert set(server.paid.values()) == {1}
+
+
+@pytest.mark.slow
+def test_guidelines_that_come_after_ctrl_c_are_kept(tmp_path: Path) -> None:
+    with LLMServer(latency=1.5, labels=sorted(LABELS)) as server:
+        server.answer = lambda system, user: json.dumps(dict.fromkeys(server.labels, 25)) if system else "Be an editor."
+        command = [*score_command(tmp_path, server, 20), "--guidelines", "auto"]
+        process = start(command)
+        until(lambda: server.requests == 1, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
+        server.latency = 0.0
+        assert start(command).wait(PATIENCE_S) == 0
+        assert server.requests == 1 + 20  # and the guidelines once
+
+
+def _score_in_a_child(url: str, path: str) -> None:
+    submit(build_scorer(LLMProvider("m", api_base=url, method="json"), LABELS, False, store=path).score(["a text"]))
+    until(lambda: bool(on_wire))  # nobody waits for the answer
+
+
+@pytest.mark.slow
+def test_what_is_on_the_wire_is_stored_at_the_end_of_a_child_process(tmp_path: Path) -> None:
+    with LLMServer(latency=2.0) as server:
+        path = tmp_path / "s.sqlite"
+        child = multiprocessing.get_context("fork").Process(target=_score_in_a_child, args=(server.url, str(path)))
+        child.start()
+        child.join(PATIENCE_S)
+        assert child.exitcode == 0
+        assert len(server.paid) == stored(path) == 1
 
 
 @pytest.mark.slow
@@ -359,6 +393,7 @@ def test_a_full_disk_is_said_once_and_no_more_is_paid(
         told = [record.message for record in caplog.records]
         assert len(told) == 1
         assert "stopped early: no answer can be kept" in told[0]
+        assert ".." not in told[0]
         assert f"The score store {path} cannot be used (database or disk is full). Make room on its disk" in told[0]
         with pytest.raises(ScoringError, match="Make room on its disk"):
             score_texts([scorer], texts(1000))

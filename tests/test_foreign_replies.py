@@ -48,6 +48,19 @@ def opinion(number: int) -> dict[str, int]:
     return {"a": number, "b": 100 - number}
 
 
+def test_classes_that_could_be_numbers_of_texts_are_refused() -> None:
+    stars = ["1", "2", "3"]
+
+    def scorer(texts_per_request: int) -> Any:
+        fields = {"model": "openai/m", "method": "json", "texts_per_request": texts_per_request}
+        return build_scorer(fields, stars, False, cache=False)
+
+    with pytest.raises(ValueError, match="longer class names such as '1 star'"):
+        scorer(3)
+    scorer(2)
+    scorer(1)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
