@@ -31,9 +31,6 @@ VOTED = PLAIN | {made.QUOTED[0]: "sport"}
 SEVERAL = {text: set(chosen) for (text, _), chosen in zip(made.PLAIN, made.SEVERAL, strict=True)}
 WAYS = ("majority", "soft")
 TIE, EMPTY = "1 tied between annotators", "1 unannotated"
-needs_spacy = pytest.mark.skipif(
-    importlib.util.find_spec("spacy") is None, reason="reads files of spaCy: pip install spacy"
-)
 
 SINGLE: list[Any] = [
     ("label_studio.json", "Label Studio", VOTED, [TIE, "1 skipped", "1 draft", EMPTY]),
@@ -51,7 +48,7 @@ SINGLE: list[Any] = [
     ("prodigy.jsonl", "Prodigy", VOTED, [TIE, "1 ignored", "1 rejected"]),
     ("prodigy_binary.jsonl", "Prodigy", PLAIN, []),
     ("fasttext.txt", "fastText", PLAIN, [EMPTY]),
-    pytest.param("spacy.spacy", "spaCy", PLAIN, [EMPTY], marks=needs_spacy),
+    pytest.param("spacy.spacy", "spaCy", PLAIN, [EMPTY]),
 ]
 NOTHING: dict[str, set[str]] = {"of no topic at all": set()}
 MULTIPLE: list[Any] = [
@@ -66,7 +63,7 @@ MULTIPLE: list[Any] = [
     ("prodigy_multiple.jsonl", SEVERAL | NOTHING),
     ("prodigy_binary.jsonl", {text: {name} for text, name in PLAIN.items()}),
     ("fasttext_multiple.ft", SEVERAL),
-    pytest.param("spacy_multiple.spacy", SEVERAL, marks=needs_spacy),
+    pytest.param("spacy_multiple.spacy", SEVERAL),
 ]
 
 
@@ -311,14 +308,12 @@ def test_without_spacy_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         prepare(FILES / "spacy.spacy")
 
 
-@needs_spacy
 def test_a_broken_file_of_spacy(tmp_path: Path) -> None:
     (tmp_path / "x.spacy").write_bytes(b"no zlib")
     with pytest.raises(ValueError, match=r"^x\.spacy: no `DocBin`"):
         prepare(tmp_path / "x.spacy")
 
 
-@needs_spacy
 def test_scores_in_a_file_of_spacy_are_no_labels(tmp_path: Path) -> None:
     import spacy
     from spacy.tokens import DocBin
