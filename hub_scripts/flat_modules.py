@@ -1,4 +1,4 @@
-"""The modules of this package as `flat_code` reads them: definitions and imports by name, found in their source."""
+"""The modules of this package as `flat_linker` reads them: definitions and imports by name, found in their source."""
 
 import ast
 import re
@@ -18,6 +18,7 @@ class Import:
     name: str | None  # None for `import module`
     ours: bool
     for_types: bool = False
+    late: bool = False  # imported in a function
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Module:
     """A parsed module: its definitions and imports by name, and which statements are needed."""
 
     name: str
+    package: str
     lines: list[str]
     tree: ast.Module
     definitions: dict[str, ast.stmt] = field(default_factory=dict)
@@ -34,16 +36,22 @@ class Module:
     used: dict[str, Import] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, name: str) -> "Module":
-        """Parse `room.module`, or the `__init__` of a room."""
-        room, _, module = name.partition(".")
-        spec = find_spec(f"{__package__.partition('.')[0]}.{room}")
+    def read(cls, name: str, package: str) -> "Module":
+        """Parse `room.module` of a package, in any depth of folders, or the `__init__` of a folder.
+
+        Raises:
+            FileNotFoundError: If there is no such module.
+        """
+        room, *inner = name.split(".")
+        spec = find_spec(f"{package}.{room}")
         assert spec is not None
         assert spec.submodule_search_locations is not None
-        folder = Path(spec.submodule_search_locations[0])
-        source = (folder / f"{module or '__init__'}.py").read_text(encoding="utf-8")
-        source = _DATA_FILE.sub(lambda found: _literal((folder / found[1]).read_text(encoding="utf-8")), source)
-        self = cls(name, source.splitlines(), ast.parse(source))
+        path = Path(spec.submodule_search_locations[0], *inner)
+        around = name if path.is_dir() else name.rpartition(".")[0]
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        source = path.read_text(encoding="utf-8")
+        source = _DATA_FILE.sub(lambda found: _literal((path.parent / found[1]).read_text(encoding="utf-8")), source)
+        self = cls(name, around, source.splitlines(), ast.parse(source))
         for node in self.tree.body:
             self._add(node)
         return self
@@ -75,27 +83,10 @@ class Module:
             elif node.level == 0:
                 yield alias.asname or alias.name, Import(node.module or "", alias.name, False, for_types)
             else:
-                base = [self.name.partition(".")[0]] if node.level == 1 else []
-                yield (
-                    alias.asname or alias.name,
-                    Import(".".join([*base, node.module or ""]), alias.name, True, for_types),
-                )
-
-    @property
-    def room(self) -> str:
-        """The room that it is in."""
-        return self.name.partition(".")[0]
-
-
-def used_names(node: ast.stmt) -> Iterator[str]:
-    """The names that a statement uses, in quoted annotations too."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            yield part.id
-        for annotation in (getattr(part, "annotation", None), getattr(part, "returns", None)):
-            for quoted in ast.walk(annotation) if annotation is not None else ():
-                if isinstance(quoted, ast.Constant) and isinstance(quoted.value, str):
-                    yield from re.findall(r"[A-Za-z_]\w*", quoted.value)
+                base = self.package.split(".")
+                base = base[: len(base) - node.level + 1]
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                yield alias.asname or alias.name, Import(module, alias.name, True, for_types)
 
 
 def outside_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:

@@ -46,7 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for folder in SETUPTOOLS["package-dir"].values():
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(source))
@@ -104,6 +104,7 @@ def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
 def test_every_folder_with_code_is_installed_or_known_not_to_be() -> None:
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert folders - {"tests", "benchmarks"} == set(ROOMS) == set(SETUPTOOLS["package-dir"].values())
+    assert all((path.parent / "__init__.py").exists() for path in sources(*ROOMS))
 
 
 def test_the_command_starts(installed: Path) -> None:
@@ -210,7 +211,7 @@ def test_heavy_packages_are_imported_in_the_functions_that_use_them() -> None:
 def test_module_names_are_unique() -> None:
     names = [path.name for path in sources(*ROOMS) if path.name != "__init__.py"]
     twice = {name for name in names if names.count(name) > 1}
-    assert not twice  # exported to the Hub, they all lie in one folder
+    assert not twice
 
 
 def test_files_are_short() -> None:
