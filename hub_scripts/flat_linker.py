@@ -79,7 +79,7 @@ class Linker:
     def find(self, source: Import) -> Import:
         """What an import means: what it names where that is defined, behind any re-exports, however it is imported."""
         if not source.ours:
-            module = source.module if source.name else source.module.partition(".")[0]
+            module = source.module if source.name else re.split(r"\W", source.module)[0]
             return Import(module, source.name, False)
         here = self.module(source.module)
         if source.name in here.definitions:
@@ -239,7 +239,8 @@ class Linker:
                         continue
                     target, original = f".{other}", self.names[other][meaning]
                 if original is None:
-                    plain.add(f"import {target}" + ("" if bound == target.partition(".")[0] else f" as {bound}"))
+                    for whole in target.split(", "):
+                        plain.add(f"import {whole}" + ("" if bound == meaning.module else f" as {bound}"))
                     continue
                 entry = original if bound == original else f"{original} as {bound}"
                 real |= set() if source.for_types else {target + entry}

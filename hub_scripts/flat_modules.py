@@ -75,7 +75,10 @@ class Module:
     def imported(self, node: ast.Import | ast.ImportFrom, for_types: bool = False) -> Iterator[tuple[str, Import]]:
         """The names that an import statement of this module binds."""
         for alias in node.names:
-            if isinstance(node, ast.Import):
+            if isinstance(node, ast.Import) and alias.asname and "." in alias.name:
+                around, _, name = alias.name.rpartition(".")
+                yield alias.asname, Import(around, name, False, for_types)
+            elif isinstance(node, ast.Import):
                 bound = alias.asname or alias.name.partition(".")[0]
                 before = self.imports.get(bound)  # `import a.b` and `import a.c` both bind `a`
                 modules = ", ".join([*([before.module] if before else []), alias.name])

@@ -50,6 +50,9 @@ SOURCES = {
     ''',
     "work/methods/times.py": '''
         import logging
+        import os
+        import os.path
+        import os.path as paths
         from operator import mul as combine
 
         from ...config import LIMIT
@@ -73,7 +76,7 @@ SOURCES = {
 
         def _step(value: int) -> int:
             global _calls
-            _calls += 1
+            _calls += len(os.path.join("a", "b")) - len(paths.join("a", os.curdir)) + 1
             return combine(value, LIMIT)
 
         _calls = 0
