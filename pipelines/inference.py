@@ -306,8 +306,8 @@ class _Engine:
             window.take(window.asking.result())
             window.proceed()
         logits, encoder_logits = self.fuse(embeddings, window.scores)
-        multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
-        told = (window.scores, window.called, window.cost_usd, multi_label, errors)
+        errors: dict[int, str] = dict(sorted(window.errors.items()))
+        told = (window.scores, window.called, window.cost_usd, self.model.config.multi_label, errors)
         novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
         return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
 
