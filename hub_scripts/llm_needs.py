@@ -16,7 +16,9 @@ def api_providers(config: "LabelFusionConfig") -> "list[LLMProvider]":
 
 def askable(config: "LabelFusionConfig") -> "list[LLMProvider]":
     """The providers that answer about a new text, here or over a network."""
-    return [p for p in config.providers if "recorded" not in (p.method, p.model.split("/")[0])]
+    from ..configuration import ProviderKind
+
+    return [p for p in config.providers if p.kind != ProviderKind.RECORDED]
 
 
 def clients(config: "LabelFusionConfig") -> list[str]:

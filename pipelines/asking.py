@@ -270,9 +270,8 @@ class Asker:
                 if why.kind == MissingKind.BUDGET:
                     unpaid.add(row)
                     why = self._limit_reached()
-                add_reason(
-                    found.errors, row, why if why.kind == MissingKind.UNAVAILABLE else why.named(scorers[p].name)
-                )
+                why = why if why.kind == MissingKind.UNAVAILABLE else why.named(scorers[p].name)
+                add_reason(found.errors, row, why)
             found.called |= called
         for p in scorers.keys() - set(asked):
             for row in range(count):

@@ -38,7 +38,7 @@ class Missing(str):
     __slots__ = ("kind",)
     kind: MissingKind
 
-    def __new__(cls, kind: MissingKind, detail: str) -> "Missing":
+    def __new__(cls, kind: MissingKind, detail: str) -> "Missing":  # noqa: D102
         self = super().__new__(cls, detail)
         self.kind = kind
         return self
