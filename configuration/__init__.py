@@ -3,8 +3,9 @@
 from transformers import AutoConfig
 
 from .configuration_labelfusion import LabelFusionConfig
-from .llm_provider import LLMProvider
+from .llm_provider import LLMProvider, ProviderKind
+from .task import DecisionRule, Task
 
 AutoConfig.register("labelfusion", LabelFusionConfig, exist_ok=True)
 
-__all__ = ["LLMProvider", "LabelFusionConfig"]
+__all__ = ["DecisionRule", "LLMProvider", "LabelFusionConfig", "ProviderKind", "Task"]

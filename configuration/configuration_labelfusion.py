@@ -15,6 +15,7 @@ from .llm_provider import LLMProvider
 from .origin import foreign_source
 from .sanity import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .secrets import refuse_secrets
+from .task import DecisionRule, Task
 
 FUSION_METHODS = ("mlp", "pool", "weighted", "vote", "routing", "encoder", "llm")
 POOLING = ("mean", "cls")
@@ -174,6 +175,16 @@ class LabelFusionConfig(PretrainedConfig):
     def label_names(self) -> list[str]:
         """Class names in the order of the logits."""
         return [self.id2label[i] for i in range(self.num_labels)]  # JSON sorts "10" before "2"
+
+    @property
+    def task(self) -> Task:
+        """The classes, whether several of them may be right at once, and their descriptions."""
+        return Task(self.label_names, self.multi_label, self.class_descriptions)
+
+    @property
+    def decision_rule(self) -> DecisionRule:
+        """How probabilities become labels."""
+        return DecisionRule(self.thresholds, self.min_labels)
 
     @property
     def self_contained(self) -> bool:

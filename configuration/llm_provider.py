@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Self
 
 from .secrets import refuse_secrets
@@ -11,6 +12,18 @@ PROMPT_STRATEGIES = ("zero-shot", "few-shot", "nearest")
 
 # What each of our own prefixes means; every other model string is an API model ("openai/gpt-5-nano", ...).
 LOCAL_PREFIXES = ("local/", "embedded/")
+
+
+class ProviderKind(StrEnum):
+    """Where the scores of a provider come from.
+
+    Members are strings, because a self-contained repository may load several copies of this class: compare with `==`.
+    """
+
+    API = "api"  # a model behind an API
+    LOCAL = "local"  # a model run in this process
+    RECORDED = "recorded"  # the scores come with the data, nothing is queried
+    CALLABLE = "callable"  # a Python function given at run time
 
 
 @dataclass
@@ -125,9 +138,19 @@ class LLMProvider:
             self.price = (float(self.price[0]), float(self.price[1]))
 
     @property
+    def kind(self) -> ProviderKind:
+        """Where the scores come from. The only place that decides it, from `model`, `method` and `api_base`."""
+        family = self.model.partition("/")[0]
+        for given in (ProviderKind.RECORDED, ProviderKind.CALLABLE):
+            if given in (family, self.method):
+                return given
+        local = self.model.startswith(LOCAL_PREFIXES) and not self.api_base
+        return ProviderKind.LOCAL if local else ProviderKind.API
+
+    @property
     def is_local(self) -> bool:
         """Whether the model runs in this process, without an API."""
-        return self.model.startswith(LOCAL_PREFIXES) and not self.api_base
+        return self.kind == ProviderKind.LOCAL
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready data, fields at their default left out."""

@@ -8,14 +8,17 @@ if TYPE_CHECKING:
 
 
 def api_providers(config: "LabelFusionConfig") -> "list[LLMProvider]":
-    """The providers that are asked over a network."""
-    given = ("recorded", "callable")
-    return [p for p in config.providers if not (p.is_local or p.method in given or p.model.split("/")[0] in given)]
+    """The providers that are queried over a network."""
+    from ..configuration import ProviderKind
+
+    return [p for p in config.providers if p.kind == ProviderKind.API]
 
 
 def askable(config: "LabelFusionConfig") -> "list[LLMProvider]":
     """The providers that answer about a new text, here or over a network."""
-    return [p for p in config.providers if "recorded" not in (p.method, p.model.split("/")[0])]
+    from ..configuration import ProviderKind
+
+    return [p for p in config.providers if p.kind != ProviderKind.RECORDED]
 
 
 def clients(config: "LabelFusionConfig") -> list[str]:

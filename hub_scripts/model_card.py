@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..configuration import ProviderKind
 from .card_cost import carbon_sentence, cost_section, dollars
 from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
 from .llm_needs import keys
@@ -62,7 +63,7 @@ def build_card(folder: Path, repo_id: str | None = None, **known: Any) -> "Model
         llm_phrase=_llm_phrase(config),
         llm_table=_llm_table(config),
         llm_notes=_llm_notes(config),
-        asks=any(p.model != "recorded" for p in config.providers),
+        asks=any(p.kind != ProviderKind.RECORDED for p in config.providers),
         num_labels=config.num_labels,
         num_providers=config.num_providers,
         multi_label=config.multi_label,
@@ -107,7 +108,7 @@ def _llm_table(config: "LabelFusionConfig") -> str:
 
     rows = []
     for name, p in zip(source_names(config), config.providers, strict=True):
-        if p.model == "recorded":
+        if p.kind == ProviderKind.RECORDED:
             rows.append([plain(name), "brought with each text", "–"])
             continue
         prompt = p.prompt if p.prompt == "zero-shot" else f"{p.prompt}, {p.num_examples} examples"
@@ -117,11 +118,11 @@ def _llm_table(config: "LabelFusionConfig") -> str:
 
 def _llm_notes(config: "LabelFusionConfig") -> str:
     notes = []
-    if any(p.model == "recorded" for p in config.providers):
+    if any(p.kind == ProviderKind.RECORDED for p in config.providers):
         notes.append(
             "Recorded scores are not asked for: give them with the text, as `llm_scores` (providers x classes)."
         )
-    if any(p.model.startswith("callable") for p in config.providers):
+    if any(p.kind == ProviderKind.CALLABLE for p in config.providers):
         notes.append("A Python function is not saved with the model: pass it as `llm=`.")
     if needed := keys(config):
         notes.append(f"Asking an LLM needs its key in the environment ({', '.join(needed)}).")
@@ -203,7 +204,7 @@ def _limits(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
         else "It knows the classes above and no other.",
         "Figures hold for texts like those that it was measured on; other domains, languages and times do worse.",
     ]
-    if any(p.model != "recorded" for p in config.providers):
+    if any(p.kind != ProviderKind.RECORDED for p in config.providers):
         points.append("LLMs change behind their names; scores, cost and results change with them.")
         points.append("Texts that an LLM is asked about are sent to its provider, unless it runs locally.")
     if report:

@@ -204,7 +204,8 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     """Score the table chunk by chunk into the journal. Returns: what each provider did in this run."""
     from ..scoring import score_texts
     from ..scoring.budget import Budget
-    from ..scoring.run import Progress, ProgressBar, is_final
+    from ..scoring.reasons import Missing
+    from ..scoring.run import Progress, ProgressBar
 
     task.fit_priors(table, args.text_column)
     summaries = [Summary(scorer.name) for scorer in task.scorers]
@@ -253,7 +254,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
                     record["methods"][p] = batch.method
                     for i in batch.mask.nonzero()[0]:
                         record["scores"][asked[i]][p] = [round(float(s), 6) for s in batch.scores[i]]
-                    still_open |= {asked[i] for i, reason in batch.errors.items() if not is_final(reason)}
+                    still_open |= {asked[i] for i, reason in batch.errors.items() if not Missing.of(reason).is_final}
                 record["open"] = sorted(still_open)
                 before.done += len(asked) * count
             if asked or known is None:

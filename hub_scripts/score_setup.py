@@ -83,12 +83,12 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     Raises:
         ValueError: For options that contradict each other or the data.
     """
-    from ..configuration import LLMProvider
+    from ..configuration import LLMProvider, ProviderKind
     from ..scoring import build_scorer
 
     providers = [LLMProvider.from_any(_fields(given, args)) for given in args.llm]
     for provider in providers:
-        if provider.model.partition("/")[0] in ("recorded", "callable"):
+        if provider.kind in (ProviderKind.RECORDED, ProviderKind.CALLABLE):
             raise ValueError(f"`--llm {provider.model}` is no LLM that can be asked.")
     names = [p.name for p in providers]
     if len(set(names)) < len(names):

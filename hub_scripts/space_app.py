@@ -88,14 +88,15 @@ class Demonstration:
 
 def why_not(provider: "LLMProvider") -> str | None:
     """Why a provider cannot be asked in this process, or None if it seems that it can."""
+    from ..configuration import ProviderKind
     from ..configuration.secrets import redact
     from ..scoring.base import ScoringError
     from ..scoring.consent import allowed
     from ..scoring.providers import resolve
 
-    if "recorded" in (provider.model, provider.method):
+    if provider.kind == ProviderKind.RECORDED:
         return "has no model to ask: its scores came with the training data."
-    if provider.model.startswith("callable") or provider.method == "callable":
+    if provider.kind == ProviderKind.CALLABLE:
         return "is a Python function, which is not saved with the model."
     try:
         provider = allowed(provider)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .configuration import LabelFusionConfig
+from .configuration import LabelFusionConfig, ProviderKind
 from .pipelines.asking import Asker, as_budget
 from .training.data import LabelledTexts
 from .training.scored_rows import scoring_order
@@ -55,7 +55,7 @@ def score_training_rows(
     scores = data.llm_scores
     if scores is None:
         scores = np.full((len(data), config.num_providers, config.num_labels), np.nan, dtype=np.float32)
-    if all(p.model == "recorded" for p in config.providers):
+    if all(p.kind == ProviderKind.RECORDED for p in config.providers):
         if np.isnan(scores).any(axis=2).all():
             raise ValueError(
                 "llm='recorded' takes the scores from the data, but there is no `llm_scores` column with any. "
@@ -120,8 +120,7 @@ def complete_providers(
             logger.warning(
                 "%d training texts are saved with the model as examples for %s.", len(provider.examples), provider.name
             )
-        asks_api = not provider.is_local and provider.model.split("/")[0] not in ("recorded", "callable")
-        if write_guidelines and asks_api:
+        if write_guidelines and provider.kind == ProviderKind.API:
             provider, usage = write(
                 provider,
                 labels,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
 from ..scoring.base import Scorer, ScoringError
+from ..scoring.reasons import Missing, MissingKind, add_reason
 from ..scoring.tasks import gather_or_cancel
 from .patience import DEADLINE, Patience
 from .scorers import Scorers, Unbroken, build_scorers, check_scorers
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..scoring.budget import Budget
     from ..scoring.loop import Job
 
-BUDGET_REASON = "budget of $"  # how the reason begins that a scorer gives for a text it had no money for
 LONGEST_UNPAID = 32  # texts in a row that there was no money for, after which no more is asked
 NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remaining texts."
 
@@ -45,16 +45,11 @@ class Answers:
     scores: NDArray[np.float32]
     called: NDArray[np.bool_]
     cost_usd: NDArray[np.float64]
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, Missing] = field(default_factory=dict)
     took_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         self.took_s = self.took_s if len(self.took_s) else np.zeros(len(self.called))
-
-    def note(self, row: int, reason: str) -> None:
-        """One more reason why an answer about a row is missing."""
-        said = self.errors.get(row)
-        self.errors[row] = reason if said in (None, reason) else f"{said}; {reason}"
 
     def add(self, part: "Answers", rows: slice, share: float = 1.0) -> None:
         """Put what was said about `rows` beside what is known of them; a `share` of its cost is theirs."""
@@ -63,7 +58,7 @@ class Answers:
         self.cost_usd[rows] += share * part.cost_usd
         self.took_s[rows] = np.maximum(self.took_s[rows], part.took_s)
         for row, reason in part.errors.items():
-            self.note(row + rows.start, reason)
+            add_reason(self.errors, row + rows.start, reason)
 
     @classmethod
     def none(cls, count: int, config: LabelFusionConfig) -> "Answers":
@@ -128,7 +123,7 @@ class Asker:
         self._scorers: dict[int, Scorer] | None = None
         self._worked = False
         self._local = False  # local models alone, which have a progress bar of their own
-        self._broken: dict[int, str] = {}  # LLMs that are asked no more, and why
+        self._broken: dict[int, Missing] = {}  # LLMs that are asked no more, and why
         self._over = False  # the money is spent
         self._unpaid = 0  # the last texts in a row that there was none for
         self._turn = asyncio.Lock()  # of those who must know what the last question has cost before they ask the next
@@ -243,7 +238,8 @@ class Asker:
         if told is not None:
             return told
         late = Answers.none(1, self.config)
-        late.called[0], late.errors[0] = sent, f"{scorer.name}: {DEADLINE}" if several else DEADLINE
+        reason = Missing(MissingKind.DEADLINE, DEADLINE)
+        late.called[0], late.errors[0] = sent, reason.named(scorer.name) if several else reason
         return late
 
     async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
@@ -269,15 +265,17 @@ class Asker:
             found.cost_usd += batch.usage.cost_usd / count
             called = np.ones(count, dtype=bool)
             for row, reason in batch.errors.items():
-                broken, poor = reason == self._broken.get(p), reason.startswith(BUDGET_REASON)
-                called[row] = not broken and not poor
-                unpaid |= {row} if poor else set()
-                reason = self._limit_reached() if poor else reason
-                found.note(row, reason if broken else f"{scorers[p].name}: {reason}")
+                why = Missing.of(reason)
+                called[row] = why.kind not in (MissingKind.UNAVAILABLE, MissingKind.BUDGET)
+                if why.kind == MissingKind.BUDGET:
+                    unpaid.add(row)
+                    why = self._limit_reached()
+                why = why if why.kind == MissingKind.UNAVAILABLE else why.named(scorers[p].name)
+                add_reason(found.errors, row, why)
             found.called |= called
         for p in scorers.keys() - set(asked):
             for row in range(count):
-                found.note(row, self._limit_reached() if self._over else self._broken[p])
+                add_reason(found.errors, row, self._limit_reached() if self._over else self._broken[p])
         self._worked |= bool(found.called.any())
         if unpaid:
             paid = np.flatnonzero(found.called)
@@ -296,8 +294,9 @@ class Asker:
             total += float(self.patience.unheard.pop().cost_usd.sum())
         return total
 
-    def _limit_reached(self) -> str:
-        return f"`max_cost_usd` of ${self.budget.limit if self.budget else 0:g} reached"
+    def _limit_reached(self) -> Missing:
+        limit = self.budget.limit if self.budget else 0
+        return Missing(MissingKind.BUDGET, f"`max_cost_usd` of ${limit:g} reached")
 
     def _stop(self) -> None:
         if not self._over:
@@ -305,12 +304,12 @@ class Asker:
             told = f" ({self.budget.told()})" if self.budget else ""
             logger.warning(NO_MORE, self._limit_reached() + told)
 
-    def _break(self, p: int, error: ScoringError) -> str:
+    def _break(self, p: int, error: ScoringError) -> Missing:
         """Ask the LLM `p` no more in this run. What the others say is not lost; at the start of a run all is said."""
         if not self._worked and (error.batch is None or not error.batch.mask.any()):
             raise ScoringError(f"{error} (For the encoder alone: llm_policy='never', or llm=None in `fit`.)") from error
         if p not in self._broken:
-            self._broken[p] = str(error)
+            self._broken[p] = error.missing
             if len(self._broken) == len(self._resolve()):
                 logger.warning(NO_MORE, error)
             else:

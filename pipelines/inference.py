@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..configuration import LabelFusionConfig
+from ..configuration import LabelFusionConfig, ProviderKind
 from ..training.encoding import encode_texts, evaluating, novelty_of
 from ..training.gate import gate_values
 from .asking import Asker
@@ -247,7 +247,7 @@ class _Engine:
     def begin(self, window: Window) -> None:
         """Choose the texts to ask about, and ask. Only a policy that looks at the encoder waits for it."""
         config = self.model.config
-        recorded = np.array(["recorded" in (p.model, p.method) for p in config.providers], dtype=bool)
+        recorded = np.array([p.kind == ProviderKind.RECORDED for p in config.providers], dtype=bool)
         brought = np.any(np.all(~np.isnan(window.scores), axis=2), axis=1)
         blank = np.array([not text.strip() for text in window.texts])  # nothing to ask about
         subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
@@ -306,8 +306,8 @@ class _Engine:
             window.take(window.asking.result())
             window.proceed()
         logits, encoder_logits = self.fuse(embeddings, window.scores)
-        multi_label, errors = self.model.config.multi_label, dict(sorted(window.errors.items()))
-        told = (window.scores, window.called, window.cost_usd, multi_label, errors)
+        errors: dict[int, str] = dict(sorted(window.errors.items()))
+        told = (window.scores, window.called, window.cost_usd, self.model.config.multi_label, errors)
         novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
         return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
 

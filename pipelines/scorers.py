@@ -1,10 +1,12 @@
 """The scorers of a model's LLMs: made from the config or from what the caller puts in their place, and checked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from ..configuration import LabelFusionConfig, LLMProvider
 from ..scoring.base import ScoreBatch, Scorer, ScoringError, missing
+from ..scoring.reasons import Missing
 
 Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
 
@@ -98,7 +100,7 @@ class Unbroken:
         broke: Called with the error; returns the reason that the texts are given, or raises.
     """
 
-    def __init__(self, scorer: Scorer, broke: Callable[[ScoringError], str]) -> None:
+    def __init__(self, scorer: Scorer, broke: Callable[[ScoringError], Missing]) -> None:
         self.scorer, self.broke = scorer, broke
         self.name, self.labels, self.multi_label = scorer.name, scorer.labels, scorer.multi_label
         self.counts_progress = getattr(scorer, "counts_progress", False)
@@ -109,8 +111,9 @@ class Unbroken:
             return await self.scorer.score(texts)
         except ScoringError as error:
             reason = self.broke(error)
-            if error.batch is not None:
-                return error.batch
+            if error.batch is not None:  # its reasons may be words alone
+                told = {row: reason if said == reason else said for row, said in error.batch.errors.items()}
+                return replace(error.batch, errors=told)
             nothing = missing(len(texts), len(self.labels))
             return ScoreBatch(nothing, "missing", errors=dict.fromkeys(range(len(texts)), reason))
 

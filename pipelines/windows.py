@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..scoring.reasons import Missing, add_reason
 from .asking import Answers, Asking
 
 
@@ -35,7 +36,7 @@ class Window:
         self.cost_usd = np.zeros(len(self.texts))
         self.waited_s = np.zeros(len(self.texts))  # for the LLMs asked so far
         self.wanted = np.zeros(self.scores.shape[:2], dtype=bool)
-        self.errors: dict[int, str] = {}
+        self.errors: dict[int, Missing] = {}
 
     def proceed(self) -> None:
         """Ask the next question; `asking` is `None` if there is none."""
@@ -50,6 +51,4 @@ class Window:
         self.called[self.asked] |= answers.called
         self.cost_usd[self.asked] += answers.cost_usd
         for i, reason in answers.errors.items():
-            row = int(self.asked[i])
-            said = self.errors.get(row)
-            self.errors[row] = reason if said in (None, reason) else f"{said}; {reason}"
+            add_reason(self.errors, int(self.asked[i]), reason)

@@ -27,6 +27,7 @@ from .money import require_price
 from .prompts import Example
 from .providers import resolve
 from .questions import Questions
+from .reasons import Missing, MissingKind
 from .run import Run, current_question, current_run
 from .store import ScoreStore
 from .tasks import gather_or_drain, leave_wire
@@ -101,7 +102,7 @@ class APIScorer:
         call = Call(distinct, neighbours, scores, run, self.endpoint.model, self.failure_limit)
         todo = [row for row, text in enumerate(distinct) if text.strip()]
         for row in set(range(len(distinct))) - set(todo):
-            call.note(row, "empty text")
+            call.note(row, Missing(MissingKind.NO_TEXT, "empty text"))
         name = self._choice.chosen
         if todo:
             engine = await self._engine()
@@ -118,14 +119,14 @@ class APIScorer:
                         await self._answer(engine, call, name, todo)
             await call.reread(engine)  # another call may have shown the scale
             for _, row, error, _ in call.pending:
-                call.note(row, error.reason)
+                call.note(row, error.missing)
         for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
             if row not in call.errors:
-                call.note(row, call.stopped or "not asked")
+                call.note(row, call.stopped or Missing(MissingKind.STOPPED, "not asked"))
         if call.stopped and call.broken is None:
             logger.warning("%s: stopped early: %s.", self.name, call.stopped.rstrip("."))
         method = name or self.provider.method
-        batch = expand(ScoreBatch(call.scores, method, call.usage, call.errors, call.cached), rows)
+        batch = expand(ScoreBatch(call.scores, method, call.usage, dict(call.errors), call.cached), rows)
         if call.broken is not None:
             call.broken.batch = batch
             raise call.broken
@@ -226,7 +227,7 @@ class APIScorer:
                 except ScoringError as error:
                     if not call.usage.requests:
                         raise
-                    call.broken, call.stopped = error, str(error)  # it worked at first: keep what is paid
+                    call.broken, call.stopped = error, error.missing  # it worked at first: keep what is paid
                 finally:
                     leave_wire()
                 # Without an answer: others may ask now. If they had to wait until we have all of theirs, and we for
@@ -275,21 +276,20 @@ class APIScorer:
             reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
         except BudgetReachedError as error:  # a shorter text may still do
             call.pay(error.usage)
-            call.unpaid = str(error)
             for row in rows:
-                call.note(row, call.unpaid)
+                call.note(row, error.missing)
             return Verdict.TROUBLE
         except RequestError as error:
             call.pay(error.usage)
             if error.kind in (FILTERED, TOO_LONG):
-                return await self._ask_apart(engine, call, method, rows, error.reason)
+                return await self._ask_apart(engine, call, method, rows, error.missing)
             if is_refused(error, method) and (
                 (probing and not last) or (self._choice.recalled and is_missing_feature(error))
             ):
                 raise UnsupportedError(error.reason) from None
             if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
                 raise fatal from None
-            call.failed(engine, rows, error.reason)
+            call.failed(engine, rows, error.missing)
             return Verdict.TROUBLE
         call.pay(reply.usage)
         answers: list[NDArray[np.float32] | UnansweredError]
@@ -314,7 +314,7 @@ class APIScorer:
             await call.reread(engine)
         return Verdict.SETTLED if all(isinstance(a, UnknownScaleError) for a in answers) else Verdict.ANSWERED
 
-    async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: str) -> Verdict:
+    async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: Missing) -> Verdict:
         """Ask about each row of a refused request by itself: the fault may be one text's. A row alone has none."""
         for row in rows if len(rows) > 1 else []:
             await self._ask(engine, call, method, [row])
@@ -353,10 +353,11 @@ class APIScorer:
         except ScoringError as error:
             raise ScoringError(f"{self.name}: {error}") from None
         for row, reason in found.unread.items():
-            call.failed(engine, [row], f"unusable answer: {reason}")
+            call.failed(engine, [row], reason)
         if found.trouble and not call.stopped:
             last = next(reversed(call.errors.values()))
-            call.stopped = last if last == call.unpaid else f"no answer from the API, the last: {last}"
+            unpaid = last.kind in (MissingKind.BUDGET, MissingKind.UNRECORDED)
+            call.stopped = last if unpaid else Missing(MissingKind.STOPPED, f"no answer from the API, the last: {last}")
         return found.method, found.left
 
 

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from .reasons import Missing, MissingKind
+
 
 @dataclass
 class Usage:
@@ -35,7 +37,7 @@ class ScoreBatch:
             where the provider has no answer.
         method: How the scores were obtained, one of `labelfusion.configuration.llm_provider.METHODS`.
         usage: Requests, tokens and dollars spent for this batch (answers from the store cost nothing).
-        errors: `{row: reason}` for rows without an answer. Never holds a text or a key.
+        errors: `{row: reason}` for rows without an answer: `Missing`, or a plain message. Never holds a text or a key.
         cached: Number of texts answered from the score store.
     """
 
@@ -72,6 +74,11 @@ class ScoringError(RuntimeError):
 
     batch: ScoreBatch | None = None
 
+    @property
+    def missing(self) -> Missing:
+        """The reason for the texts that are not queried because of it."""
+        return Missing(MissingKind.UNAVAILABLE, str(self))
+
 
 class UnansweredError(Exception):
     """A reply that answers nothing: a refusal, or something that cannot be read. Never holds a text.
@@ -89,6 +96,13 @@ class UnansweredError(Exception):
     def unread(self) -> bool:
         """Whether the model has answered, but nobody can read it."""
         return not self.refused
+
+    @property
+    def missing(self) -> Missing:
+        """The reason for the text that has no answer."""
+        if self.refused:
+            return Missing(MissingKind.REFUSED, self.reason)
+        return Missing(MissingKind.UNREADABLE, f"unusable answer: {self.reason}")
 
 
 def unique(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:

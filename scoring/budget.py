@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .base import Usage
+from .reasons import Missing, MissingKind
 
 if TYPE_CHECKING:
     from .money import Price
@@ -29,11 +30,17 @@ NOTE_AHEAD = 1.005  # share by which what is noted is ahead of what is spent
 
 
 class BudgetReachedError(Exception):
-    """The next request would probably spend more than is allowed. `usage`: what failed attempts before it have cost."""
+    """The next request would probably spend more than is allowed.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.usage = Usage()
+    Args:
+        missing: The reason for the texts of the request.
+
+    `usage` is what failed attempts before it have cost.
+    """
+
+    def __init__(self, missing: Missing) -> None:
+        super().__init__(missing)
+        self.missing, self.usage = missing, Usage()
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,8 @@ class Budget:
         if self._unnoted is not None:
             del self._out[new]
             why = self._unnoted.strerror or self._unnoted
-            new.refused = BudgetReachedError(f"what is spent cannot be noted ({why})")
+            reason = Missing(MissingKind.UNRECORDED, f"what is spent cannot be noted ({why})")
+            new.refused = BudgetReachedError(reason)
             raise new.refused
         return True
 
@@ -255,7 +263,7 @@ class Budget:
                     self._unnoted = error
 
     def _reached(self) -> BudgetReachedError:
-        return BudgetReachedError(f"budget of ${self.limit:g} reached")
+        return BudgetReachedError(Missing(MissingKind.BUDGET, f"budget of ${self.limit:g} reached"))
 
 
 class Reservation:

@@ -12,7 +12,8 @@ from .json_answer import JSONMethod
 from .learnt import UnknownScaleError
 from .method import Method
 from .prompts import Example
-from .run import Run, is_final
+from .reasons import Missing, MissingKind
+from .run import Run
 from .store import Answer
 
 
@@ -27,14 +28,13 @@ class Call:
     model: str
     failure_limit: int
     keys: dict[int, bytes] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, Missing] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     cached: int = 0
     failures: int = 0  # in a row
-    stopped: str | None = None  # why no more is asked
+    stopped: Missing | None = None  # why no more is asked
     broken: ScoringError | None = None  # where that is because nothing can work any more
     asked: bool = False  # something
-    unpaid: str | None = None  # the reason of rows that there was no money for
     # Answers of models whose scale is not known yet: row, and what it has cost.
     pending: list[tuple[JSONMethod, int, UnknownScaleError, Usage]] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ class Call:
 
     def unkept(self, error: str) -> None:
         """Nothing can be stored: what is paid is returned, and no more is asked that would be lost with the process."""
-        self.stopped = self.stopped or f"no answer can be kept. {error}"
+        self.stopped = self.stopped or Missing(MissingKind.STOPPED, f"no answer can be kept. {error}")
 
     def pay(self, usage: Usage) -> None:
         """Count what a request has cost."""
@@ -54,8 +54,8 @@ class Call:
 
     def note(self, row: int, outcome: Outcome, cached: bool = False) -> None:
         """Note the scores of a row, or the reason why it has none."""
-        failed = isinstance(outcome, str)
-        if isinstance(outcome, str):
+        failed = isinstance(outcome, Missing)
+        if isinstance(outcome, Missing):
             self.errors[row] = outcome
         else:
             self.scores[row] = outcome
@@ -89,11 +89,11 @@ class Call:
                 self.pending.append((method, row, answer, Usage(0, *tokens, usage.cost_usd * share)))
                 self._count_failure(answer.reason)
             elif not isinstance(answer, UnansweredError) or answer.refused:
-                outcome = answer.reason if isinstance(answer, UnansweredError) else answer
+                outcome = answer.missing if isinstance(answer, UnansweredError) else answer
                 self.note(row, outcome)
                 engine.tell(self.keys[row], outcome)
             else:
-                self.failed(engine, [row], f"unusable answer: {answer.reason}")
+                self.failed(engine, [row], answer.missing)
 
     async def reread(self, engine: Engine) -> None:
         """Read the answers that have waited for the scale of their model, if that is known by now."""
@@ -107,15 +107,16 @@ class Call:
                 answer = contradiction
             await self.keep(engine, method, [row], [answer], usage)
 
-    def failed(self, engine: Engine, rows: Sequence[int], reason: str) -> None:
+    def failed(self, engine: Engine, rows: Sequence[int], reason: Missing) -> None:
         """These rows have no usable answer."""
         for row in rows:
             self.note(row, reason)
-            if is_final(reason):  # else another call may try
+            if reason.is_final:  # else another call may try
                 engine.tell(self.keys[row], reason)
             self._count_failure(reason)
 
     def _count_failure(self, reason: str) -> None:
         self.failures += 1
         if self.failures >= self.failure_limit and not self.stopped:
-            self.stopped = f"{self.failures} texts in a row without a usable answer, the last: {reason}"
+            why = f"{self.failures} texts in a row without a usable answer, the last: {reason}"
+            self.stopped = Missing(MissingKind.STOPPED, why)

@@ -11,8 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..configuration import LLMProvider
-from ..configuration.llm_provider import LOCAL_PREFIXES
+from ..configuration import LLMProvider, ProviderKind
 from .base import ScoringError
 from .providers import OTHER_FORMATS
 
@@ -222,14 +221,13 @@ def check_texts(
 
 
 def _asks(provider: LLMProvider) -> bool:
-    """Whether anything is asked, or loaded, at all."""
-    given = ("recorded", "callable")
-    return provider.method not in given and provider.model.partition("/")[0] not in given
+    """Whether anything is queried, or loaded, at all."""
+    return provider.kind in (ProviderKind.API, ProviderKind.LOCAL)
 
 
 def _check_model(provider: LLMProvider) -> None:
     model = provider.model
-    if model.startswith(LOCAL_PREFIXES) and not provider.api_base:
+    if provider.kind == ProviderKind.LOCAL:
         name = model.partition("/")[2]
         # A repository of the Hub, whose weights are then taken from safetensors alone; no file of this machine.
         if not is_hub_id(name):

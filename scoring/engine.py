@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from .base import ScoringError
 from .claims import CLAIM_S, owner_name
 from .client import Client
+from .reasons import Missing
 from .store import Answer, Look, ScoreStore, question_key
 from .store_file import StoreBusyError
 
 logger = logging.getLogger(__name__)
 
-Outcome = NDArray[np.float32] | str  # scores `(K,)`, or the reason why there are none
+Outcome = NDArray[np.float32] | Missing  # scores `(K,)`, or the reason why there are none
 T = TypeVar("T")
 POLL_S = 0.05, 0.25  # seconds between two looks at what other processes do: at first, and at most
 _boards: "WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[object, Board]]" = WeakKeyDictionary()

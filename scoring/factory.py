@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configuration import LLMProvider
+from ..configuration import LLMProvider, ProviderKind
 from .base import Scorer
 from .consent import allowed
 from .fixed import CallableScorer, RecordedScorer
@@ -53,11 +53,11 @@ def build_scorer(
     """
     provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     name = provider.name or provider.model
-    if provider.model == "recorded" or provider.method == "recorded":
+    if provider.kind == ProviderKind.RECORDED:
         return RecordedScorer(name, labels, multi_label)
-    if provider.model == "callable" or provider.model.startswith("callable/") or provider.method == "callable":
+    if provider.kind == ProviderKind.CALLABLE:
         return CallableScorer(name, labels, multi_label, function)
-    if provider.is_local:
+    if provider.kind == ProviderKind.LOCAL:
         if provider.method not in ("auto", "likelihood", "decision"):
             raise ValueError(
                 f"{name}: a local model scores with the methods 'likelihood' and 'decision', not {provider.method!r}. "

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..configuration.secrets import redact
 from .base import ScoreBatch, check_scores, missing
+from .reasons import Missing, MissingKind
 from .run import current_question
 
 
@@ -35,7 +36,7 @@ class CallableScorer:
             RuntimeError: If it wanted to end the program, or an iterator.
         """
         if self.function is None or not texts:
-            reason = f"{self.name}: no function was given"
+            reason = Missing(MissingKind.NO_SCORES, f"{self.name}: no function was given")
             return ScoreBatch(
                 missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
             )
@@ -53,7 +54,8 @@ class CallableScorer:
             ) from None
         scores = check_scores(answer, len(texts), len(self.labels), self.multi_label, self.name)
         gone = np.flatnonzero(np.isnan(scores).any(axis=1)).tolist()
-        return ScoreBatch(scores, self.method, errors=dict.fromkeys(gone, "the function gave no answer"))
+        reason = Missing(MissingKind.NO_SCORES, "the function gave no answer")
+        return ScoreBatch(scores, self.method, errors=dict.fromkeys(gone, reason))
 
     def _call(self, function: Callable[[list[str]], Any], texts: list[str], begun: Callable[[], Any]) -> Any:
         begun()
@@ -81,7 +83,7 @@ class RecordedScorer:
 
     async def score(self, texts: Sequence[str]) -> ScoreBatch:
         """All rows missing."""
-        reason = "recorded scores come with the data; this text has none"
+        reason = Missing(MissingKind.NO_SCORES, "recorded scores come with the data; this text has none")
         return ScoreBatch(
             missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..configuration import LLMProvider
+from ..configuration import LLMProvider, ProviderKind
 from .base import ScoringError, Usage
 from .budget import Budget, BudgetReachedError
 from .client import Client, explain
@@ -55,12 +55,12 @@ def write_guidelines(
 
     Raises:
         ScoringError: If the LLM gives none, or if it is declared by a model from the Hub and not allowed.
-        ValueError: For a local model, which only scores.
+        ValueError: For anything but an LLM behind an API: local models only score, recorded scores ask nobody.
     """
     provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     if provider.guidelines:
         return provider, Usage()
-    if provider.is_local or provider.model.split("/")[0] in ("recorded", "callable"):
+    if provider.kind != ProviderKind.API:
         raise ValueError(f"{provider.name} cannot write guidelines: that takes an LLM behind an API.")
     examples = balanced_examples(pool, labels, num_examples, seed) if pool else []
     method = _GuidelinesMethod(

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .base import ScoringError, UnansweredError
+from .reasons import Missing, MissingKind
 from .store import ScoreStore, question_key
 
 CERTAIN = 3  # different answers in shares, and none in per cent, after which a model is taken to answer in shares
@@ -26,6 +27,11 @@ class UnknownScaleError(UnansweredError):
     def unread(self) -> bool:
         """It can be read as soon as the scale is known."""
         return False
+
+    @property
+    def missing(self) -> Missing:
+        """The reason for as long as the scale is not known."""
+        return Missing(MissingKind.UNDECIDED, self.reason)
 
 
 @dataclass

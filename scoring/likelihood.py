@@ -15,6 +15,7 @@ from ..configuration.secrets import redact
 from .base import ScoreBatch, ScoringError, Usage, missing
 from .embedded import resolve_model
 from .prompts import example_labels
+from .reasons import Missing, MissingKind
 from .verbalizers import resolve_verbalizers, separating_words
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class LikelihoodScorer:
             if isinstance(text, str) and text.strip():
                 rows.append(i)
             else:
-                errors[i] = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
+                said = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
+                errors[i] = Missing(MissingKind.NO_TEXT, said)
         if not rows:
             return out, errors, Usage()
         lm, questions = self._prepare()
@@ -212,7 +214,8 @@ class LikelihoodScorer:
                 tokens += sum(map(len, ids)) + len(ids) * len(question.tree.tokens) + len(question.prefix.tokens)
         out[rows] = np.concatenate(by_template, axis=1).mean(axis=1)
         for i in blank:
-            out[i], errors[i] = np.nan, "the tokenizer of the model makes nothing of the text"
+            out[i] = np.nan
+            errors[i] = Missing(MissingKind.NO_TEXT, "the tokenizer of the model makes nothing of the text")
         return out, errors, Usage(requests=len(rows) - len(blank), prompt_tokens=tokens)
 
     def _encode(self, lm: "CausalLM", question: "_Question", texts: list[str]) -> list[list[int]]:

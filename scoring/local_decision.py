@@ -15,6 +15,7 @@ from .defuse import quote
 from .embedded import resolve_model
 from .method import UnansweredError, UnsupportedError
 from .providers import resolve
+from .reasons import Missing, MissingKind
 
 if TYPE_CHECKING:
     from .decision_model import DecisionModel
@@ -102,7 +103,8 @@ class LocalDecisionScorer:
             if isinstance(text, str) and text.strip():
                 rows.append(i)
             else:
-                errors[i] = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
+                said = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
+                errors[i] = Missing(MissingKind.NO_TEXT, said)
         if not rows:
             return ScoreBatch(scores, self.method, Usage(), errors)
         model, max_tokens = self._prepare()
@@ -126,7 +128,7 @@ class LocalDecisionScorer:
             except UnansweredError as error:  # such as NaN
                 found = error
             if isinstance(found, UnansweredError):
-                errors[i] = f"unusable answer: {found.reason}"
+                errors[i] = found.missing
             else:
                 scores[i] = found
         return ScoreBatch(scores, self.method, Usage(requests=len(rows), prompt_tokens=tokens), errors)

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from .base import ScoringError
 from .method import UnansweredError, UnsupportedError
 from .questions import Questions
+from .reasons import Missing
 from .store import ScoreStore
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Found:
 
     method: str | None
     left: list[int]
-    unread: dict[int, str] = field(default_factory=dict)
+    unread: dict[int, Missing] = field(default_factory=dict)
     trouble: bool = False
 
 
@@ -100,8 +101,8 @@ class MethodChoice:
         left, reasons, certain = list(rows), [], True
         names = [method.name for method in self.questions.methods()]
         for name in names:
-            unread: dict[int, str] = {}
-            trouble, refused = 0, False
+            unread: dict[int, Missing] = {}
+            trouble, refused, unreadable = 0, False, ""
             if left and not self._given_up(name):
                 self._say(f"trying the method {name!r}")
             for row in list(left) if not self._given_up(name) else []:
@@ -113,7 +114,7 @@ class MethodChoice:
                     reasons.append(f"{name}: {error}")
                 except UnansweredError as error:
                     self._unread[name] += 1
-                    unread[row] = error.reason
+                    unread[row], unreadable = error.missing, error.reason
                 else:
                     left.remove(row)
                     if verdict is Verdict.ANSWERED:
@@ -125,7 +126,7 @@ class MethodChoice:
                     if trouble == PROBES:
                         return Found(None, [], unread, trouble=True)
                 if self._given_up(name):
-                    why = reasons[-1].partition(": ")[2] if self._refused[name] >= CONFIRMED else unread[row]
+                    why = reasons[-1].partition(": ")[2] if self._refused[name] >= CONFIRMED else unreadable
                     self._say(f"the method {name!r} is left: {why}")
                     break
             if not left:

@@ -96,24 +96,6 @@ current_question: ContextVar[Question | None] = ContextVar("labelfusion_question
 current_reservation: ContextVar[Reservation | None] = ContextVar("labelfusion_reservation", default=None)
 
 
-# How the reasons begin for which a text has no answer and will have none, however often it is asked.
-_FINAL = (
-    "empty text",
-    "refused",
-    "text too long",
-    "stopped by the content filter",
-    "unusable answer",
-    "HTTP 400",
-    "HTTP 413",
-    "HTTP 422",
-)
-
-
-def is_final(reason: str) -> bool:
-    """Whether a text without an answer, for this `reason`, is not worth asking about again."""
-    return reason.startswith(_FINAL)
-
-
 class ProgressBar:
     """A tqdm bar for `Progress`: rate and time left, dollars, answers from the store, failures."""
 

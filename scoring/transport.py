@@ -16,9 +16,11 @@ from .api_errors import FILTERED, KEY, TOO_LONG, plain_code, read_error
 from .base import ScoringError, Usage
 from .limits import Slots
 from .providers import Endpoint
+from .reasons import Missing, MissingKind
 
 CONNECTIONS_PER_POOL = 8
 REFUSALS = frozenset({401, 402, 403, 404, 405, 501})  # of the key, the account, the model or the path
+WRONG_REQUEST = frozenset({400, 413, 422})  # the same request will never work
 REFUSED_S = 0.1  # pause after one: most likely no other request can work, and it is read before the next leaves
 UNCONNECTED = "connection failed"
 CHAT, DECISIONS, SYSTEMONE = "/chat/completions", "/decisions", "/systemone"
@@ -57,6 +59,13 @@ class RequestError(Exception):
         self.reason, self.status, self.retryable, self.retry_after, self.param, self.kind = (
             reason, status, retryable, retry_after, param, kind,
         )  # fmt: skip
+
+    @property
+    def missing(self) -> Missing:
+        """The reason for the texts of the request."""
+        kinds = {FILTERED: MissingKind.REFUSED, TOO_LONG: MissingKind.TOO_LONG}
+        otherwise = MissingKind.REJECTED if self.status in WRONG_REQUEST else MissingKind.FAILED
+        return Missing(kinds.get(self.kind or "", otherwise), self.reason)
 
 
 class Transport(Protocol):

@@ -88,7 +88,7 @@ def test_a_scorer_that_keeps_to_the_budget_itself(
                     budget.settle(0.03, 0.03)
                 except BudgetReachedError as error:
                     paid = min(paid, i)
-                    batch.scores[i], batch.errors[i] = np.nan, str(error)
+                    batch.scores[i], batch.errors[i] = np.nan, error.missing
             batch.usage.cost_usd = 0.03 * paid
             return batch
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.configuration import LabelFusionConfig, LLMProvider
+from labelfusion.configuration import DecisionRule, LabelFusionConfig, LLMProvider, Task
 from labelfusion.configuration.secrets import redact, refuse_secrets
 from transformers import AutoConfig, RobertaConfig
 
@@ -399,3 +399,18 @@ def test_refusal_names_the_place_and_never_the_text() -> None:
     with pytest.raises(ValueError, match=r"here\['list'\]\[1\]\['deep'\] looks like a credential") as error:
         refuse_secrets({"list": ["fine", {"deep": SECRET}]}, "here")
     assert SECRET not in str(error.value)
+
+
+def test_task_and_decision_rule_are_those_of_the_config() -> None:
+    config = LabelFusionConfig(
+        num_labels=12,
+        problem_type="multi_label_classification",
+        class_descriptions={"LABEL_1": "the second"},
+        thresholds=[0.25] * 12,
+        min_labels=1,
+    )
+    assert config.task == Task([f"LABEL_{i}" for i in range(12)], True, {"LABEL_1": "the second"})
+    assert config.task.num_labels == 12
+    assert config.decision_rule == DecisionRule([0.25] * 12, 1)
+    assert not {"task", "decision_rule"} & config.to_dict().keys()
+    assert (Task(["a"]).multi_label, DecisionRule().thresholds, DecisionRule().min_labels) == (False, None, 0)
