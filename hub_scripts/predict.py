@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
-    from ..pipelines.policy import Policy
+    from ..routing.policy import Policy
+    from ..routing.risk import RiskControl
     from ..scoring.budget import Budget
-    from ..training.risk import RiskControl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
-    from ..pipelines.policy import controlled_risk, resolve_policy
+    from ..routing.policy import controlled_risk, resolve_policy
 
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
@@ -241,7 +241,7 @@ def _answers(
 ) -> Iterator[Row]:
     """The new columns of each row."""
     from ..pipelines.answers import hold_back, source_names
-    from ..training.thresholds import decide
+    from ..routing.decisions import decide
 
     probabilities, encoder = part.probabilities, part.encoder_probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")

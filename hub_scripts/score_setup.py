@@ -273,9 +273,9 @@ def _embedder(encoder: str) -> Callable[[list[str]], Any]:
 
     def embed(texts: list[str]) -> Any:
         from ..modeling_labelfusion import LabelFusionForSequenceClassification
+        from ..modeling_labelfusion.encoding import encode_texts
+        from ..modeling_labelfusion.tokenizer_files import load_tokenizer
         from ..scoring.embedded import resolve_model
-        from ..training.encoding import encode_texts
-        from ..training.tokenizer_files import load_tokenizer
 
         if not loaded:
             folder = resolve_model(encoder)

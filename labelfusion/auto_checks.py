@@ -8,7 +8,7 @@ import numpy as np
 
 from .training.calibration_choice import CALIBRATIONS
 from .training.data import LabelledTexts
-from .training.fit import ENCODER_TRAINING
+from .training.options import ENCODER_TRAINING
 from .training.thresholds import METRICS
 
 logger = logging.getLogger(__name__)

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.encoding import encode_texts, evaluating, novelty_of
-from ..training.gate import gate_values
+from ..modeling_labelfusion.encoding import encode_texts, evaluating
+from ..routing.gate import gate_values
+from ..routing.novelty import novelty_of
+from ..routing.policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
 from .asking import Asker
 from .blanks import Blanks
 from .inputs import Row, given_scores, read_inputs
 from .patience import Patience
-from .policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
 from .scorers import Scorers
 from .windows import Window
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.configuration import LabelFusionConfig
-from labelfusion.pipelines.policy import Above, StreamSelector, for_accuracy, select
+from labelfusion.routing.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
+from labelfusion.routing.policy import Above, StreamSelector, for_accuracy, select
 from labelfusion.training.dial import calibrate_dial
-from labelfusion.training.fusion_fit import FusionData
-from labelfusion.training.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
+from labelfusion.training.fusion_data import FusionData
 from labelfusion.training.gate_fit import (
     calibrate_cascade,
     calibrate_gate,

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion.baselines import BaselineFusion
-from .fusion_fit import FusionData
+from .fusion_data import FusionData
 from .losses import log_loss, minimize
 
 

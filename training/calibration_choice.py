@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..modeling_labelfusion.monotone import Knots, calibrated, map_scores
 from .calibration import fit_answer_map, fit_score_map, fit_temperature, fit_vector_scaling
-from .fusion_fit import ALONE_PENALTY, FusionData, pool_out_of_fold
+from .fusion_data import FusionData
+from .fusion_fit import ALONE_PENALTY, pool_out_of_fold
 from .losses import clearly_better, log_loss
 from .metrics import classification_metrics, softmax_or_sigmoid
 

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .contrastive import ContrastiveOptions, contrast
-from .encoding import encode_texts
+from ..modeling_labelfusion.encoding import encode_texts
+from .contrastive import contrast
 from .losses import clearly_better, log_loss
+from .options import ContrastiveOptions
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..modeling_labelfusion.encoding import token_batches
 from ..modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
-from .encoding import token_batches
 from .losses import log_loss, minimize
 from .probe import best_penalty, fit_probe, penalty_path
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..modeling_labelfusion.encoding import evaluating
 from .contrastive import layer_stack
-from .encoding import evaluating
 
 if TYPE_CHECKING:
     from ..modeling_labelfusion import LabelFusionForSequenceClassification

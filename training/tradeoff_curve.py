@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gate import SHARES
+from ..routing.gate import SHARES
 from .gate_fit import gate_area
 from .statistics import NUM_RESAMPLES, bootstrap_means, percentile_interval
 
