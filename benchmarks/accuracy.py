@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
 from labelfusion.modeling_labelfusion.encoding import complete, encode_texts
-from labelfusion.training import finetune_fit
 from labelfusion.training.data import LabelledTexts
-from labelfusion.training.finetune import finetune
+from labelfusion.training.encoder import finetune_fit
+from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid

@@ -121,8 +121,8 @@ def _policies(found: dict[str, Any]) -> list[str]:
     lines = [
         "The policy `auto` with its threshold from the fit; with several LLMs also as a cascade, one after the other.",
         f"Drift: the share that the same threshold asks about in texts of another data set ({_foreign(found)}), with "
-        "the novelty of the texts ([`training/novelty_fit.py`](../training/novelty_fit.py)) and without; then which "
-        "share of the texts is novel at all, held out and foreign.",
+        "the novelty of the texts ([`training/encoder/novelty_fit.py`](../training/encoder/novelty_fit.py)) and "
+        "without; then which share of the texts is novel at all, held out and foreign.",
         "",
     ]
     header = ["data set", "asked", "accuracy", "always", "cascade", "asked under drift", "without novelty"]

@@ -17,8 +17,8 @@ from ..pipelines.asking import Asker, as_budget
 from ..pipelines.inference import run
 from ..routing.gate import gate_values
 from ..routing.policy import check_policy
+from ..training.calibration.gate_fit import is_right
 from ..training.data import LabelledTexts
-from ..training.gate_fit import is_right
 from ..training.tradeoff_curve import tradeoff_curve
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from .pipelines.inference import Inference
 from .routing.policy import Policy, controlled_risk, resolve_policy
 from .scoring.budget import Budget
 from .source_metrics import risk_metrics, source_metrics
+from .training.calibration.gate_fit import is_right
 from .training.data import LabelledTexts, with_labels
-from .training.gate_fit import is_right
 from .training.review import suspected_labels
 
 

@@ -10,7 +10,7 @@ from .pipelines.answers import hold_back, source_names
 from .pipelines.inference import Inference
 from .routing.decisions import widen
 from .routing.risk import RiskControl
-from .training.gate_fit import is_right
+from .training.calibration.gate_fit import is_right
 from .training.metrics import classification_metrics
 
 

@@ -11,8 +11,8 @@ from labelfusion.modeling_labelfusion.heads import NoveltyHead
 from labelfusion.pipelines.inference import infer, run
 from labelfusion.routing.gate import expected_error, gate_values
 from labelfusion.routing.novelty import doubted, novelty_of
+from labelfusion.training.encoder.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
 from labelfusion.training.fit import fit_model
-from labelfusion.training.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
 from labelfusion.training.options import FinetuneOptions, FitOptions
 
 from labelfusion import LabelFusionForSequenceClassification as Model

@@ -12,7 +12,7 @@ from labelfusion.pipelines.inference import Inference
 from labelfusion.routing.gate import SHARES
 from labelfusion.routing.policy import Above, controlled_risk
 from labelfusion.routing.risk import risk_control
-from labelfusion.training.risk_fit import calibrate_risk
+from labelfusion.training.calibration.risk_fit import calibrate_risk
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model

@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from ..modeling_labelfusion import LabelFusionForSequenceClassification
 from ..modeling_labelfusion.encoding import encode_texts, inner_layers
 from ..modeling_labelfusion.heads import HEADS
-from .baseline_fit import fit_baseline, out_of_fold
-from .calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
-from .dial import calibrate_dial
-from .encoder_fit import fit_encoder
+from .calibration.calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
+from .calibration.risk_fit import calibrate_risk
+from .calibration.selective_querying import calibrate_dial
+from .calibration.thresholds import tune_thresholds
+from .encoder.encoder_fit import fit_encoder
+from .encoder.novelty_fit import fit_novelty
 from .folds import assign_folds
-from .fusion_data import FusionData
-from .fusion_fit import fit_fusion
-from .label_sets import choose_label_sets
+from .fusion.baseline_fit import fit_baseline, out_of_fold
+from .fusion.fusion_data import FusionData
+from .fusion.fusion_fit import fit_fusion
+from .fusion.label_sets import choose_label_sets
 from .metrics import classification_metrics, softmax_or_sigmoid
-from .novelty_fit import fit_novelty
 from .options import FitOptions
 from .review import check_class_order, check_quality
-from .risk_fit import calibrate_risk
-from .thresholds import tune_thresholds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_logits
+from ...modeling_labelfusion.fusion import FusionMLP, ScorePool, pool_logits
+from ..losses import clearly_better, log_loss, minimize
 from .fusion_data import FusionData
-from .losses import clearly_better, log_loss, minimize
 from .missing_fit import fit_missing
 from .mlp_fit import fit_mlp, mlp_out_of_fold
 

@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..modeling_labelfusion.encoding import encode_texts
+from ...modeling_labelfusion.encoding import encode_texts
+from ..losses import clearly_better, log_loss
+from ..options import ContrastiveOptions
 from .contrastive import contrast
-from .losses import clearly_better, log_loss
-from .options import ContrastiveOptions
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 logger = logging.getLogger(__name__)
 

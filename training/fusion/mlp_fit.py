@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.fusion import FusionMLP
+from ...modeling_labelfusion.fusion import FusionMLP
 
 if TYPE_CHECKING:
     from .fusion_data import FusionData

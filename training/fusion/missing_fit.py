@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.fusion import ScorePool
-from .losses import minimize
+from ...modeling_labelfusion.fusion import ScorePool
+from ..losses import minimize
 
 if TYPE_CHECKING:
     from .fusion_data import FusionData

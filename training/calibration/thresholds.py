@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..routing.decisions import decide
+from ...routing.decisions import decide
 
 GRID = np.round(np.arange(0.2, 0.81, 0.025), 3)
 METRICS = ("accuracy", "micro_f1", "macro_f1")

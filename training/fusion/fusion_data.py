@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..modeling_labelfusion.fusion import pool_features
+from ...modeling_labelfusion.fusion import pool_features
+from ..losses import log_loss
 from .label_sets import LabelSets
-from .losses import log_loss
 
 
 @dataclass

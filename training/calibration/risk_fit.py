@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..routing.gate import SHARES, expected_error
-from ..routing.risk import decided_classes
+from ...routing.gate import SHARES, expected_error
+from ...routing.risk import decided_classes
 
 MOST_ROWS = 2000  # held-out rows whose errors are stored
 

@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
-from ..modeling_labelfusion.encoding import max_length as length_limit
-from ..modeling_labelfusion.encoding import tokenize, without_surrogates
-from ..modeling_labelfusion.hardware import fast_bf16
+from ...modeling_labelfusion.encoding import max_length as length_limit
+from ...modeling_labelfusion.encoding import tokenize, without_surrogates
+from ...modeling_labelfusion.hardware import fast_bf16
+from ..options import FinetuneOptions
+from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
-from .options import FinetuneOptions
-from .trainer import LabelFusionTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 TIMED_BATCHES = 4
 

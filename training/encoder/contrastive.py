@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from ..modeling_labelfusion.encoding import max_length as length_limit
-from ..modeling_labelfusion.encoding import tokenize
-from ..modeling_labelfusion.hardware import fast_bf16
-from .options import ContrastiveOptions
+from ...modeling_labelfusion.encoding import max_length as length_limit
+from ...modeling_labelfusion.encoding import tokenize
+from ...modeling_labelfusion.hardware import fast_bf16
+from ..options import ContrastiveOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 TEXTS_A_CLASS = 4  # of each class that a batch draws on
 

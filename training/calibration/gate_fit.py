@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..routing.decisions import decide, widen
-from ..routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
-from ..routing.novelty import doubted
+from ...routing.decisions import decide, widen
+from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
+from ...routing.novelty import doubted
 
 KEPT_GAIN = 0.95
 STRENGTH = 20.0  # rows that a class's reliability is drawn to the average by
