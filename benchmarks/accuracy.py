@@ -19,13 +19,14 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
-from labelfusion.training import finetune_fit
+from labelfusion.modeling_labelfusion.encoding import complete, encode_texts
 from labelfusion.training.data import LabelledTexts
-from labelfusion.training.encoding import complete, encode_texts
-from labelfusion.training.finetune import FinetuneOptions, finetune
-from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.training.encoder import finetune_fit
+from labelfusion.training.encoder.finetune import finetune
+from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
+from labelfusion.training.options import FinetuneOptions, FitOptions
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging

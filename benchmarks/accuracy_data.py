@@ -14,10 +14,10 @@ import torch
 import yaml
 from labelfusion.configuration import LLMProvider
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.encoding import encode_texts, inner_layers
 from labelfusion.scoring.embedded import LLM, resolve_model
 from labelfusion.scoring.likelihood import LikelihoodScorer
 from labelfusion.training.data import LabelledTexts, prepare
-from labelfusion.training.encoding import encode_texts, inner_layers
 from transformers import AutoTokenizer
 
 LLM_ROWS = 500  # that the embedded LLM is asked about where no answers are recorded

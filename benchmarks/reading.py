@@ -133,8 +133,8 @@ def run_predict(case: Case, path: Path, models: dict[str, Path], encoder: str, o
 
 def run_pipeline(case: Case, path: Path, models: dict[str, Path], encoder: str, out: Path) -> dict[str, Any]:
     from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-    from labelfusion.training.files import read_rows
-    from labelfusion.training.tokenizer_files import load_tokenizer
+    from labelfusion.modeling_labelfusion.tokenizer_files import load_tokenizer
+    from labelfusion.training.data.files import read_rows
 
     from labelfusion import LabelFusionPipeline
 

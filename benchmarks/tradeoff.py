@@ -17,14 +17,16 @@ import torch
 from accuracy import FOLDS
 from accuracy_data import PARTS, Embedder, load
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.training.encoding import complete, novelty_of
-from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.modeling_labelfusion.encoding import complete
+from labelfusion.routing.gate import gate_values
+from labelfusion.routing.novelty import novelty_of
+from labelfusion.routing.risk import risk_control
+from labelfusion.training.calibration.gate_fit import gain_curve, is_right, simple_gates
+from labelfusion.training.encoder.probe import fit_probe
+from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.gate import gate_values
-from labelfusion.training.gate_fit import gain_curve, is_right, simple_gates
 from labelfusion.training.metrics import softmax_or_sigmoid
-from labelfusion.training.probe import fit_probe
-from labelfusion.training.risk import risk_control
+from labelfusion.training.options import FitOptions
 from labelfusion.training.scored_rows import scoring_order
 from labelfusion.training.statistics import bootstrap_means, percentile_interval
 from numpy.typing import NDArray

@@ -13,7 +13,7 @@ Written by `python benchmarks/tradeoff.py`. Rows with recorded LLM answers, five
 by a model that has not seen it, and ranked within its fold. The recipe of `fit`, on a frozen encoder. Exact
 match for Reuters. The *area* is the mean accuracy over all shares of texts asked, from 0 to 100 %, less that of asking
 at random; in brackets, 95 % bootstrap intervals over the rows. *Kept* is the part of the gain of always asking that is
-left when 30 % of the texts are asked. `learnt` is the gate of the model ([`training/gate.py`](../training/gate.py));
+left when 30 % of the texts are asked. `learnt` is the gate of the model ([`routing/gate.py`](../routing/gate.py));
 the others are what it replaces. A label set's size ties often: among equal ones, the maximum probability decides.
 """
 
@@ -121,8 +121,8 @@ def _policies(found: dict[str, Any]) -> list[str]:
     lines = [
         "The policy `auto` with its threshold from the fit; with several LLMs also as a cascade, one after the other.",
         f"Drift: the share that the same threshold asks about in texts of another data set ({_foreign(found)}), with "
-        "the novelty of the texts ([`training/novelty_fit.py`](../training/novelty_fit.py)) and without; then which "
-        "share of the texts is novel at all, held out and foreign.",
+        "the novelty of the texts ([`training/encoder/novelty_fit.py`](../training/encoder/novelty_fit.py)) and "
+        "without; then which share of the texts is novel at all, held out and foreign.",
         "",
     ]
     header = ["data set", "asked", "accuracy", "always", "cascade", "asked under drift", "without novelty"]

@@ -11,7 +11,7 @@ FILES = {
     "configuration_labelfusion": (("configuration",), "Configuration of the model, and the declaration of its LLMs."),
     "modeling_labelfusion": (("modeling_labelfusion",), "The model: an encoder fused with the scores of LLMs."),
     "scoring_labelfusion": (("scoring",), "Asking LLMs for the scores of the classes."),
-    "pipeline_labelfusion": (("training", "pipelines"), "The pipeline: texts in, labels out."),
+    "pipeline_labelfusion": (("routing", "pipelines"), "The pipeline: texts in, labels out."),
 }
 ROOTS = {
     "configuration.configuration_labelfusion": "LabelFusionConfig",

@@ -78,7 +78,7 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
 
 def _check_tokenizer(folder: Path, model: "LabelFusionForSequenceClassification") -> None:
     """Refuse an encoder whose tokenizer gives a single text other token types than zeros (XLNet)."""
-    from ..training.tokenizer_files import load_tokenizer
+    from ..modeling_labelfusion.tokenizer_files import load_tokenizer
 
     if "token_type_ids" not in model._encoder_arguments or not (folder / "tokenizer_config.json").is_file():
         return

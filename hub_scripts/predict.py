@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
-    from ..pipelines.policy import Policy
+    from ..routing.policy import Policy
+    from ..routing.risk import RiskControl
     from ..scoring.budget import Budget
-    from ..training.risk import RiskControl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
-    from ..pipelines.policy import controlled_risk, resolve_policy
+    from ..routing.policy import controlled_risk, resolve_policy
 
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
@@ -222,7 +222,7 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
 
 def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str | None, Any]]:
     """`(text, scores)` of each row from `start` on, also appended to `waiting` as they are in the file."""
-    from ..training.columns import parse_row
+    from ..training.data.columns import parse_row
 
     for number, row in enumerate(islice(table, start, None), start):
         scores = row.get(SCORES)
@@ -241,7 +241,7 @@ def _answers(
 ) -> Iterator[Row]:
     """The new columns of each row."""
     from ..pipelines.answers import hold_back, source_names
-    from ..training.thresholds import decide
+    from ..routing.decisions import decide
 
     probabilities, encoder = part.probabilities, part.encoder_probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..configuration.secrets import redact
 from ..pipelines.answers import source_names
-from ..pipelines.policy import controlled_risk, resolve_policy
+from ..routing.decisions import widen
+from ..routing.policy import controlled_risk, resolve_policy
 from ..training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
 from ..training.statistics import NUM_RESAMPLES
-from ..training.thresholds import widen
 from .tradeoff import TRADEOFF_FILES
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def measure(
         model_name: How the model is called.
         llm_policy: Which texts the LLMs are asked about.
         max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
-        target_accuracy: Instead of a policy, see `pipelines.policy.for_accuracy`.
+        target_accuracy: Instead of a policy, see `routing.policy.for_accuracy`.
         max_risk: Adds `risk`: what was promised, and what came of it.
         seed: Seed of the bootstrap.
         num_resamples: Bootstrap resamples.

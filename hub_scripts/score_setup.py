@@ -221,9 +221,9 @@ class _Guidelines:
 
 def _labels(table: Table, args: argparse.Namespace) -> list[str]:
     """The class names, in the order in which training will find them in the same data."""
-    from ..training.columns import find_classes, to_number
     from ..training.data import find_label_column, read_classes
-    from ..training.label_cells import is_missing
+    from ..training.data.columns import find_classes, to_number
+    from ..training.data.label_cells import is_missing
 
     found = table.class_names(args.label_column)
     column = find_label_column(next(iter(table)).keys(), args.multi_label, args.label_column)
@@ -273,9 +273,9 @@ def _embedder(encoder: str) -> Callable[[list[str]], Any]:
 
     def embed(texts: list[str]) -> Any:
         from ..modeling_labelfusion import LabelFusionForSequenceClassification
+        from ..modeling_labelfusion.encoding import encode_texts
+        from ..modeling_labelfusion.tokenizer_files import load_tokenizer
         from ..scoring.embedded import resolve_model
-        from ..training.encoding import encode_texts
-        from ..training.tokenizer_files import load_tokenizer
 
         if not loaded:
             folder = resolve_model(encoder)

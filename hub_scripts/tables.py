@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..training.annotations import find_tool, read_export
-from ..training.cell_files import DELIMITERS
 from ..training.data import empty_error, is_empty_text, naming
-from ..training.data_table import LABEL_COLUMNS
-from ..training.files import SUFFIXES, read_rows
+from ..training.data.annotations import find_tool, read_export
+from ..training.data.cell_files import DELIMITERS
+from ..training.data.data_table import LABEL_COLUMNS
+from ..training.data.files import SUFFIXES, read_rows
 from .formulas import escape_formula
 
 Row = dict[str, Any]
@@ -32,7 +32,7 @@ class Table:
     Args:
         source: Path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub.
         split: Split of a data set on the Hub.
-        **export: How the export of an annotation tool is read: options of `training.annotations.read_export`.
+        **export: How the export of an annotation tool is read: options of `training.data.annotations.read_export`.
 
     Raises:
         ValueError: For a file of another kind.

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..pipelines.asking import Asker, as_budget
 from ..pipelines.inference import run
-from ..pipelines.policy import check_policy
+from ..routing.gate import gate_values
+from ..routing.policy import check_policy
+from ..training.calibration.gate_fit import is_right
 from ..training.data import LabelledTexts
-from ..training.gate import gate_values
-from ..training.gate_fit import is_right
 from ..training.tradeoff_curve import tradeoff_curve
 
 if TYPE_CHECKING:

@@ -15,19 +15,19 @@ from .auto_checks import check_data, check_options
 from .auto_measuring import MeasuredClassifierMixin
 from .auto_saving import LLM, SavedClassifierMixin
 from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .modeling_labelfusion.encoding import encode_texts
+from .modeling_labelfusion.tokenizer_files import load_tokenizer
 from .original import from_original
 from .pipelines.inference import Inference, infer, run
 from .pipelines.inputs import Row
-from .pipelines.policy import Policy
+from .routing.decisions import decide
+from .routing.policy import Policy
 from .scoring.budget import Budget
 from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
-from .training.encoding import encode_texts
-from .training.finetune import FinetuneOptions
-from .training.fit import FitOptions, encode_training_texts, fit_model
+from .training.fit import encode_training_texts, fit_model
+from .training.options import FinetuneOptions, FitOptions
 from .training.scored_rows import first_guess
-from .training.thresholds import decide
-from .training.tokenizer_files import load_tokenizer
 from .training_scores import score_training_rows
 
 logger = logging.getLogger(__name__)

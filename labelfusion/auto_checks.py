@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .training.calibration_choice import CALIBRATIONS
+from .training.calibration.calibration_choice import CALIBRATIONS
+from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
-from .training.fit import ENCODER_TRAINING
-from .training.thresholds import METRICS
+from .training.options import ENCODER_TRAINING
 
 logger = logging.getLogger(__name__)
 

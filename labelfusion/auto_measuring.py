@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .pipelines.answers import hold_back
 from .pipelines.inference import Inference
-from .pipelines.policy import Policy, controlled_risk, resolve_policy
+from .routing.policy import Policy, controlled_risk, resolve_policy
 from .scoring.budget import Budget
 from .source_metrics import risk_metrics, source_metrics
+from .training.calibration.gate_fit import is_right
 from .training.data import LabelledTexts, with_labels
-from .training.gate_fit import is_right
 from .training.review import suspected_labels
 
 
@@ -86,7 +86,7 @@ class MeasuredClassifierMixin:
         """For each text the classes that may be true, the likeliest first.
 
         The truth is missing from them for no more than `max_risk` of the texts (multi-label: no more than this share of
-        a text's classes on average), see `training.risk.RiskControl`.
+        a text's classes on average), see `routing.risk.RiskControl`.
 
         Args:
             texts: As for `predict`.

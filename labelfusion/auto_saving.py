@@ -12,8 +12,8 @@ from sklearn.exceptions import NotFittedError
 
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .modeling_labelfusion.tokenizer_files import load_tokenizer
 from .scoring.consent import is_hub_id
-from .training.tokenizer_files import load_tokenizer
 
 STATE_FILE = "auto_classifier.json"
 KEPT = (

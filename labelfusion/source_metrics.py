@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from .configuration import LabelFusionConfig
 from .pipelines.answers import hold_back, source_names
 from .pipelines.inference import Inference
-from .training.gate_fit import is_right
+from .routing.decisions import widen
+from .routing.risk import RiskControl
+from .training.calibration.gate_fit import is_right
 from .training.metrics import classification_metrics
-from .training.risk import RiskControl
-from .training.thresholds import widen
 
 
 def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionConfig) -> dict[str, Any]:

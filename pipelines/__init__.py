@@ -3,10 +3,10 @@
 from transformers import AutoModelForSequenceClassification, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from ..routing.policy import select
 from .encoder_alone import warning_check
 from .inference import Inference, run
 from .pipeline_labelfusion import TASK, LabelFusionPipeline
-from .policy import select
 
 if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.risk import RiskControl
-from ..training.thresholds import decide
+from ..routing.decisions import decide
+from ..routing.risk import RiskControl
 from .inference import Inference
 
 UNSET: Any = object()

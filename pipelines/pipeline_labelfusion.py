@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import Pipeline
 
+from ..modeling_labelfusion.encoding import encode_texts, tokenize
+from ..modeling_labelfusion.encoding import max_length as longest_input
+from ..modeling_labelfusion.tokenizer_files import tokenizer_error
+from ..routing.policy import Policy, check_policy, controlled_risk, resolve_policy
 from ..scoring.base import Scorer
-from ..training.encoding import encode_texts, tokenize
-from ..training.encoding import max_length as longest_input
-from ..training.tokenizer_files import tokenizer_error
 from .answers import UNSET, format_answers
 from .inference import Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
-from .policy import Policy, check_policy, controlled_risk, resolve_policy
 from .scorers import DeferredScorers, Scorers, build_scorers
 
 if TYPE_CHECKING:

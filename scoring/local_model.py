@@ -361,15 +361,9 @@ def pick_dtype(dtype: str | None, device: str | torch.device | None) -> tuple[to
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = torch.device(device or "cpu")
     if dtype is None:
+        from ..modeling_labelfusion.hardware import fast_bf16
+
         dtype = "bfloat16" if fast_bf16(device) else "float32"
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     return device, DTYPES[dtype]
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there."""
-    if device.type == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: they may go
-        return any(getattr(torch.cpu, check, bool)() for check in checks)
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

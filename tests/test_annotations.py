@@ -12,9 +12,8 @@ import datasets
 import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
-from labelfusion.training import annotations
-from labelfusion.training.annotations import find_tool, read_export
-from labelfusion.training.data import prepare
+from labelfusion.training.data import annotations, prepare
+from labelfusion.training.data.annotations import find_tool, read_export
 from llm_server import LLMServer
 
 from labelfusion import AutoFusionClassifier

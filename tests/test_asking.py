@@ -8,7 +8,7 @@ import pytest
 from fake_scorer import NAMES, FakeScorer
 from labelfusion.configuration import LLMProvider
 from labelfusion.pipelines import run
-from labelfusion.pipelines.policy import select
+from labelfusion.routing.policy import select
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.base import ScoreBatch, ScoringError
 from llm_server import LLMServer

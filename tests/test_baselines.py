@@ -8,9 +8,10 @@ import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.baselines import BASELINES, BaselineFusion
-from labelfusion.training.baseline_fit import fit_baseline, out_of_fold
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.fusion_fit import FusionData, fit_fusion
+from labelfusion.training.fusion.baseline_fit import fit_baseline, out_of_fold
+from labelfusion.training.fusion.fusion_data import FusionData
+from labelfusion.training.fusion.fusion_fit import fit_fusion
 from test_fusion_fit import accuracy, make
 
 NAN = float("nan")

@@ -8,22 +8,28 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS
 from labelfusion.modeling_labelfusion.monotone import calibrated, map_logits, map_scores, monotone_map
-from labelfusion.training.calibration import (
+from labelfusion.training.calibration.calibration_choice import (
+    absorb,
+    calibrate_answer,
+    calibrate_encoder,
+    calibrate_llms,
+)
+from labelfusion.training.calibration.calibration_maps import (
     fit_answer_map,
     fit_monotone,
     fit_score_map,
     fit_temperature,
     fit_vector_scaling,
 )
-from labelfusion.training.calibration_choice import absorb, calibrate_answer, calibrate_encoder, calibrate_llms
-from labelfusion.training.encoding import encode_texts
-from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.fusion_fit import FusionData
+from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.losses import log_loss
 from labelfusion.training.metrics import expected_calibration_error
+from labelfusion.training.options import FitOptions
 
 MakeModel = Callable[..., LabelFusionForSequenceClassification]
 KNOTS = [[-2.0, 0.0, 3.0], [-1.0, 0.5, 1.0]]

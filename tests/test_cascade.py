@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from fake_scorer import FakeScorer
 from labelfusion.pipelines import run
-from labelfusion.pipelines.policy import to_probabilities
-from labelfusion.training.gate import NEVER, gate_values
+from labelfusion.routing.gate import NEVER, gate_values
+from labelfusion.routing.policy import to_probabilities
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model

@@ -9,13 +9,14 @@ import pytest
 import torch
 from labelfusion.hub_scripts.cli import main
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.training import contrastive_fit, encoder_fit
-from labelfusion.training.contrastive import ContrastiveOptions, batches, contrast, contrastive_loss, upper_layers
-from labelfusion.training.encoding import encode_texts
-from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.modeling_labelfusion.encoding import encode_texts
+from labelfusion.training.encoder import contrastive_fit, encoder_fit
+from labelfusion.training.encoder.contrastive import batches, contrast, contrastive_loss, upper_layers
+from labelfusion.training.encoder.probe import fit_head, fit_probe
+from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.losses import log_loss
-from labelfusion.training.probe import fit_head, fit_probe
+from labelfusion.training.options import ContrastiveOptions, FitOptions
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 

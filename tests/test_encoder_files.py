@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.encoding import encode_texts
+from labelfusion.modeling_labelfusion.tokenizer_files import load_tokenizer
 from labelfusion.training.collator import LabelFusionDataCollator
-from labelfusion.training.encoding import encode_texts
-from labelfusion.training.tokenizer_files import load_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 from transformers import (

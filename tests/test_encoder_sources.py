@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.encoding import complete, encode_texts, inner_layers
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
-from labelfusion.training.encoder_sources import Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
-from labelfusion.training.encoding import complete, encode_texts, inner_layers
-from labelfusion.training.fit import FitOptions, fit_model
+from labelfusion.training.encoder.encoder_sources import (
+    Neighbours,
+    Words,
+    bags_of_words,
+    combine,
+    fit_neighbours,
+    fit_words,
+)
+from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
+from labelfusion.training.options import FitOptions
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from labelfusion import AutoFusionClassifier

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from labelfusion.training.encoding import encode_texts, max_length
+from labelfusion.modeling_labelfusion.encoding import encode_texts, max_length
 from transformers import (
     AutoConfig,
     BertConfig,

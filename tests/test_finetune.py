@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.training import encoder_fit, finetune_fit, lower_layers
-from labelfusion.training.encoding import encode_texts
-from labelfusion.training.finetune import FinetuneOptions, finetune
-from labelfusion.training.fit import FitOptions, fit_model
-from labelfusion.training.lower_layers import remembered_below
+from labelfusion.modeling_labelfusion.encoding import encode_texts
+from labelfusion.training.encoder import encoder_fit, finetune_fit
+from labelfusion.training.encoder import frozen_layers as lower_layers
+from labelfusion.training.encoder.finetune import finetune
+from labelfusion.training.encoder.frozen_layers import remembered_below
+from labelfusion.training.fit import fit_model
+from labelfusion.training.options import FinetuneOptions, FitOptions
 from test_modeling_encoders import COMMON, ENCODERS
 from transformers import AutoConfig
 

@@ -16,8 +16,8 @@ from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.journal import Journal
 from labelfusion.hub_scripts.tables import Table
 from labelfusion.scoring.verbalizers import resolve_verbalizers
-from labelfusion.training.columns import encode_labels, find_classes, parse_scores
 from labelfusion.training.data import read_classes
+from labelfusion.training.data.columns import encode_labels, find_classes, parse_scores
 
 often = settings(
     deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

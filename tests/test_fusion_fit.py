@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.fusion_fit import FusionData, fit_fusion, stacking_weights
+from labelfusion.training.fusion.fusion_data import FusionData
+from labelfusion.training.fusion.fusion_fit import fit_fusion, stacking_weights
 from labelfusion.training.losses import log_loss
 
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.configuration import LabelFusionConfig
-from labelfusion.pipelines.policy import Above, StreamSelector, for_accuracy, select
-from labelfusion.training.dial import calibrate_dial
-from labelfusion.training.fusion_fit import FusionData
-from labelfusion.training.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
-from labelfusion.training.gate_fit import (
+from labelfusion.routing.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
+from labelfusion.routing.policy import Above, StreamSelector, for_accuracy, select
+from labelfusion.training.calibration.gate_fit import (
     calibrate_cascade,
     calibrate_gate,
     fit_gate,
@@ -20,6 +18,8 @@ from labelfusion.training.gate_fit import (
     gate_area,
     simple_gates,
 )
+from labelfusion.training.calibration.selective_querying import calibrate_dial
+from labelfusion.training.fusion.fusion_data import FusionData
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 

@@ -10,8 +10,8 @@ import pytest
 from fake_scorer import FakeScorer
 from labelfusion.configuration import LLMProvider
 from labelfusion.pipelines import run
-from labelfusion.pipelines.policy import select
-from labelfusion.training.gate import uncertainty
+from labelfusion.routing.gate import uncertainty
+from labelfusion.routing.policy import select
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelfusion.modeling_labelfusion.encoding import complete, encode_texts
 from labelfusion.modeling_labelfusion.heads import NoveltyHead
 from labelfusion.pipelines.inference import infer, run
-from labelfusion.training.encoding import complete, encode_texts, novelty_of
-from labelfusion.training.finetune import FinetuneOptions
-from labelfusion.training.fit import FitOptions, fit_model
-from labelfusion.training.gate import doubted, expected_error, gate_values
-from labelfusion.training.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
+from labelfusion.routing.gate import expected_error, gate_values
+from labelfusion.routing.novelty import doubted, novelty_of
+from labelfusion.training.encoder.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
+from labelfusion.training.fit import fit_model
+from labelfusion.training.options import FinetuneOptions, FitOptions
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 

@@ -21,7 +21,16 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
-ROOMS = ["configuration", "scoring", "modeling_labelfusion", "training", "pipelines", "hub_scripts", "labelfusion"]
+ROOMS = [
+    "configuration",
+    "modeling_labelfusion",
+    "scoring",
+    "routing",
+    "training",
+    "pipelines",
+    "hub_scripts",
+    "labelfusion",
+]
 # Modules whose whole subject is one of the heavy packages; they are themselves imported late.
 WRAPPERS = {
     ("store.py", "sqlite3"),

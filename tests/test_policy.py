@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.configuration import LabelFusionConfig
-from labelfusion.pipelines.policy import StreamSelector, check_policy, select
-from labelfusion.training.gate import expected_error, uncertainty
+from labelfusion.routing.gate import expected_error, uncertainty
+from labelfusion.routing.policy import StreamSelector, check_policy, select
 
 SINGLE = LabelFusionConfig(num_labels=3)
 MULTI = LabelFusionConfig(num_labels=3, problem_type="multi_label_classification")

@@ -9,9 +9,10 @@ from labelfusion.configuration import LabelFusionConfig
 from labelfusion.pipelines import run
 from labelfusion.pipelines.answers import format_answers, lacking
 from labelfusion.pipelines.inference import Inference
-from labelfusion.pipelines.policy import Above, controlled_risk
-from labelfusion.training.gate import SHARES
-from labelfusion.training.risk import calibrate_risk, risk_control
+from labelfusion.routing.gate import SHARES
+from labelfusion.routing.policy import Above, controlled_risk
+from labelfusion.routing.risk import risk_control
+from labelfusion.training.calibration.risk_fit import calibrate_risk
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model

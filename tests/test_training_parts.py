@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from labelfusion.training.calibration import fit_temperature
+from labelfusion.routing.decisions import decide
+from labelfusion.training.calibration.calibration_maps import fit_temperature
+from labelfusion.training.calibration.thresholds import tune_thresholds
+from labelfusion.training.encoder.probe import fit_probe
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
-from labelfusion.training.probe import fit_probe
-from labelfusion.training.thresholds import decide, tune_thresholds
 from sklearn.linear_model import LogisticRegression
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..routing.decisions import decide
 from .metrics import expected_calibration_error
 from .statistics import (
     NUM_RESAMPLES,
@@ -16,7 +17,6 @@ from .statistics import (
     percentile_interval,
     wilson_interval,
 )
-from .thresholds import decide
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "log_loss", "brier")
 

@@ -6,7 +6,6 @@
 """
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,67 +13,28 @@ import torch
 from numpy.typing import NDArray
 
 from ..modeling_labelfusion import LabelFusionForSequenceClassification
+from ..modeling_labelfusion.encoding import encode_texts, inner_layers
 from ..modeling_labelfusion.heads import HEADS
-from .baseline_fit import fit_baseline, out_of_fold
-from .calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
-from .dial import calibrate_dial
-from .encoder_fit import fit_encoder
-from .encoding import encode_texts, inner_layers
-from .finetune import FinetuneOptions
+from .calibration.calibration_choice import add_after, calibrate_answer, calibrate_encoder, calibrate_llms
+from .calibration.risk_fit import calibrate_risk
+from .calibration.selective_querying import calibrate_dial
+from .calibration.thresholds import tune_thresholds
+from .encoder.encoder_fit import fit_encoder
+from .encoder.novelty_fit import fit_novelty
 from .folds import assign_folds
-from .fusion_fit import FusionData, fit_fusion
-from .label_sets import choose_label_sets
+from .fusion.baseline_fit import fit_baseline, out_of_fold
+from .fusion.fusion_data import FusionData
+from .fusion.fusion_fit import fit_fusion
+from .fusion.label_sets import choose_label_sets
 from .metrics import classification_metrics, softmax_or_sigmoid
-from .novelty_fit import fit_novelty
+from .options import FitOptions
 from .review import check_class_order, check_quality
-from .risk import calibrate_risk
-from .thresholds import tune_thresholds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ENCODER_TRAINING = ("auto", "probe", "contrastive", "full")
 NUM_FOLDS = 5
 NOVELTY_ROWS = 2000  # that a trained encoder encodes once more
-
-
-@dataclass
-class FitOptions:
-    """How a model is fitted.
-
-    Args:
-        encoder_training: `"probe"` keeps the encoder frozen; `"contrastive"` trains its upper layers contrastively, for
-            30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"auto"` tries the former where rows are that
-            few, then fine-tuning, each if its estimated time stays below `max_train_minutes`, and keeps what is better
-            on held-out rows.
-        max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`: fewer steps, epochs and
-            folds, or none.
-        extra_sources: Let inner layers (`pooling_layers`), words and labelled neighbours (`LexicalHead`, `KernelHead`)
-            stand beside the encoder's last layer, the latter with the weights that are best out of sample. The kernel
-            head keeps embeddings of training texts.
-        calibration: `"auto"` gives the encoder's side, each LLM and the answer as much as held-out rows show to help.
-            `"none"` and `"temperature"` go no further; with rows enough, `"vector"` is a scale and bias for each class
-            of the encoder's side, `"isotonic"` maps graded LLM scores and the answer, beside temperatures. Multi-label,
-            `"auto"` may add a `LabelSetHead`.
-        threshold_metric: Multi-label: what the thresholds are tuned for, `"accuracy"` (exact match), `"micro_f1"` or
-            `"macro_f1"`.
-        finetune: Options of the fine-tuning.
-        batch_size: Texts in one forward when encoding.
-        bf16: Encode in bfloat16, see `encode_texts`.
-        seed: Seed of folds and training.
-        progress: Show progress bars.
-    """
-
-    encoder_training: str = "auto"
-    max_train_minutes: float = 5.0
-    extra_sources: bool = True
-    calibration: str = "auto"
-    threshold_metric: str = "accuracy"
-    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
-    batch_size: int = 32
-    bf16: bool = False
-    seed: int = 0
-    progress: bool = False
 
 
 def fit_model(

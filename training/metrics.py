@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .thresholds import decide, widen
+from ..routing.decisions import decide, widen
 
 
 def classification_metrics(

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..routing.gate import expected_error
+from .encoder.probe import fit_probe
 from .folds import assign_folds
-from .gate import expected_error
 from .metrics import softmax_or_sigmoid
-from .probe import fit_probe
 
 
 def scoring_order(

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gate import SHARES
-from .gate_fit import gate_area
+from ..routing.gate import SHARES
+from .calibration.gate_fit import gate_area
 from .statistics import NUM_RESAMPLES, bootstrap_means, percentile_interval
 
 CURVE = SHARES[::5]  # 0, 5 %, ... 100 %

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.monotone import Knots, calibrated, map_scores
-from .calibration import fit_answer_map, fit_score_map, fit_temperature, fit_vector_scaling
-from .fusion_fit import ALONE_PENALTY, FusionData, pool_out_of_fold
-from .losses import clearly_better, log_loss
-from .metrics import classification_metrics, softmax_or_sigmoid
+from ...modeling_labelfusion.monotone import Knots, calibrated, map_scores
+from ..fusion.fusion_data import FusionData
+from ..fusion.fusion_fit import ALONE_PENALTY, pool_out_of_fold
+from ..losses import clearly_better, log_loss
+from ..metrics import classification_metrics, softmax_or_sigmoid
+from .calibration_maps import fit_answer_map, fit_score_map, fit_temperature, fit_vector_scaling
 
 if TYPE_CHECKING:
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 CALIBRATIONS = ("auto", "none", "temperature", "vector", "isotonic")
 FEWEST_ROWS = {"vector": 100, "isotonic": 300}

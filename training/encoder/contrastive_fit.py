@@ -9,15 +9,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .contrastive import ContrastiveOptions, contrast
-from .encoding import encode_texts
-from .losses import clearly_better, log_loss
+from ...modeling_labelfusion.encoding import encode_texts
+from ..losses import clearly_better, log_loss
+from ..options import ContrastiveOptions
+from .contrastive import contrast
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ...modeling_labelfusion.encoding import evaluating
 from .contrastive import layer_stack
-from .encoding import evaluating
 
 if TYPE_CHECKING:
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 MOST_BYTES = 2_000_000_000  # that are remembered; texts beyond are run through all layers each time
 

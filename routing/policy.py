@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..training.gate import NEVER, SHARES, doubted, expected_error, gate_values
-from ..training.risk import RiskControl, risk_control
+from .gate import NEVER, SHARES, expected_error, gate_values
+from .novelty import doubted
+from .risk import RiskControl, risk_control
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) 
     """Which answers may be given under a policy so that no more than `max_risk` of the texts get a wrong one.
 
     Args:
-        max_risk: See `training.risk.RiskControl`.
+        max_risk: See `routing.risk.RiskControl`.
         policy: The policy that the texts are answered under; the promise is about this one.
         config: The model's config.
 
@@ -157,7 +158,7 @@ def select(
             value in asking; `"auto"`: those whose value exceeds the gate's threshold or, where the calibration has left
             none, whose `expected_error` exceeds 0.1.
         config: The model's config.
-        novelty: float `(n,)`: how far the texts are from the training texts, see `training.gate.doubted`.
+        novelty: float `(n,)`: how far the texts are from the training texts, see `routing.novelty.doubted`.
 
     Returns:
         bool `(n,)`.

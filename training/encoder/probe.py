@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .losses import log_loss, minimize
+from ..losses import log_loss, minimize
 
 if TYPE_CHECKING:
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 # Strength of the penalty on the weights of standardised embeddings, from strong to weak: a path that is warm-started.
 PENALTIES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)

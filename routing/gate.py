@@ -6,6 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .novelty import doubted
+
 NEVER = 1e9  # a threshold that no value reaches; JSON has no infinity
 HEDGE = 0.35  # weight of the expected error beside the value, for what two numbers a class do not know of an LLM
 SHARES = np.linspace(0.0, 1.0, 101)
@@ -35,29 +37,6 @@ def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> ND
     if multi_label:
         return 1.0 - np.maximum(probs, 1.0 - probs).prod(axis=1)
     return 1.0 - probs.max(axis=1)
-
-
-def doubted(
-    probs: NDArray[np.floating], novelty: NDArray[np.floating] | None, multi_label: bool
-) -> NDArray[np.float64]:
-    """The probabilities as far as they can be trusted: those of a text unlike the training texts are a guess.
-
-    An encoder is often sure of what it has never seen. Its answer is drawn to that of no knowledge, all classes alike,
-    by the text's novelty, so that every gate sees most to gain there.
-
-    Args:
-        probs: float `(n, K)`.
-        novelty: float `(n,)` in [0, 1], as the model's `NoveltyHead` gives it; `None`: 0.
-        multi_label: Whether the classes are independent.
-
-    Returns:
-        float64 `(n, K)`.
-    """
-    p = np.asarray(probs, dtype=np.float64)
-    if novelty is None:
-        return p
-    known = 1.0 - np.asarray(novelty, dtype=np.float64)[:, None]
-    return np.asarray(known * p + (1.0 - known) * (0.5 if multi_label else 1.0 / p.shape[1]))
 
 
 @dataclass

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ..modeling_labelfusion.monotone import Knots, top_odds
-from .losses import log_loss, minimize
+from ...modeling_labelfusion.monotone import Knots, top_odds
+from ..losses import log_loss, minimize
 
 SCALE_PENALTY, BIAS_PENALTY = 10.0, 3.0
 NUM_BINS = 12  # of a monotone map

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.fusion import FusionMLP
+from ...modeling_labelfusion.fusion import FusionMLP
 
 if TYPE_CHECKING:
-    from .fusion_fit import FusionData
+    from .fusion_data import FusionData
 
 MLP_EPOCHS = 60
 MLP_EVERY = 5  # epochs between two looks at the loss

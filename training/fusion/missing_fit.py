@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.fusion import ScorePool
-from .losses import minimize
+from ...modeling_labelfusion.fusion import ScorePool
+from ..losses import minimize
 
 if TYPE_CHECKING:
-    from .fusion_fit import FusionData
+    from .fusion_data import FusionData
 
 PENALTY = 10.0  # on what a missing answer changes for the other LLMs
 MOST_ROWS = 3000  # with answers hidden; where there would be more, each row has some hidden once

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.baselines import BaselineFusion
-from .fusion_fit import FusionData
-from .losses import log_loss, minimize
+from ...modeling_labelfusion.baselines import BaselineFusion
+from ..losses import log_loss, minimize
+from .fusion_data import FusionData
 
 
 def fit_baseline(method: str, data: FusionData) -> BaselineFusion:

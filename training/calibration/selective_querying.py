@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.fusion import pool_features
-from ..modeling_labelfusion.monotone import calibrated
-from .fusion_fit import FusionData
-from .gate import gate_values
+from ...modeling_labelfusion.fusion import pool_features
+from ...modeling_labelfusion.monotone import calibrated
+from ...routing.gate import gate_values
+from ..fusion.fusion_data import FusionData
+from ..metrics import softmax_or_sigmoid
 from .gate_fit import calibrate_cascade, calibrate_gate
-from .metrics import softmax_or_sigmoid
-from .risk import calibrate_risk
+from .risk_fit import calibrate_risk
 
 if TYPE_CHECKING:
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 
 def calibrate_dial(

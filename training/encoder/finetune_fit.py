@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..scoring.local_model import fast_bf16
-from .calibration import fit_temperature
+from ...modeling_labelfusion.encoding import encode_texts, evaluating
+from ...modeling_labelfusion.hardware import fast_bf16
+from ..calibration.calibration_maps import fit_temperature
+from ..losses import clearly_better, log_loss
 from .contrastive_fit import FEWEST_JUDGED
-from .encoding import encode_texts, evaluating
 from .finetune import finetune, seconds_per_row, trained_share
-from .losses import clearly_better, log_loss
 from .probe import PENALTIES, Probe, fit_head, set_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
-    from .fit import FitOptions
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ..options import FitOptions
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,44 +11,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
-from ..scoring.local_model import fast_bf16
+from ...modeling_labelfusion.encoding import max_length as length_limit
+from ...modeling_labelfusion.encoding import tokenize, without_surrogates
+from ...modeling_labelfusion.hardware import fast_bf16
+from ..options import FinetuneOptions
+from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
-from .encoding import max_length as length_limit
-from .encoding import tokenize, without_surrogates
-from .trainer import LabelFusionTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 TIMED_BATCHES = 4
-
-
-@dataclass
-class FinetuneOptions:
-    """How the encoder is fine-tuned.
-
-    Args:
-        num_train_epochs: Most epochs; held-out rows say after which to stop. Default: 3, or 5 for up to 1,000 rows.
-        learning_rate: Peak learning rate of the encoder. Default: 2e-5, or 1e-4 for encoders below 50M parameters.
-        batch_size: Rows a step.
-        trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all of them, but 0.4 on
-            a CPU, less than half of the time.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
-        seed: Seed of the shuffling and dropout.
-        progress: Show progress bars.
-        trainer_args: More arguments for `TrainingArguments`, such as `bf16` or `report_to`.
-    """
-
-    num_train_epochs: int | None = None
-    learning_rate: float | None = None
-    batch_size: int = 16
-    trained_layers: float | None = None
-    max_length: int | None = None
-    seed: int = 0
-    progress: bool = False
-    trainer_args: dict[str, Any] | None = None
 
 
 class _Rows(torch.utils.data.Dataset):

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.heads import NoveltyHead
+from ...modeling_labelfusion.heads import NoveltyHead
 
 if TYPE_CHECKING:
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 DIRECTIONS = 32  # principal components; with 16 or 64 the benchmark's data sets are told apart as well
 FEWEST_ROWS = 20

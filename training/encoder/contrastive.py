@@ -6,7 +6,6 @@ of a batch at once, in the supervised contrastive loss, are Khosla et al.'s (202
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,39 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from ..scoring.local_model import fast_bf16
-from .encoding import max_length as length_limit
-from .encoding import tokenize
+from ...modeling_labelfusion.encoding import max_length as length_limit
+from ...modeling_labelfusion.encoding import tokenize
+from ...modeling_labelfusion.hardware import fast_bf16
+from ..options import ContrastiveOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 TEXTS_A_CLASS = 4  # of each class that a batch draws on
-
-
-@dataclass
-class ContrastiveOptions:
-    """How the encoder is trained contrastively.
-
-    Args:
-        max_steps: Most steps.
-        learning_rate: Peak learning rate. Default: 2e-4, or 4e-5 for encoders of 50M parameters or more.
-        batch_size: Texts in one step.
-        temperature: Of the similarities; small: the closest wrong pairs count most.
-        trained_layers: Share of the encoder's layers, from the top, that is trained.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
-        seed: Seed of batches and dropout.
-    """
-
-    max_steps: int = 100
-    learning_rate: float | None = None
-    batch_size: int = 32
-    temperature: float = 0.1
-    trained_layers: float = 0.5
-    max_length: int | None = None
-    seed: int = 0
 
 
 def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .contrastive import ContrastiveOptions
+from ..folds import assign_folds
+from ..losses import log_loss
+from ..options import ContrastiveOptions
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .finetune import trained_share
 from .finetune_fit import fit_finetuned
-from .folds import assign_folds
-from .losses import log_loss
-from .lower_layers import remembered_below
+from .frozen_layers import remembered_below
 from .probe import fit_probe, set_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
-    from .fit import FitOptions
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ..options import FitOptions
 
 SMALL = 3000  # rows up to which the encoder is cross-fitted; above, one held-out part is enough
 

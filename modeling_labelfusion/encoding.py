@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -15,7 +13,7 @@ from ..configuration import LabelFusionConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from .modeling_labelfusion import LabelFusionForSequenceClassification
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -170,13 +168,6 @@ def inner_layers(
         return []
     ratios = [float(states[i].float().std() / last.float().std().clamp_min(1e-9)) for i in layers]
     return layers if all(1 / 3 < r < 3 for r in ratios) else []
-
-
-def novelty_of(embeddings: torch.Tensor, config: LabelFusionConfig) -> NDArray[np.float32]:
-    """float32 `(n,)` in [0, 1]: the novelty that `encode_texts` has put into its result; 0 of a model without."""
-    if not config.novelty_size:
-        return np.zeros(len(embeddings), dtype=np.float32)
-    return np.asarray(embeddings[:, -1].float().cpu().numpy())
 
 
 def token_batches(

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gate import SHARES, expected_error
-from .thresholds import decide
-
-MOST_ROWS = 2000  # held-out rows whose errors are stored
+from .decisions import decide
+from .gate import expected_error
 
 
 @dataclass
@@ -45,52 +43,7 @@ class RiskControl:
         self, probs: NDArray[np.floating], thresholds: list[float] | None = None, min_labels: int = 0
     ) -> NDArray[np.bool_]:
         """bool `(n, K)`: the classes that may be true."""
-        return np.asarray((probs >= self.cutoff) | _decided(probs, self.multi_label, thresholds, min_labels))
-
-
-def calibrate_risk(
-    encoder_probs: NDArray[np.floating],
-    fused_probs: NDArray[np.floating],
-    values: NDArray[np.floating],
-    labels: NDArray[Any],
-    multi_label: bool,
-    thresholds: list[float] | None = None,
-    min_labels: int = 0,
-) -> dict[str, Any]:
-    """What `risk_control` needs of the held-out rows, as plain data for `config.calibration["risk"]`.
-
-    Only rows with an error ever cost anything, so that these alone are kept, without their classes.
-
-    Args:
-        encoder_probs: float `(n, K)`, out of sample.
-        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
-        values: float `(n,)`: what the gate says of each row.
-        labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        multi_label: Whether the classes are independent.
-        thresholds: Multi-label: K thresholds of the decisions.
-        min_labels: Multi-label: fewest classes of a text.
-
-    Returns:
-        `rows`: n, `shares`: 101 quantiles of `values`, and for `encoder` and `fused`: `wrong`, a list of (value,
-        confidence) of the rows that are wrong, and `missed`, a list of (value, probability, share of the row's true
-        classes) of each true class that was not predicted.
-    """
-    if len(labels) > MOST_ROWS:
-        some = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
-        encoder_probs, fused_probs, values, labels = (a[some] for a in (encoder_probs, fused_probs, values, labels))
-    truth = labels > 0 if multi_label else np.eye(encoder_probs.shape[1], dtype=bool)[labels]
-    found: dict[str, Any] = {"rows": len(labels), "shares": _rounded(np.quantile(values, 1.0 - SHARES))}
-    for name, probs in (("encoder", encoder_probs), ("fused", fused_probs)):
-        decided = _decided(probs, multi_label, thresholds, min_labels)
-        wrong = (decided != truth).any(axis=1)
-        confidence = 1.0 - expected_error(probs, multi_label)
-        row, label = np.nonzero(truth & ~decided)
-        share = 1.0 / truth.sum(axis=1).clip(1)
-        found[name] = {
-            "wrong": [_rounded(pair) for pair in zip(values[wrong], confidence[wrong], strict=True)],
-            "missed": [_rounded(t) for t in zip(values[row], probs[row, label], share[row], strict=True)],
-        }
-    return found
+        return np.asarray((probs >= self.cutoff) | decided_classes(probs, self.multi_label, thresholds, min_labels))
 
 
 def risk_control(
@@ -140,13 +93,10 @@ def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float)
     return np.concatenate([encoder[encoder[:, 0] <= threshold], fused[fused[:, 0] > threshold]])
 
 
-def _decided(
+def decided_classes(
     probs: NDArray[np.floating], multi_label: bool, thresholds: list[float] | None, min_labels: int
 ) -> NDArray[np.bool_]:
+    """bool `(n, K)`: the predicted classes of float `(n, K)`; without `multi_label` the best one."""
     if multi_label:
         return decide(probs, thresholds, min_labels)
     return np.asarray(np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)])
-
-
-def _rounded(values: Any) -> list[float]:
-    return [round(float(x), 6) for x in values]

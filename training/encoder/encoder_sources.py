@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
-from .encoding import token_batches
-from .losses import log_loss, minimize
+from ...modeling_labelfusion.encoding import token_batches
+from ...modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
+from ..losses import log_loss, minimize
 from .probe import best_penalty, fit_probe, penalty_path
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 # Strength of the penalty on the weights of words, from strong to weak: a path that is warm-started.
 LEXICAL_PENALTIES = (0.3, 0.03, 0.01)

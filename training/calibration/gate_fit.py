@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gate import NEVER, SHARES, Gate, doubted, expected_error, uncertainty
-from .thresholds import decide, widen
+from ...routing.decisions import decide, widen
+from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
+from ...routing.novelty import doubted
 
 KEPT_GAIN = 0.95
 STRENGTH = 20.0  # rows that a class's reliability is drawn to the average by

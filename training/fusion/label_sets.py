@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ..modeling_labelfusion.heads import LabelSetHead
-from .losses import clearly_better, log_loss, minimize
+from ...modeling_labelfusion.heads import LabelSetHead
+from ..losses import clearly_better, log_loss, minimize
 
 if TYPE_CHECKING:
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 PENALTY = 10.0
 FEWEST_ROWS, MOST_SETS = 300, 256

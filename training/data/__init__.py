@@ -1,0 +1,28 @@
+"""Labelled data as people have it: files, tables and exports of annotation tools, to texts with labels and scores."""
+
+from .data_table import CLASSES_SUFFIX, is_table, read_table, with_labels
+from .labelled_texts import (
+    LabelledTexts,
+    concatenate,
+    empty_error,
+    find_label_column,
+    is_empty_text,
+    naming,
+    prepare,
+    read_classes,
+)
+
+__all__ = [
+    "CLASSES_SUFFIX",
+    "LabelledTexts",
+    "concatenate",
+    "empty_error",
+    "find_label_column",
+    "is_empty_text",
+    "is_table",
+    "naming",
+    "prepare",
+    "read_classes",
+    "read_table",
+    "with_labels",
+]
