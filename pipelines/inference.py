@@ -13,17 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
 from ..configuration import LabelFusionConfig, ProviderKind
-from ..training.encoding import encode_texts, evaluating, novelty_of
-from ..training.gate import gate_values
-=======
-from ..configuration import LabelFusionConfig
 from ..modeling_labelfusion.encoding import encode_texts, evaluating
 from ..routing.gate import gate_values
 from ..routing.novelty import novelty_of
 from ..routing.policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
->>>>>>> h/house2
 from .asking import Asker
 from .blanks import Blanks
 from .inputs import Row, given_scores, read_inputs
