@@ -38,6 +38,17 @@ def stoppable() -> Iterator[None]:
         heard.append(number)
         raise Stopped(number)
 
+    def deliver_again(lost: "sys.UnraisableHookArgs") -> None:
+        """Python drops what is raised in a destructor or a callback of the garbage collector."""
+        if isinstance(lost.exc_value, Stopped):
+            heard.clear()
+            main, number = threading.main_thread().ident, lost.exc_value.number
+            # From another thread: what is raised in here would be dropped, too.
+            threading.Timer(0.01, lambda: signal.pthread_kill(main or 0, number)).start()
+        else:
+            report(lost)
+
+    report, sys.unraisablehook = sys.unraisablehook, deliver_again
     before = {}
     for name in SIGNALS:
         number = getattr(signal, name, None)
@@ -51,6 +62,7 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = report
 
 
 def told(interrupt: KeyboardInterrupt, verb: str, args: argparse.Namespace | None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from labelfusion.configuration import LabelFusionConfig
+from labelfusion.hub_scripts.stopping import Stopped, stoppable
 from labelfusion.pipelines.asking import Asker
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.loop import Job
@@ -100,3 +101,22 @@ def test_a_stopped_run_tells_its_questions_once(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(KeyboardInterrupt):
             asking.result()
         assert sum(row["answers"] for row in store.info()) == len(server.paid) == 4
+
+
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    class Inconvenient:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0)  # the handler runs, and Python drops what it raises
+
+    before = sys.unraisablehook
+
+    def work() -> None:
+        with stoppable():
+            Inconvenient()
+            time.sleep(PATIENCE_S)
+
+    with pytest.raises(Stopped) as stopped:
+        work()
+    assert stopped.value.number == signal.SIGTERM
+    assert sys.unraisablehook is before
