@@ -20,7 +20,7 @@ from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.training.data import LabelledTexts, prepare
 from labelfusion.training.fit import fit_model
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
-from labelfusion.training.options import FinetuneOptions, FitOptions
+from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from transformers.utils import logging as transformers_logging
 
 SPLITS = {  # learn from, judge on; the same name: different rows of it

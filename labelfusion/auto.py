@@ -26,7 +26,7 @@ from .scoring.budget import Budget
 from .scoring.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.fit import encode_training_texts, fit_model
-from .training.options import FinetuneOptions, FitOptions
+from .training.fit_options import FinetuneOptions, FitOptions
 from .training.scored_rows import first_guess
 from .training_scores import score_training_rows
 

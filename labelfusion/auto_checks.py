@@ -9,7 +9,7 @@ import numpy as np
 from .training.calibration.calibration_choice import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
-from .training.options import ENCODER_TRAINING
+from .training.fit_options import ENCODER_TRAINING
 
 logger = logging.getLogger(__name__)
 

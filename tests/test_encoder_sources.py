@@ -19,7 +19,7 @@ from labelfusion.training.encoder.encoder_sources import (
 )
 from labelfusion.training.fit import fit_model
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.options import FitOptions
+from labelfusion.training.fit_options import FitOptions
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from labelfusion import AutoFusionClassifier

@@ -17,7 +17,7 @@ from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.fusion.fusion_fit import fit_fusion
 from labelfusion.training.fusion.label_sets import LabelSets, choose_label_sets, fit_label_sets
 from labelfusion.training.losses import log_loss
-from labelfusion.training.options import FitOptions
+from labelfusion.training.fit_options import FitOptions
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 

@@ -13,7 +13,7 @@ from labelfusion.routing.gate import expected_error, gate_values
 from labelfusion.routing.novelty import doubted, novelty_of
 from labelfusion.training.encoder.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
 from labelfusion.training.fit import fit_model
-from labelfusion.training.options import FinetuneOptions, FitOptions
+from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 

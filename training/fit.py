@@ -27,7 +27,7 @@ from .fusion.fusion_data import FusionData
 from .fusion.fusion_fit import fit_fusion
 from .fusion.label_sets import choose_label_sets
 from .metrics import classification_metrics, softmax_or_sigmoid
-from .options import FitOptions
+from .fit_options import FitOptions
 from .review import check_class_order, check_quality
 
 if TYPE_CHECKING:

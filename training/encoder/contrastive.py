@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ...modeling_labelfusion.encoding import max_length as length_limit
 from ...modeling_labelfusion.encoding import tokenize
 from ...modeling_labelfusion.hardware import fast_bf16
-from ..options import ContrastiveOptions
+from ..fit_options import ContrastiveOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ...modeling_labelfusion.encoding import encode_texts
 from ..losses import clearly_better, log_loss
-from ..options import ContrastiveOptions
+from ..fit_options import ContrastiveOptions
 from .contrastive import contrast
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 

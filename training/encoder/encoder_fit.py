@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..folds import assign_folds
 from ..losses import log_loss
-from ..options import ContrastiveOptions
+from ..fit_options import ContrastiveOptions
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .finetune import trained_share
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
-    from ..options import FitOptions
+    from ..fit_options import FitOptions
 
 SMALL = 3000  # rows up to which the encoder is cross-fitted; above, one held-out part is enough
 

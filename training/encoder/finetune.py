@@ -14,7 +14,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from ...modeling_labelfusion.encoding import max_length as length_limit
 from ...modeling_labelfusion.encoding import tokenize, without_surrogates
 from ...modeling_labelfusion.hardware import fast_bf16
-from ..options import FinetuneOptions
+from ..fit_options import FinetuneOptions
 from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
-    from ..options import FitOptions
+    from ..fit_options import FitOptions
 
 logger = logging.getLogger(__name__)
 
