@@ -5,7 +5,7 @@ import signal
 from fnmatch import fnmatch
 from typing import Any
 
-from labelfusion.hub_scripts.push import IGNORED
+from labelfusion.hub_scripts.publish.hub import IGNORED
 from soak_checks import check_end
 from soak_world import CANARIES, Kill, World
 

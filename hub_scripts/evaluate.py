@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
     from ..pipelines.asking import as_budget
-    from .model_card import update_card
+    from .cards.model_card import update_card
     from .options import load_classifier
 
     columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts", "annotators")}

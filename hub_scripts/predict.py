@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .formulas import add_escape_formulas
-from .journal import Journal, one_run
-from .llm_needs import askable
+from .cards.llm_needs import askable
+from .io.formulas import add_escape_formulas
+from .io.journal import Journal, one_run
+from .io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
 from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
-from .tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier

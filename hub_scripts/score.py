@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .formulas import add_escape_formulas
-from .journal import Journal, one_run
+from .io.formulas import add_escape_formulas
+from .io.journal import Journal, one_run
+from .io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 from .options import add_annotators, add_columns, dollars, provider, told_by_library
 from .score_setup import Task, parse_names, parse_price, set_up
-from .tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 
 if TYPE_CHECKING:
     from ..scoring.base import ScoreBatch
@@ -152,7 +152,7 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     with told_by_library():
         summaries = _score_all(table, task, journal, args, total)
     _write(table, task, journal, data_file, args)
-    from .data_card import write_card
+    from .publish.data_card import write_card
 
     write_card(folder, data_file, table.name, task, journal, args)
     print("\n".join(s.line() for s in summaries), file=sys.stderr)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .io.tables import Table, sample_texts
 from .options import from_json, read_descriptions
-from .tables import Table, sample_texts
 
 if TYPE_CHECKING:
     from ..configuration import LLMProvider

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .formulas import add_escape_formulas, escape_formula
+from .io.formulas import add_escape_formulas, escape_formula
 from .options import (
     BF16,
     add_annotators,
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from labelfusion import AutoFusionClassifier
 
     from ..pipelines.asking import as_budget
-    from .emissions import measured
+    from .cards.emissions import measured
     from .evaluate import shown_name
     from .report import FILES
 
@@ -168,9 +168,9 @@ def _report(
     clf: "AutoFusionClassifier", args: argparse.Namespace, folder: Path, num_train: int, test: "LabelledTexts | None"
 ) -> None:
     """What comes after the model is saved."""
+    from .cards.model_card import update_card
     from .evaluate import evaluate
-    from .model_card import update_card
-    from .push import push_folder
+    from .publish.hub import push_folder
     from .training_report import training_summary
 
     summary = training_summary(clf)
@@ -234,7 +234,7 @@ def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int, escape
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    from .push import is_model_folder
+    from .io.model_folder import is_model_folder
 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`--output-dir`: {str(folder)!r} is a file.")

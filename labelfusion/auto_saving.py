@@ -57,7 +57,7 @@ class SavedClassifierMixin:
         """
         import tempfile
 
-        from .hub_scripts.push import push_folder
+        from .hub_scripts.publish.hub import push_folder
 
         self._check_fitted()
         with tempfile.TemporaryDirectory() as folder:

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.journal import one_run
-from labelfusion.hub_scripts.tables import Table, number_columns
+from labelfusion.hub_scripts.io.journal import one_run
+from labelfusion.hub_scripts.io.tables import Table, number_columns
 from labelfusion.training.data import prepare
 from llm_server import LABELS, LLMServer, truth
 

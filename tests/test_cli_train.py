@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.journal import Journal
+from labelfusion.hub_scripts.io.journal import Journal
 
 from labelfusion import AutoFusionClassifier
 

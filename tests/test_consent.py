@@ -14,7 +14,7 @@ import torch
 from hub_server import HubServer, point_client_at
 from huggingface_hub import constants, snapshot_download
 from labelfusion.configuration import LabelFusionConfig, LLMProvider
-from labelfusion.hub_scripts.space_app import why_not
+from labelfusion.hub_scripts.space.space_page import why_not
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.pipelines.scorers import build_scorers
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
@@ -430,7 +430,7 @@ def test_the_command(verb: str, evil: Path, canary: Canary, tmp_path: Path, caps
 
 
 def test_a_space_says_what_to_allow(evil: Path, canary: Canary, tmp_path: Path) -> None:
-    from labelfusion.hub_scripts.space import write_space
+    from labelfusion.hub_scripts.space.space_folder import write_space
 
     readme = (write_space("me/evil", tmp_path / "space") / "README.md").read_text()
     assert f"`LABELFUSION_SERVERS={canary.host}`" in readme

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hub_server import HubServer, point_client_at
 from huggingface_hub import DatasetCard
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.data_repository import hub_features
+from labelfusion.hub_scripts.publish.data_repository import hub_features
 from llm_server import LLMServer, truth
 from plain import run_python
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.export import export_model
-from labelfusion.hub_scripts.flat_code import BROUGHT, FILES, flat_code
+from labelfusion.hub_scripts.formats.flat_code import BROUGHT, FILES, flat_code
+from labelfusion.hub_scripts.formats.self_contained import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from llm_server import LLMServer
 from plain import plain_site, run_python

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelfusion.hub_scripts.flat_linker import Layout, Linker
+from labelfusion.hub_scripts.formats.flat_linker import Layout, Linker
 
 SOURCES = {
     "config/__init__.py": "from .settings.limits import LIMIT\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelfusion.hub_scripts.export import export_model
+from labelfusion.hub_scripts.formats.self_contained import export_model
 from llm_server import LLMServer
 
 CLASSES = ["class0", "class1", "class2"]

@@ -14,7 +14,7 @@ from hub_server import HubServer, point_client_at
 from huggingface_hub import constants
 from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.export import export_model
+from labelfusion.hub_scripts.formats.self_contained import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.pipelines.scorers import build_scorers
 from labelfusion.scoring.base import ScoringError

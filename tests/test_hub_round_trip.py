@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset
 from hub_server import HubServer, point_client_at
 from huggingface_hub import ModelCard, constants
-from labelfusion.hub_scripts.flat_code import FILES
-from labelfusion.hub_scripts.push import push_folder
+from labelfusion.hub_scripts.formats.flat_code import FILES
+from labelfusion.hub_scripts.publish.hub import push_folder
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from plain import plain_site, run_python
 from transformers import PreTrainedTokenizerFast, TrainingArguments, pipeline

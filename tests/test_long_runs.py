@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.journal import Journal
-from labelfusion.hub_scripts.tables import Table, check_columns, sample_texts
+from labelfusion.hub_scripts.io.journal import Journal
+from labelfusion.hub_scripts.io.tables import Table, check_columns, sample_texts
 from llm_server import LLMServer
 from test_auto import NAMES, frame
 

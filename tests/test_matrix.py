@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from labelfusion.hub_scripts.export import export_model
+from labelfusion.hub_scripts.formats.self_contained import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from plain import plain_site, run_python
 from transformers import PreTrainedTokenizerFast

@@ -14,11 +14,11 @@ from hub_server import HubServer, point_client_at
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from labelfusion.configuration import LabelFusionConfig
-from labelfusion.hub_scripts.card_metadata import EVAL_RESULTS, is_hub_id
-from labelfusion.hub_scripts.emissions import measured
-from labelfusion.hub_scripts.model_card import update_card
+from labelfusion.hub_scripts.cards.card_metadata import EVAL_RESULTS, is_hub_id
+from labelfusion.hub_scripts.cards.emissions import measured
+from labelfusion.hub_scripts.cards.model_card import update_card
 from labelfusion.hub_scripts.options import add_card_metadata
-from labelfusion.hub_scripts.push import push_folder
+from labelfusion.hub_scripts.publish.hub import push_folder
 from test_report import make_report
 
 CLASSES = ["class0", "class1", "class2"]

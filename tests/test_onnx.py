@@ -11,8 +11,8 @@ import pytest
 import torch
 from hub_server import HubServer, point_client_at
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.onnx_export import compare, example, export_onnx
-from labelfusion.hub_scripts.push import push_folder
+from labelfusion.hub_scripts.formats.onnx_export import compare, example, export_onnx
+from labelfusion.hub_scripts.publish.hub import push_folder
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS
 from transformers import RobertaConfig, pipeline

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard, constants
+from labelfusion.hub_scripts.cards.model_card import MARKER, update_card
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.model_card import MARKER, update_card
-from labelfusion.hub_scripts.push import refuse_secret_files
+from labelfusion.hub_scripts.publish.secret_files import refuse_secret_files
 
 from labelfusion import AutoFusionClassifier
 

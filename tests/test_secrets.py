@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from labelfusion.configuration import LLMProvider
 from labelfusion.configuration.secrets import holds_secret, redact, refuse_secrets
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.push import refuse_secret_files
+from labelfusion.hub_scripts.publish.secret_files import refuse_secret_files
 from labelfusion.scoring.transport import RequestError
 
 ALNUM, HEX = string.ascii_letters + string.digits, "0123456789abcdef"

@@ -12,10 +12,11 @@ import pytest
 from hub_server import HubServer, point_client_at
 from huggingface_hub import SpaceCard, constants
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.push import push_folder, refuse_secret_files
-from labelfusion.hub_scripts.space import write_space
-from labelfusion.hub_scripts.space_app import Demonstration, why_not
-from labelfusion.hub_scripts.space_view import dollars
+from labelfusion.hub_scripts.publish.hub import push_folder
+from labelfusion.hub_scripts.publish.secret_files import refuse_secret_files
+from labelfusion.hub_scripts.space.space_folder import write_space
+from labelfusion.hub_scripts.space.space_page import Demonstration, why_not
+from labelfusion.hub_scripts.space.space_view import dollars
 from llm_server import LLMServer
 from packaging.requirements import Requirement
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from labelfusion.configuration import LabelFusionConfig
-from labelfusion.hub_scripts.space import write_space
+from labelfusion.hub_scripts.space.space_folder import write_space
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from llm_server import LLMServer
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..io.journal import Journal
+from ..score_setup import Task
 from .data_repository import describe
-from .journal import Journal
-from .score_setup import Task
 
 _CARD = """---
 task_categories:

@@ -4,33 +4,33 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..configuration import LabelFusionConfig, LLMProvider
+    from ...configuration import LabelFusionConfig, LLMProvider
 
 
 def api_providers(config: "LabelFusionConfig") -> "list[LLMProvider]":
     """The providers that are queried over a network."""
-    from ..configuration import ProviderKind
+    from ...configuration import ProviderKind
 
     return [p for p in config.providers if p.kind == ProviderKind.API]
 
 
 def askable(config: "LabelFusionConfig") -> "list[LLMProvider]":
     """The providers that answer about a new text, here or over a network."""
-    from ..configuration import ProviderKind
+    from ...configuration import ProviderKind
 
     return [p for p in config.providers if p.kind != ProviderKind.RECORDED]
 
 
 def clients(config: "LabelFusionConfig") -> list[str]:
     """The packages, which are also the names of the extras: `openai`, `litellm`."""
-    from ..scoring.providers import resolve
+    from ...scoring.providers import resolve
 
     return sorted({"litellm" if resolve(p).uses_litellm else "openai" for p in api_providers(config)})
 
 
 def keys(config: "LabelFusionConfig") -> list[str]:
     """The environment variables with the keys; where only litellm knows its name, "the key of ..." in its place."""
-    from ..scoring.providers import resolve
+    from ...scoring.providers import resolve
 
     found = set()
     for provider in api_providers(config):
@@ -44,7 +44,7 @@ def keys(config: "LabelFusionConfig") -> list[str]:
 
 def consents(config: "LabelFusionConfig") -> dict[str, str]:
     """`{environment variable: value}` without which the LLMs of a model from the Hub are not asked."""
-    from ..scoring.consent import consent_needed
+    from ...scoring.consent import consent_needed
 
     found: dict[str, list[str]] = {}
     for provider in api_providers(config):

@@ -6,12 +6,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .push import check_model_folder, is_model_folder
+from ..io.model_folder import check_model_folder, is_model_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 TOLERANCE = 1e-4  # largest difference of a logit that is accepted
 _LARGEST_FILE = 1 << 30  # ONNX files end at 2 GiB; larger weights go into a file beside
@@ -44,8 +44,8 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
         raise ImportError(f"{error}. The export needs: pip install 'labelfusion-transformers[onnx]'.") from None
     import torch
 
-    from ..modeling_labelfusion import LabelFusionForSequenceClassification
-    from ..modeling_labelfusion.onnx_labelfusion import FUSION, WHOLE, LabelFusionOnnxModel
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion.onnx_labelfusion import FUSION, WHOLE, LabelFusionOnnxModel
 
     folder, out = Path(folder), Path(out_dir)
     check_model_folder(folder)
@@ -78,7 +78,7 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
 
 def _check_tokenizer(folder: Path, model: "LabelFusionForSequenceClassification") -> None:
     """Refuse an encoder whose tokenizer gives a single text other token types than zeros (XLNet)."""
-    from ..modeling_labelfusion.tokenizer_files import load_tokenizer
+    from ...modeling_labelfusion.tokenizer_files import load_tokenizer
 
     if "token_type_ids" not in model._encoder_arguments or not (folder / "tokenizer_config.json").is_file():
         return
@@ -95,7 +95,7 @@ def compare(model: "LabelFusionForSequenceClassification", exported: Any) -> flo
     """
     import torch
 
-    from ..modeling_labelfusion.baselines import BASELINES
+    from ...modeling_labelfusion.baselines import BASELINES
 
     largest = 0.0
     for count, length in ((1, 3), (3, 17), (5, 9)):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..configuration import LabelFusionConfig
+    from ...configuration import LabelFusionConfig
 
 
 def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
@@ -24,7 +24,7 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
         parts.append(text)
     points = folder / "evaluation" / "tradeoff.json"
     if points.is_file():
-        from .tradeoff import tradeoff_table
+        from ..tradeoff import tradeoff_table
 
         parts.append("What asking about fewer texts would give ([figures](evaluation/tradeoff.csv)):")
         parts.append(tradeoff_table(json.loads(points.read_text(encoding="utf-8"))))
@@ -35,8 +35,8 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
 
 def _free_of_charge(config: "LabelFusionConfig") -> str:
     """Why the evaluation has no cost, as far as the declared providers tell."""
-    from ..scoring.money import find_price
-    from ..scoring.providers import resolve
+    from ...scoring.money import find_price
+    from ...scoring.providers import resolve
     from .llm_needs import api_providers
 
     prices = [find_price(provider, resolve(provider)) for provider in api_providers(config)]
@@ -50,8 +50,8 @@ def _free_of_charge(config: "LabelFusionConfig") -> str:
 
 
 def _unpriced(config: "LabelFusionConfig") -> list[str]:
-    from ..scoring.money import find_price
-    from ..scoring.providers import resolve
+    from ...scoring.money import find_price
+    from ...scoring.providers import resolve
     from .llm_needs import api_providers
 
     return [str(p.name) for p in api_providers(config) if find_price(p, resolve(p)) is None]

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .report import FUSION, METRIC_TITLES
+from ..report import FUSION, METRIC_TITLES
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-    from ..configuration import LabelFusionConfig
+    from ...configuration import LabelFusionConfig
 
 # What only people know: kept when a card is written anew.
 KEPT = ("license", "license_name", "license_link", "language", "datasets", "co2_eq_emissions", "thumbnail")

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..training.data import CLASSES_SUFFIX
-from .tables import SCORES, Table, Writer, number_columns
+from ...training.data import CLASSES_SUFFIX
+from ..io.tables import SCORES, Table, Writer, number_columns
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .llm_needs import api_providers, clients, consents, keys
-from .push import _files, check_model_folder, is_model_folder, refuse_secret_files
+from ..cards.llm_needs import api_providers, clients, consents, keys
+from ..io.model_folder import check_model_folder, is_model_folder
+from ..publish.hub import published_files
+from ..publish.secret_files import refuse_secret_files
 
 if TYPE_CHECKING:
-    from ..configuration import LabelFusionConfig
+    from ...configuration import LabelFusionConfig
 
 GRADIO = "6.31.0"  # the version that the page is tested with
 PYTHON = "3.11"
@@ -78,8 +80,8 @@ def write_space(
     """
     from huggingface_hub import SpaceCard, SpaceCardData
 
-    from ..configuration import LabelFusionConfig
-    from .space_app import EXAMPLES
+    from ...configuration import LabelFusionConfig
+    from .space_page import EXAMPLES
 
     folder, out = Path(model), Path(out_dir)
     local = folder.is_dir()
@@ -130,7 +132,7 @@ def write_space(
 def _copy_model(folder: Path, target: Path) -> None:
     """What `from_pretrained` reads: no code, no cards, no reports."""
     target.mkdir()
-    for name in _files(folder):
+    for name in published_files(folder):
         if "/" not in name and not name.endswith((".md", ".py")) and not name.startswith("."):
             shutil.copy(folder / name, target / name)
 

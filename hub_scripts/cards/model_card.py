@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..configuration import ProviderKind
+from ...configuration import ProviderKind
+from ..report import FUSION, METRIC_TITLES, comparisons_table, markdown_table, plain, seen_before, sources_table
 from .card_cost import carbon_sentence, cost_section, dollars
 from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
 from .llm_needs import keys
-from .report import FUSION, METRIC_TITLES, comparisons_table, markdown_table, plain, seen_before, sources_table
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-    from ..configuration import LabelFusionConfig
+    from ...configuration import LabelFusionConfig
 
 MARKER = (
     "<!-- Written by labelfusion, and written anew with the model; delete this line to keep changes of your own. -->"
@@ -48,7 +48,7 @@ def build_card(folder: Path, repo_id: str | None = None, **known: Any) -> "Model
     """The card of the model in `folder`; the arguments are those of `update_card`."""
     from huggingface_hub import ModelCard
 
-    from ..configuration import LabelFusionConfig
+    from ...configuration import LabelFusionConfig
 
     config = LabelFusionConfig.from_pretrained(folder)
     name = repo_id or folder.resolve().name
@@ -104,7 +104,7 @@ def _llm_phrase(config: "LabelFusionConfig") -> str:
 
 
 def _llm_table(config: "LabelFusionConfig") -> str:
-    from ..pipelines.answers import source_names
+    from ...pipelines.answers import source_names
 
     rows = []
     for name, p in zip(source_names(config), config.providers, strict=True):

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..training.data import empty_error, is_empty_text, naming
-from ..training.data.annotations import find_tool, read_export
-from ..training.data.cell_files import DELIMITERS
-from ..training.data.data_table import LABEL_COLUMNS
-from ..training.data.files import SUFFIXES, read_rows
+from ...training.data import empty_error, is_empty_text, naming
+from ...training.data.annotations import find_tool, read_export
+from ...training.data.cell_files import DELIMITERS
+from ...training.data.data_table import LABEL_COLUMNS
+from ...training.data.files import SUFFIXES, read_rows
 from .formulas import escape_formula
 
 Row = dict[str, Any]

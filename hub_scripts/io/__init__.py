@@ -1,0 +1,1 @@
+"""Reading and writing tables, journals of unfinished runs, and model folders."""

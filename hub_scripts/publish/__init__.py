@@ -1,0 +1,1 @@
+"""Publishing on the Hugging Face Hub: models, data sets, and a check for secrets."""

@@ -1,0 +1,1 @@
+"""A Gradio Space that shows a model."""
