@@ -116,7 +116,7 @@ SOURCES = {
         from ..work.methods import compute
         from ..work.methods import plus as plus_module
         from ..work.methods.plus import _CACHE as kept, table
-        from ..work.methods.times import _CACHE, _Helper, calls, compute as times
+        from ..work.methods.times import _CACHE, _Helper, calls as count, compute as times
 
         def _step(value: int) -> int:
             return value
@@ -127,9 +127,12 @@ SOURCES = {
 
                 values = {"plus": compute(Base(), 2), "times": times(None, 2), "own": _step(9), "late": late(2)}
                 return values | {
-                    "describe": _Helper(4).describe(), "calls": calls(), "same": same(5), "table": dict(table()),
+                    "describe": _Helper(4).describe(), "calls": self.calls(), "same": same(5), "table": dict(table()),
                     "caches": [dict(kept), dict(_CACHE)],
                 }
+
+            def calls(self, calls: int = 0) -> int:
+                return calls + count()
     """,
 }
 FILES = {"config_flat": (("config",), "One."), "work_flat": (("work",), "Two."), "pipe_flat": (("use",), "Three.")}

@@ -217,8 +217,9 @@ def test_heavy_packages_are_imported_in_the_functions_that_use_them() -> None:
     assert not wrong - WRAPPERS
 
 
-def test_module_names_are_unique() -> None:
-    names = [path.name for path in sources(*ROOMS) if path.name != "__init__.py"]
+@pytest.mark.parametrize("room", ROOMS)
+def test_module_names_are_unique(room: str) -> None:
+    names = [path.name for path in sources(room) if path.name != "__init__.py"]
     twice = {name for name in names if names.count(name) > 1}
     assert not twice
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LabelFusionConfig, LLMProvider, ProviderKind
 from labelfusion.hub_scripts.llm_needs import api_providers, clients, keys
-from labelfusion.hub_scripts.space_app import why_not
+from labelfusion.hub_scripts.space.space_page import why_not
 from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.consent import allowed, consent_needed
 from labelfusion.scoring.guidelines import write_guidelines

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .flat_modules import Import, Module, outside_imports, own_imports
-from .flat_names import references, renamed
+from .flat_names import inner_names, references, renamed
 
 _SAFE_CALLS = {"TypeVar", "frozenset", "logging.getLogger", "logging.get_logger", "re.compile"}
 
@@ -131,10 +131,15 @@ class Linker:
         words = set().union(*(re.findall(r"\w+", line) for module in modules for line in module.lines))
         names = self.names[file] = {}
         taken: dict[str, Import] = {}
+        hidden: dict[Import, set[str]] = {}  # by the inner names of a module that calls the thing by another name
+        for module in modules:
+            inner = set().union(*(inner_names(node) for node in module.needed))
+            for name, source in module.used.items():
+                hidden.setdefault(self.find(source), set()).update(inner - {name})
 
         def give(meaning: Import, wanted: str, module: str) -> None:
             if meaning not in names:
-                if taken.setdefault(wanted, meaning) != meaning:
+                if wanted in hidden.get(meaning, ()) or taken.setdefault(wanted, meaning) != meaning:
                     wanted = _free_name(wanted, module, words)
                     taken[wanted] = meaning
                     words.add(wanted)

@@ -100,6 +100,19 @@ def _bound(body: Iterable[ast.AST], arguments: ast.arguments | None = None) -> f
     return frozenset(names - outside)
 
 
+def inner_names(statement: ast.stmt) -> set[str]:
+    """The names that the functions, classes and comprehensions of a statement bind: arguments, variables, members."""
+    names: set[str] = set()
+    for part in ast.walk(statement):
+        if isinstance(part, _FUNCTIONS):
+            names |= _bound([part.body] if isinstance(part, ast.Lambda) else part.body, part.args)
+        elif isinstance(part, ast.ClassDef):
+            names |= _bound(part.body)
+        elif isinstance(part, _COMPREHENSIONS):
+            names |= _bound(generator.target for generator in part.generators)
+    return names
+
+
 def renamed(lines: list[str], statement: ast.stmt, names: dict[str, str]) -> list[str]:
     """The lines of a module with the names in one of its statements replaced, and everything else as it was.
 
