@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.configuration import LabelFusionConfig, LLMProvider, ProviderKind
-from labelfusion.hub_scripts.llm_needs import api_providers, clients, keys
+from labelfusion.hub_scripts.cards.llm_needs import api_providers, clients, keys
 from labelfusion.hub_scripts.space.space_page import why_not
 from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.consent import allowed, consent_needed
