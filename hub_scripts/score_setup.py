@@ -14,7 +14,7 @@ from .tables import Table, sample_texts
 
 if TYPE_CHECKING:
     from ..configuration import LLMProvider
-    from ..scoring.base import Scorer
+    from ..scoring.scorer import Scorer
 
 PRIOR_TEXTS = 128  # from which a local model estimates its prior
 

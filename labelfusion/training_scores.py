@@ -80,7 +80,7 @@ def score_training_rows(
     scores = scores.copy()
     scores[rows] = answers.scores
     if np.isnan(scores).any(axis=2).all():
-        reasons = sorted(set(answers.errors.values()))[:3]
+        reasons = sorted(set(answers.missing.values()))[:3]
         raise ValueError(f"The LLM gave no answer for any of {len(rows)} rows: {'; '.join(reasons) or 'no reason'}.")
     for i, scorer in enumerate(scorers):
         prior = getattr(scorer, "prior", None)

@@ -4,18 +4,21 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..configuration import LabelFusionConfig
-from ..scoring.base import Scorer, ScoringError
+from ..configuration import LabelFusionConfig, ProviderKind
+from ..scoring.base import ScoringError
+from ..scoring.fixed import CallableScorer
 from ..scoring.reasons import Missing, MissingKind, add_reason
+from ..scoring.run import Dispatch, Run
+from ..scoring.score_table import ScoreTable, unique
+from ..scoring.scorer import Scorer, TextScorer, complete
 from ..scoring.tasks import gather_or_cancel
 from .patience import DEADLINE, Patience
 from .scorers import Scorers, Unbroken, build_scorers, check_scorers
@@ -30,43 +33,6 @@ NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remain
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Answers:
-    """What the LLMs said about n texts.
-
-    Args:
-        scores: float32 `(n, num_providers, num_labels)`, NaN for a missing answer.
-        called: bool `(n,)`: whether an LLM was asked.
-        cost_usd: float64 `(n,)`: US dollars, those of a request split evenly over its texts.
-        errors: `{row: reason}` for missing answers.
-        took_s: float64 `(n,)`: seconds that each text took, where it was waited for by itself.
-    """
-
-    scores: NDArray[np.float32]
-    called: NDArray[np.bool_]
-    cost_usd: NDArray[np.float64]
-    errors: dict[int, Missing] = field(default_factory=dict)
-    took_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-
-    def __post_init__(self) -> None:
-        self.took_s = self.took_s if len(self.took_s) else np.zeros(len(self.called))
-
-    def add(self, part: "Answers", rows: slice, share: float = 1.0) -> None:
-        """Put what was said about `rows` beside what is known of them; a `share` of its cost is theirs."""
-        self.scores[rows] = np.where(np.isnan(part.scores), self.scores[rows], part.scores)
-        self.called[rows] |= part.called
-        self.cost_usd[rows] += share * part.cost_usd
-        self.took_s[rows] = np.maximum(self.took_s[rows], part.took_s)
-        for row, reason in part.errors.items():
-            add_reason(self.errors, row + rows.start, reason)
-
-    @classmethod
-    def none(cls, count: int, config: LabelFusionConfig) -> "Answers":
-        """No answers about `count` texts, yet."""
-        scores = np.full((count, config.num_providers, config.num_labels), np.nan, dtype=np.float32)
-        return cls(scores, np.zeros(count, dtype=bool), np.zeros(count))
-
-
 class Asking:
     """A question to the LLMs that is under way on the background loop.
 
@@ -75,13 +41,13 @@ class Asking:
         jobs: What the run has under way; this is added.
     """
 
-    def __init__(self, coro: Coroutine[Any, Any, Answers], jobs: "list[Job[Any]]") -> None:
+    def __init__(self, coro: Coroutine[Any, Any, ScoreTable], jobs: "list[Job[Any]]") -> None:
         from ..scoring.loop import Job
 
         self._job, self._jobs = Job(coro), jobs
         jobs[:] = [job for job in jobs if not job.ended.is_set()] + [self._job]
 
-    def result(self) -> Answers:
+    def result(self) -> ScoreTable:
         """Wait for the answers. After Ctrl-C the run asks no more, and what is on the wire is stored first."""
         return self._job.result(self._jobs)
 
@@ -148,7 +114,7 @@ class Asker:
         waited_s = np.zeros(len(texts)) if waited_s is None else waited_s
         asking = Asking(self._ask(scorers, texts, waited_s), self._jobs)
         # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
-        local = [getattr(getattr(scorer, "provider", None), "is_local", False) for scorer in scorers.values()]
+        local = [scorer.kind == ProviderKind.LOCAL for scorer in scorers.values()]
         self._local = all(local)
         if any(local):
             asking.result()
@@ -165,102 +131,107 @@ class Asker:
         """The scorers that can be asked, by provider."""
         if self._scorers is None:
             if self._given is None:
-                scorers: Sequence[Scorer] = build_scorers(self.config)
+                scorers: Sequence[TextScorer] = build_scorers(self.config)
             else:
                 scorers = self._given() if callable(self._given) else self._given
             check_scorers(scorers, self.config)
             self._scorers = {}
-            for i, scorer in enumerate(scorers):
-                if getattr(scorer, "function", self) is None:
+            for i, scorer in enumerate(map(complete, scorers)):
+                if isinstance(scorer, CallableScorer) and scorer.function is None:
                     logger.warning(
                         "%s is a Python function, which is not saved with the model. Its scores are missing, unless "
                         "you pass it as `llm=`.",
                         scorer.name,
                     )
-                elif getattr(scorer, "method", None) != "recorded":
+                elif scorer.kind != ProviderKind.RECORDED:
                     self._scorers[i] = scorer
         return self._scorers
 
-    async def _ask(self, scorers: dict[int, Scorer], texts: list[str], waited_s: NDArray[np.floating]) -> Answers:
+    async def _ask(self, scorers: dict[int, Scorer], texts: list[str], waited_s: NDArray[np.floating]) -> ScoreTable:
         count = len(texts)
-        answers = Answers.none(count, self.config)
+        answers = self._empty(count)
         if not scorers:
             return answers
         if self.patience.in_use:
             return await self._ask_singly(scorers, texts, waited_s)
-        if not self._limited or all(getattr(scorer, "keeps_budget", False) for scorer in scorers.values()):
-            await self._ask_rows(scorers, texts, slice(0, count), answers)
+        if not self._limited or all(scorer.capabilities.budget for scorer in scorers.values()):
+            await self._ask_rows(scorers, texts, range(count), answers)
             return answers
         async with self._turn:
             for start in range(0, count, self.chunk_size):
-                await self._ask_rows(scorers, texts, slice(start, min(start + self.chunk_size, count)), answers)
+                await self._ask_rows(scorers, texts, range(start, min(start + self.chunk_size, count)), answers)
         return answers
 
     async def _ask_singly(
         self, scorers: dict[int, Scorer], texts: list[str], waited_s: NDArray[np.floating]
-    ) -> Answers:
+    ) -> ScoreTable:
         """Each text by itself, and each LLM about it, as long as the patience lasts."""
 
         waited = dict(zip(texts, waited_s.tolist(), strict=True))
 
-        async def ask(text: str) -> Answers:
+        async def ask(text: str) -> ScoreTable:
             started, end = time.monotonic(), self.patience.end(waited[text])
             asked = [self._in_time(p, scorer, text, end, len(scorers) > 1) for p, scorer in scorers.items()]
-            answers = Answers.none(1, self.config)
+            answers = self._empty(1)
             for part in await gather_or_cancel(asked):
-                answers.add(part, slice(0, 1))
+                answers.add(part, [0])
             answers.took_s[0] = time.monotonic() - started
             return answers
 
-        distinct = list(dict.fromkeys(texts))
+        distinct, rows = unique(texts)
         if not self._limited:
             parts = await gather_or_cancel([ask(text) for text in distinct])
         else:
             async with self._turn:
                 parts = [await ask(text) for text in distinct]
-        found = dict(zip(distinct, parts, strict=True))
-        shared = Counter(texts)
-        answers = Answers.none(len(texts), self.config)
-        for i, text in enumerate(texts):
-            answers.add(found[text], slice(i, i + 1), 1 / shared[text])
+        shared = np.bincount(rows)
+        answers = self._empty(len(texts))
+        for i, row in enumerate(rows.tolist()):
+            answers.add(parts[row], [i], 1 / shared[row])
         return answers
 
-    async def _in_time(self, p: int, scorer: Scorer, text: str, end: float, several: bool) -> Answers:
-        async def ask() -> Answers:
-            answers = Answers.none(1, self.config)
-            await self._ask_rows({p: scorer}, [text], slice(0, 1), answers)
+    async def _in_time(self, p: int, scorer: Scorer, text: str, end: float, several: bool) -> ScoreTable:
+        async def ask(dispatch: Dispatch) -> ScoreTable:
+            answers = self._empty(1)
+            await self._ask_rows({p: scorer}, [text], range(1), answers, Run(dispatch=dispatch, deadline=end))
             return answers
 
-        def usable(answers: Answers) -> bool:
+        def usable(answers: ScoreTable) -> bool:
             return not np.isnan(answers.scores[0, p]).any()
 
-        told, sent = await self.patience.first(ask, end, getattr(scorer, "tells_sent", False), usable)
+        told, sent = await self.patience.first(ask, end, scorer.capabilities.dispatch, usable)
         if told is not None:
             return told
-        late = Answers.none(1, self.config)
+        late = self._empty(1)
         reason = Missing(MissingKind.DEADLINE, DEADLINE)
-        late.called[0], late.errors[0] = sent, reason.named(scorer.name) if several else reason
+        late.called[0], late.missing[0] = sent, reason.named(scorer.name) if several else reason
         return late
 
-    async def _ask_rows(self, scorers: dict[int, Scorer], texts: list[str], rows: slice, answers: Answers) -> None:
-        from ..scoring.loop import ascore_texts
+    async def _ask_rows(
+        self,
+        scorers: dict[int, Scorer],
+        texts: list[str],
+        rows: range,
+        answers: ScoreTable,
+        run: Run | None = None,
+    ) -> None:
+        from ..scoring.loop import run_scorers
 
         if self.budget is not None and self.budget.over:
             self._stop()
         asked = [] if self._over else [p for p in scorers if p not in self._broken]
         before = self.budget.spent if self.budget is not None else 0.0
-        scores, batches = await ascore_texts(
+        batches = await run_scorers(
             [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
-            texts[rows],
+            texts[rows.start : rows.stop],
+            replace(run or Run(), budget=self.budget),
             progress=bool(asked) and self.progress and not self._local and not self.patience.in_use,
-            max_cost_usd=self.budget,
         )
-        count = rows.stop - rows.start
-        found = Answers.none(count, self.config)
-        if asked:
-            found.scores[:, asked] = scores
+        count = len(rows)
+        found = self._empty(count)
         unpaid: set[int] = set()
         for p, batch in zip(asked, batches, strict=True):
+            found.scores[:, p] = batch.scores
             self.spent += batch.usage.cost_usd
             found.cost_usd += batch.usage.cost_usd / count
             called = np.ones(count, dtype=bool)
@@ -271,11 +242,11 @@ class Asker:
                     unpaid.add(row)
                     why = self._limit_reached()
                 why = why if why.kind == MissingKind.UNAVAILABLE else why.named(scorers[p].name)
-                add_reason(found.errors, row, why)
+                add_reason(found.missing, row, why)
             found.called |= called
         for p in scorers.keys() - set(asked):
             for row in range(count):
-                add_reason(found.errors, row, self._limit_reached() if self._over else self._broken[p])
+                add_reason(found.missing, row, self._limit_reached() if self._over else self._broken[p])
         self._worked |= bool(found.called.any())
         if unpaid:
             paid = np.flatnonzero(found.called)
@@ -286,6 +257,9 @@ class Asker:
             paid_usd = sum(batch.usage.cost_usd for batch in batches)
             self.budget.settle(0.0, max(0.0, before + paid_usd - self.budget.spent))
         answers.add(found, rows)
+
+    def _empty(self, count: int) -> ScoreTable:
+        return ScoreTable.empty(count, self.config.num_providers, self.config.num_labels)
 
     def late_cost_usd(self) -> float:
         """US dollars of the answers that have come too late, or second, since this was last called."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..scoring.run import Question, current_question
+from ..scoring.run import Dispatch
 from ..scoring.tasks import end_tasks
 
 T = TypeVar("T")
@@ -55,18 +55,18 @@ class Patience:
 
     async def first(
         self,
-        ask: Callable[[], Coroutine[Any, Any, T]],
+        ask: Callable[[Dispatch], Coroutine[Any, Any, T]],
         end: float | None = None,
-        tells_sent: bool = False,
+        tells_dispatch: bool = False,
         usable: Callable[[Any], bool] = lambda answer: True,
     ) -> tuple[T | None, bool]:
-        """The first answer to `ask()`.
+        """The first answer to `ask(dispatch)`.
 
         Args:
-            ask: Asks; called once more for a second request.
+            ask: Queries the LLM; called once more for a hedged request.
             end: When to give up, by `time.monotonic`. Default: `self.end()`.
-            tells_sent: Whether what `ask` runs tells `scoring.run.current_question` when its request goes out.
-                Otherwise it counts as sent at once.
+            tells_dispatch: Whether what `ask` runs tells its `Dispatch` when a request goes out. Otherwise it counts as
+                sent at once.
             usable: Whether an answer is one; the other request is waited for where it is not.
 
         Returns:
@@ -75,12 +75,12 @@ class Patience:
         end = self.end() if end is None else end
         if time.monotonic() >= end:
             return None, False
-        asked: dict[asyncio.Task[T], Question] = {}
+        asked: dict[asyncio.Task[T], Dispatch] = {}
         try:
-            first, watched = _start(ask, tells_sent)
+            first, watched = _start(ask, tells_dispatch)
             asked[first] = watched
             if self.hedge_s is not None and await self._is_slow(first, watched, end):
-                asked.update([_start(ask, tells_sent, again=True)])
+                asked.update([_start(ask, tells_dispatch, again=True)])
             while (waiting := {t for t in asked if not t.done()}) and time.monotonic() < end:
                 if any(t.done() and (t.exception() is not None or usable(t.result())) for t in asked):
                     break
@@ -89,30 +89,30 @@ class Patience:
             await end_tasks(asked)  # what is on the wire is stored first
             raise
         done = [task for task in asked if task.done()]
-        for task, question in asked.items():
-            if task not in done and question.on_wire:
+        for task, dispatch in asked.items():
+            if task not in done and dispatch.on_wire:
                 self._late.add(task)
                 task.add_done_callback(self._forget)
             elif task not in done:
                 task.cancel()
         if not done:
-            return None, any(question.on_wire for question in asked.values())
+            return None, any(dispatch.on_wire for dispatch in asked.values())
         best = next((t for t in done if t.exception() is None and usable(t.result())), done[0])
         for task in done:
             if task is not best:
                 self._forget(task)
-        sent = any(question.on_wire for question in asked.values())
+        sent = any(dispatch.on_wire for dispatch in asked.values())
         if watched.on_wire:  # answers from the store tell nothing about the LLM
             self._note(time.monotonic() - watched.sent_at)
         return best.result(), sent
 
-    async def _is_slow(self, task: "asyncio.Task[T]", question: Question, end: float) -> bool:
+    async def _is_slow(self, task: "asyncio.Task[T]", dispatch: Dispatch, end: float) -> bool:
         """Wait until a second request is due: not before the first one is out, nor before the delay is known."""
-        for event in (question.sent, *([self._enough()] if self.hedge_s == "p95" else [])):
+        for event in (dispatch.sent, *([self._enough()] if self.hedge_s == "p95" else [])):
             await _wait({task, event}, end)
             if task.done() or not event.done():
                 return False
-        await _wait({task}, min(end, question.sent_at + self._delay()))
+        await _wait({task}, min(end, dispatch.sent_at + self._delay()))
         return not task.done() and time.monotonic() < end
 
     def _delay(self) -> float:
@@ -139,16 +139,12 @@ class Patience:
 
 
 def _start(
-    ask: Callable[[], Coroutine[Any, Any, T]], tells_sent: bool, again: bool = False
-) -> "tuple[asyncio.Task[T], Question]":
-    question = Question(again)
-    if not tells_sent:
-        question.send()
-    token = current_question.set(question)  # a task takes the values of its beginning along
-    try:
-        return asyncio.get_running_loop().create_task(ask()), question
-    finally:
-        current_question.reset(token)
+    ask: Callable[[Dispatch], Coroutine[Any, Any, T]], tells_dispatch: bool, again: bool = False
+) -> "tuple[asyncio.Task[T], Dispatch]":
+    dispatch = Dispatch(again)
+    if not tells_dispatch:
+        dispatch.send()
+    return asyncio.get_running_loop().create_task(ask(dispatch)), dispatch
 
 
 async def _wait(futures: "set[Any]", end: float) -> None:

@@ -5,15 +5,17 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from ..configuration import LabelFusionConfig, LLMProvider
-from ..scoring.base import ScoreBatch, Scorer, ScoringError, missing
+from ..scoring.base import ScoreBatch, ScoringError, missing
 from ..scoring.reasons import Missing
+from ..scoring.run import Run
+from ..scoring.scorer import Scorer, TextScorer
 
-Scorers: TypeAlias = Sequence[Scorer] | Callable[[], Sequence[Scorer]]
+Scorers: TypeAlias = Sequence[TextScorer] | Callable[[], Sequence[TextScorer]]
 
 MAX_DECLARED = 10  # LLMs of a model from the Hub that are asked
 
 
-def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) -> list[Scorer]:
+def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) -> list[TextScorer]:
     """Make the scorers of a model's providers.
 
     Args:
@@ -44,7 +46,7 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
             f"{config.source} declares {config.num_providers} LLMs; from the Hub, up to {MAX_DECLARED} are asked. Give "
             "those that you want as `llm=`, with 'recorded' for the others."
         )
-    scorers: list[Scorer] = []
+    scorers: list[TextScorer] = []
     for provider, choice in zip(config.providers, chosen, strict=True):
         function = None
         if hasattr(choice, "score"):
@@ -80,9 +82,9 @@ class DeferredScorers:
 
     def __init__(self, config: LabelFusionConfig, llm: Any, runtime: dict[str, Any]) -> None:
         self.config, self.llm, self.runtime = config, llm, runtime
-        self._made: list[Scorer] | None = None
+        self._made: list[TextScorer] | None = None
 
-    def __call__(self) -> list[Scorer]:
+    def __call__(self) -> list[TextScorer]:
         """The scorers."""
         if self._made is None:
             self._made = build_scorers(self.config, self.llm, **self.runtime)
@@ -103,12 +105,12 @@ class Unbroken:
     def __init__(self, scorer: Scorer, broke: Callable[[ScoringError], Missing]) -> None:
         self.scorer, self.broke = scorer, broke
         self.name, self.labels, self.multi_label = scorer.name, scorer.labels, scorer.multi_label
-        self.counts_progress = getattr(scorer, "counts_progress", False)
+        self.kind, self.capabilities = scorer.kind, scorer.capabilities
 
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+    async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
         """The scorer's batch, or what it had until it broke down."""
         try:
-            return await self.scorer.score(texts)
+            return await self.scorer.score(texts, run)
         except ScoringError as error:
             reason = self.broke(error)
             if error.batch is not None:  # its reasons may be words alone
@@ -118,7 +120,7 @@ class Unbroken:
             return ScoreBatch(nothing, "missing", errors=dict.fromkeys(range(len(texts)), reason))
 
 
-def check_scorers(scorers: Sequence[Scorer], config: LabelFusionConfig) -> None:
+def check_scorers(scorers: Sequence[TextScorer], config: LabelFusionConfig) -> None:
     """Refuse scorers that do not fit the model.
 
     Raises:

@@ -5,7 +5,8 @@ from typing import Any
 
 _EXPORTS = {
     "ScoreBatch": ".base",
-    "Scorer": ".base",
+    "Scorer": ".scorer",
+    "TextScorer": ".scorer",
     "ScoringError": ".base",
     "Usage": ".base",
     "build_scorer": ".factory",

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,9 +13,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ..configuration import LLMProvider
+from ..configuration import LLMProvider, ProviderKind
 from .api_errors import FILTERED, TOO_LONG
-from .base import ScoreBatch, ScoringError, UnansweredError, expand, missing, unique
+from .base import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
 from .budget import BudgetReachedError
 from .call import Call
 from .client import Client, explain, is_missing_feature, is_refused
@@ -28,7 +29,7 @@ from .prompts import Example
 from .providers import resolve
 from .questions import Questions
 from .reasons import Missing, MissingKind
-from .run import Run, current_question, current_run
+from .run import Run
 from .store import ScoreStore
 from .tasks import gather_or_drain, leave_wire
 from .transport import RequestError
@@ -54,8 +55,8 @@ class APIScorer:
         ValueError: If the declaration asks for something that is not given, such as examples.
     """
 
-    counts_progress = keeps_budget = True
-    tells_sent = True
+    kind = ProviderKind.API
+    capabilities = Capabilities(progress=True, budget=True, dispatch=True)
 
     def __init__(
         self,
@@ -83,8 +84,8 @@ class APIScorer:
         if provider.method != "auto":
             self.questions.method(provider.method)
 
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
-        """Score `texts`, in order; equal texts are asked once.
+    async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
+        """Score `texts`, in order. Equal texts have one answer: that in the store, or that of the first of them.
 
         Raises:
             ScoringError: If nothing can work: no key, a refused key, an unknown model. Finished answers are stored.
@@ -92,16 +93,15 @@ class APIScorer:
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
             raise ValueError(f"{self.name}: text {bad} is a {type(texts[bad]).__name__}, not a string.")
-        distinct, rows = unique(texts)
-        shared = current_run.get(None) or Run()
-        run = Run(shared.budget, shared.progress)  # each call stops by itself
+        texts = list(texts)
+        run = replace(run or Run(), halted=False)  # each call stops by itself
         if run.budget is not None and math.isfinite(run.budget.limit):
             await asyncio.to_thread(require_price, self.provider, self.endpoint)
-        neighbours = await asyncio.to_thread(self.questions.neighbours, distinct)
-        scores = missing(len(distinct), len(self.labels))
-        call = Call(distinct, neighbours, scores, run, self.endpoint.model, self.failure_limit)
-        todo = [row for row, text in enumerate(distinct) if text.strip()]
-        for row in set(range(len(distinct))) - set(todo):
+        neighbours = await asyncio.to_thread(self.questions.neighbours, texts)
+        scores = missing(len(texts), len(self.labels))
+        call = Call(texts, neighbours, scores, run, self.endpoint.model, self.failure_limit)
+        todo = [row for row, text in enumerate(texts) if text.strip()]
+        for row in set(range(len(texts))) - set(todo):
             call.note(row, Missing(MissingKind.NO_TEXT, "empty text"))
         name = self._choice.chosen
         if todo:
@@ -126,7 +126,7 @@ class APIScorer:
         if call.stopped and call.broken is None:
             logger.warning("%s: stopped early: %s.", self.name, call.stopped.rstrip("."))
         method = name or self.provider.method
-        batch = expand(ScoreBatch(call.scores, method, call.usage, dict(call.errors), call.cached), rows)
+        batch = ScoreBatch(call.scores, method, call.usage, dict(call.errors), call.cached)
         if call.broken is not None:
             call.broken.batch = batch
             raise call.broken
@@ -158,7 +158,7 @@ class APIScorer:
         """Answer the rows `todo`: from the store, from a question that is on its way already, or by asking."""
         call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
         found = await engine.stored([call.keys[row] for row in todo])
-        again = (question := current_question.get()) is not None and question.again
+        again = call.run.is_hedge
         ours: list[int] = []
         waiting: dict[int, asyncio.Future[Outcome | None]] = {}
         asked: list[int] = []
@@ -329,8 +329,9 @@ class APIScorer:
         async def known() -> bool:
             return await self._choice.recall(engine.store) is not None
 
-        again = (question := current_question.get()) is not None and question.again
-        async with nullcontext() if again else engine.alone(self.questions.model_key(), known):  # one finds out for all
+        # One call finds out for all.
+        alone = nullcontext() if call.run.is_hedge else engine.alone(self.questions.model_key(), known)
+        async with alone:
             return (self._choice.chosen, todo) if await known() else await self._probe(engine, call, todo)
 
     async def _probe(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:

@@ -273,10 +273,14 @@ class Reservation:
         budget: The run's; None: there is no limit.
         costs: What requests like it have cost.
         need: Its tokens.
+        on_send: Called when the request goes out.
     """
 
-    def __init__(self, budget: Budget | None, costs: Costs, need: Need) -> None:
+    def __init__(
+        self, budget: Budget | None, costs: Costs, need: Need, on_send: Callable[[], None] | None = None
+    ) -> None:
         self.budget, self.costs, self.need = budget, costs, need
+        self._on_send = on_send
         self.sent = False  # it is on the wire
         self.refused: BudgetReachedError | None = None  # HTTP clients make other exceptions of it
         self._turn: asyncio.Future[None] | None = None
@@ -327,6 +331,12 @@ class Reservation:
             self._turn.set_result(None)
         else:
             self._turn.set_exception(error)
+
+    def send(self) -> None:
+        """The request goes out."""
+        self.sent = True
+        if self._on_send is not None:
+            self._on_send()
 
     def settle(self, usage: Usage) -> None:
         """The reply is there, with its bill."""

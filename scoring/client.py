@@ -15,12 +15,12 @@ from ..configuration import LLMProvider
 from .api_errors import KEY, MODEL
 from .base import ScoringError, Usage
 from .budget import BudgetReachedError, Costs, Need, Reservation
-from .limits import RateLimit, Slots
+from .limits import RateLimit, Slots, current_reservation
 from .method import Method
 from .money import Price, estimate_tokens, find_price, read_usage
 from .prompts import Example
 from .providers import Endpoint
-from .run import Run, current_question, current_reservation
+from .run import Run
 from .tasks import leave_wire
 from .transport import (
     CHAT,
@@ -136,8 +136,8 @@ class Client:
                 usage += error.usage
                 break  # the votes that are in may do
             replies.append(reply)
-            if (question := current_question.get()) is not None:
-                question.paid = True
+            if run.dispatch is not None:
+                run.dispatch.paid = True
             usage += spent
         if len(replies) > 1:
             return Reply({**replies[0], "choices": [c for r in replies for c in r["choices"]]}, usage)
@@ -167,8 +167,8 @@ class Client:
                 raise
             except RequestError as error:
                 error.usage = lost = lost + error.usage
-                if (question := current_question.get()) is not None:
-                    question.unsend()
+                if run.dispatch is not None:
+                    run.dispatch.unsend()
                 leave_wire()
                 if run.halted:
                     raise
@@ -203,7 +203,8 @@ class Client:
         """One request, and its bill."""
         need = estimate_need(body, answer_tokens)
         estimate = need.prompt, need.answer
-        reservation = Reservation(run.budget, self._costs[method.name], need)
+        on_send = run.dispatch.send if run.dispatch is not None else None
+        reservation = Reservation(run.budget, self._costs[method.name], need, on_send)
         token = current_reservation.set(reservation)
         try:
             await self._requests.acquire()

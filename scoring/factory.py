@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configuration import LLMProvider, ProviderKind
-from .base import Scorer
 from .consent import allowed
 from .fixed import CallableScorer, RecordedScorer
+from .scorer import Scorer
 
 if TYPE_CHECKING:
     from .store import ScoreStore

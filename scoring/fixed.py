@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..configuration import ProviderKind
 from ..configuration.secrets import redact
-from .base import ScoreBatch, check_scores, missing
+from .base import Capabilities, ScoreBatch, check_scores, missing
 from .reasons import Missing, MissingKind
-from .run import current_question
+from .run import Run
 
 
 class CallableScorer:
@@ -21,14 +22,15 @@ class CallableScorer:
     """
 
     method = "callable"
-    tells_sent = True
+    kind = ProviderKind.CALLABLE
+    capabilities = Capabilities(dispatch=True)
 
     def __init__(
         self, name: str, labels: list[str], multi_label: bool, function: Callable[[list[str]], Any] | None = None
     ) -> None:
         self.name, self.labels, self.multi_label, self.function = name, list(labels), multi_label, function
 
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+    async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
         """Call the function in a thread.
 
         Raises:
@@ -40,7 +42,7 @@ class CallableScorer:
             return ScoreBatch(
                 missing(len(texts), len(self.labels)), self.method, errors=dict.fromkeys(range(len(texts)), reason)
             )
-        said = await asyncio.to_thread(self._call, self.function, list(texts), _sender())
+        said = await asyncio.to_thread(self._call, self.function, list(texts), _sender(run))
         if inspect.iscoroutine(said):
             said.close()
             raise ValueError(f"{self.name}: the function is asynchronous; give a plain one.")
@@ -67,21 +69,24 @@ class CallableScorer:
             ) from error
 
 
-def _sender() -> Callable[[], Any]:
-    """What tells, from a thread, that the running question is being answered."""
-    question, loop = current_question.get(), asyncio.get_running_loop()
-    return (lambda: None) if question is None else partial(loop.call_soon_threadsafe, question.send)
+def _sender(run: Run | None) -> Callable[[], Any]:
+    """What tells, from a thread, that the query is being answered."""
+    if run is None or run.dispatch is None:
+        return lambda: None
+    return partial(asyncio.get_running_loop().call_soon_threadsafe, run.dispatch.send)
 
 
 class RecordedScorer:
     """Stands for scores that come with the data (`llm_scores`): asked, it has no answer."""
 
     method = "recorded"
+    kind = ProviderKind.RECORDED
+    capabilities = Capabilities(budget=True)  # it costs nothing
 
     def __init__(self, name: str, labels: list[str], multi_label: bool) -> None:
         self.name, self.labels, self.multi_label = name, list(labels), multi_label
 
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+    async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
         """All rows missing."""
         reason = Missing(MissingKind.NO_SCORES, "recorded scores come with the data; this text has none")
         return ScoreBatch(

@@ -1,6 +1,5 @@
 """The method `likelihood`: a local causal LM scores each class by the log-likelihood of the words that stand for it."""
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..configuration import LLMProvider
-from ..configuration.secrets import redact
-from .base import ScoreBatch, ScoringError, Usage, missing
+from .base import ScoreBatch, Usage, missing
 from .embedded import resolve_model
+from .local_scorer import LocalScorer, split_texts
+from .probabilities import softmax
 from .prompts import example_labels
 from .reasons import Missing, MissingKind
+from .run import Run
 from .verbalizers import resolve_verbalizers, separating_words
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ PARAMS = {"max_text_tokens": 256, "dtype": None, "word_power": 0.25}
 MIN_PRIOR_TEXTS = 32
 
 
-class LikelihoodScorer:
+class LikelihoodScorer(LocalScorer):
     """Scores of a local causal LM.
 
     Args:
@@ -49,7 +50,8 @@ class LikelihoodScorer:
     """
 
     method = "likelihood"
-    keeps_budget = True  # it costs nothing
+    model_phrase = "a local model"
+    defaults = PARAMS
 
     def __init__(
         self,
@@ -57,54 +59,29 @@ class LikelihoodScorer:
         labels: list[str],
         multi_label: bool,
         class_descriptions: dict[str, str] | None = None,
-        *,
-        batch_size: int = 16,
-        device: Any = None,
-        progress: bool = False,
+        **options: Any,
     ) -> None:
-        self.provider, self.labels, self.multi_label = provider, list(labels), multi_label
-        self.name = provider.name or provider.model
-        self.batch_size, self.device, self.progress = batch_size, device, progress
-        unknown = sorted(set(provider.params) - set(PARAMS))
-        if unknown:
-            raise ValueError(
-                f"{self.name}: `params` of a local model has unknown {unknown}; there are {', '.join(PARAMS)}."
-            )
-        self.params: dict[str, Any] = {**PARAMS, **provider.params}
-        if not (isinstance(self.params["max_text_tokens"], int) and self.params["max_text_tokens"] > 0):
-            given = self.params["max_text_tokens"]
-            raise ValueError(f"{self.name}: `max_text_tokens` must be a positive integer, got {given!r}.")
+        super().__init__(provider, labels, multi_label, **options)
         power = self.params["word_power"]
         if not (isinstance(power, int | float) and 0 < power <= 1):
             raise ValueError(f"{self.name}: `word_power` must be a number in (0, 1], got {power!r}.")
         self.verbalizers = resolve_verbalizers(self.labels, provider.verbalizers, class_descriptions)
         self.templates = [_split_template(t, self.name) for t in provider.templates or TEMPLATES]
-        self.examples = provider.examples if provider.prompt != "zero-shot" else []
-        if provider.prompt != "zero-shot" and not self.examples:
-            raise ValueError(
-                f"{self.name}: a {provider.prompt} prompt of a local model needs `examples`; there are none."
-            )
         self.prior: NDArray[np.float32] | None = None
         if provider.prior is not None:
             self.prior = np.asarray(provider.prior, dtype=np.float32)
             if self.prior.shape != (len(self.labels),):
                 raise ValueError(f"{self.name}: `prior` has {self.prior.size} values for {len(self.labels)} classes.")
         self.words = self.verbalizers  # with their spellings, once the tokenizer is there
-        self._lock = threading.Lock()
         self._ready: tuple[CausalLM, list[_Question]] | None = None
 
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
+    async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
         """Score `texts` in a worker thread. Without a stored prior, one is estimated as soon as a call has 32 texts.
 
         Raises:
             ScoringError: If the model cannot be loaded.
         """
-        stop = threading.Event()
-        try:
-            return await asyncio.to_thread(self._score, list(texts), stop)
-        except asyncio.CancelledError:
-            stop.set()  # the thread ends after the forward that it is in
-            raise
+        return await super().score(texts, run)
 
     def fit_prior(self, texts: Sequence[str]) -> list[float]:
         """Estimate the prior from unlabelled texts, keep it, and return it for `LLMProvider.prior`.
@@ -178,21 +155,14 @@ class LikelihoodScorer:
             prior = self.prior
         if prior is not None:
             logp = logp - prior
-        return ScoreBatch(_softmax(logp), self.method, usage, errors)
+        return ScoreBatch(softmax(logp).astype(np.float32), self.method, usage, errors)
 
     def _class_log_likelihoods(
         self, texts: list[str], stop: threading.Event
     ) -> tuple[NDArray[np.float32], dict[int, str], Usage]:
         """float32 `(n, K)`: log-likelihood of each class; NaN without a text."""
         out = missing(len(texts), len(self.labels))
-        errors: dict[int, str] = {}
-        rows = []
-        for i, text in enumerate(texts):
-            if isinstance(text, str) and text.strip():
-                rows.append(i)
-            else:
-                said = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
-                errors[i] = Missing(MissingKind.NO_TEXT, said)
+        rows, errors = split_texts(texts)
         if not rows:
             return out, errors, Usage()
         lm, questions = self._prepare()
@@ -203,8 +173,7 @@ class LikelihoodScorer:
 
             def on_batch(done: int) -> None:
                 bar.update(done)
-                if stop.is_set():
-                    raise InterruptedError(f"{self.name}: cancelled")
+                self._check(stop)
 
             for question in questions:
                 ids = self._encode(lm, question, [texts[i] for i in rows])
@@ -242,9 +211,7 @@ class LikelihoodScorer:
                     safe = True if self.provider.source else None  # no pickle that a stranger names
                     lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device, safe)
                 except (ImportError, OSError) as error:
-                    raise ScoringError(
-                        f"{self.name}: the local model cannot be loaded. {redact(str(error))}"
-                    ) from error
+                    raise self._unloadable(error) from error
                 self.words = [_spellings(lm, words) for words in self.verbalizers]
                 self._ready = lm, self._questions(lm)
             return self._ready
@@ -311,10 +278,3 @@ def _spellings(lm: "CausalLM", words: list[str]) -> list[str]:
 def _clean(text: str) -> str:
     """Without white space around it, and without lone surrogates, which tokenizers refuse."""
     return text.encode("utf-8", "replace").decode("utf-8").strip()
-
-
-def _softmax(logp: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not logp.size:
-        return logp
-    odds = np.exp(logp - logp.max(axis=1, keepdims=True))
-    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)

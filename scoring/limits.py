@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from contextvars import ContextVar
 from types import TracebackType
 
-from .run import current_question, current_reservation
+from .budget import Reservation
 from .tasks import go_on_wire
+
+# Of the request that the running task sends. A context variable, because the HTTP clients stand between the two ends.
+current_reservation: ContextVar[Reservation | None] = ContextVar("labelfusion_reservation", default=None)
 
 
 class RateLimit:
@@ -63,10 +67,8 @@ class Slots:
             self._free.release()
             raise
         go_on_wire()
-        if (question := current_question.get()) is not None:
-            question.send()
         if reservation is not None:
-            reservation.sent = True
+            reservation.send()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,8 +1,6 @@
 """The method `decision` of a local model: Transformers' decision pipeline, batched."""
 
-import asyncio
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -13,9 +11,9 @@ from .base import ScoreBatch, ScoringError, Usage, missing
 from .decision import DecisionMethod
 from .defuse import quote
 from .embedded import resolve_model
+from .local_scorer import LocalScorer, split_texts
 from .method import UnansweredError, UnsupportedError
 from .providers import resolve
-from .reasons import Missing, MissingKind
 
 if TYPE_CHECKING:
     from .decision_model import DecisionModel
@@ -24,7 +22,7 @@ DECISION_PARAMS = {"max_text_tokens": 1024, "dtype": None}
 BORDER = 8  # tokens by which a prompt may be longer than its parts
 
 
-class LocalDecisionScorer:
+class LocalDecisionScorer(LocalScorer):
     """Scores of a local decision model, or of a chat model by the logits of the options' labels.
 
     Args:
@@ -43,7 +41,8 @@ class LocalDecisionScorer:
     """
 
     method = "decision"
-    keeps_budget = True  # it costs nothing
+    model_phrase = "a local decision model"
+    defaults = DECISION_PARAMS
 
     def __init__(
         self,
@@ -51,75 +50,33 @@ class LocalDecisionScorer:
         labels: list[str],
         multi_label: bool,
         class_descriptions: dict[str, str] | None = None,
-        *,
-        batch_size: int = 16,
-        device: Any = None,
-        progress: bool = False,
+        **options: Any,
     ) -> None:
-        self.provider, self.labels, self.multi_label = provider, list(labels), multi_label
-        self.name = provider.name or provider.model
-        self.batch_size, self.device, self.progress = batch_size, device, progress
-        if unknown := sorted(set(provider.params) - set(DECISION_PARAMS)):
-            raise ValueError(
-                f"{self.name}: `params` of a local decision model has unknown {unknown}; there are "
-                f"{', '.join(DECISION_PARAMS)}."
-            )
-        self.params: dict[str, Any] = {**DECISION_PARAMS, **provider.params}
-        if not (isinstance(self.params["max_text_tokens"], int) and self.params["max_text_tokens"] > 0):
-            given = self.params["max_text_tokens"]
-            raise ValueError(f"{self.name}: `max_text_tokens` must be a positive integer, got {given!r}.")
-        examples = provider.examples if provider.prompt != "zero-shot" else []
-        if provider.prompt != "zero-shot" and not examples:
-            raise ValueError(
-                f"{self.name}: a {provider.prompt} prompt of a local model needs `examples`; there are none."
-            )
+        super().__init__(provider, labels, multi_label, **options)
         try:
             self._method = DecisionMethod(
-                provider, resolve(provider), self.labels, multi_label, class_descriptions or {}, examples
+                provider, resolve(provider), self.labels, multi_label, class_descriptions or {}, self.examples
             )
         except UnsupportedError as error:
             raise ValueError(f"{self.name}: {error}.") from None
-        self._lock = threading.Lock()
         self._ready: tuple[DecisionModel, int] | None = None
-
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
-        """Score `texts` in a worker thread.
-
-        Raises:
-            ScoringError: If the model cannot be loaded, or cannot answer such questions.
-        """
-        stop = threading.Event()
-        try:
-            return await asyncio.to_thread(self._score, list(texts), stop)
-        except asyncio.CancelledError:
-            stop.set()  # the thread ends after the forward that it is in
-            raise
 
     def _score(self, texts: list[str], stop: threading.Event) -> ScoreBatch:
         scores = missing(len(texts), len(self.labels))
-        errors: dict[int, str] = {}
-        rows = []
-        for i, text in enumerate(texts):
-            if isinstance(text, str) and text.strip():
-                rows.append(i)
-            else:
-                said = "the text is empty" if isinstance(text, str) else f"not a text but {type(text).__name__}"
-                errors[i] = Missing(MissingKind.NO_TEXT, said)
+        rows, errors = split_texts(texts)
         if not rows:
             return ScoreBatch(scores, self.method, Usage(), errors)
         model, max_tokens = self._prepare()
         requests, tokens = [], 0
         for i in rows:
-            if stop.is_set():
-                raise InterruptedError(f"{self.name}: cancelled")
+            self._check(stop)
             requests.append(model.prompts(self.request(model.cut(quote(texts[i]), max_tokens))))
             tokens += sum(inputs["input_ids"].shape[1] for inputs, _ in requests[-1])
         with tqdm(total=len(rows), desc=self.name, unit="text", disable=not self.progress) as bar:
 
             def on_batch(done: int) -> None:
                 bar.update(done)
-                if stop.is_set():
-                    raise InterruptedError(f"{self.name}: cancelled")
+                self._check(stop)
 
             answers = model.answers(requests, self.batch_size, on_batch)
         for i, answer in zip(rows, answers, strict=True):
@@ -150,9 +107,7 @@ class LocalDecisionScorer:
                     if (room := model.context - taken - BORDER) > 0:
                         model.answers([model.prompts(self.request("a"))])  # what it cannot answer shows at once
                 except (ImportError, OSError) as error:
-                    raise ScoringError(
-                        f"{self.name}: the local model cannot be loaded. {redact(str(error))}"
-                    ) from error
+                    raise self._unloadable(error) from error
                 except ValueError as error:
                     raise ScoringError(
                         f"{self.name}: the model cannot answer as a decision model: {redact(str(error))}. "

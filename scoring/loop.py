@@ -5,20 +5,23 @@ A loop per call (`asyncio.run`) would break pooled connections and fail inside J
 
 import asyncio
 import atexit
-import multiprocessing
-import multiprocessing.util
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from multiprocessing import parent_process
+from multiprocessing.util import Finalize
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import ScoreBatch, Scorer, expand, unique
+from .base import ScoreBatch
 from .budget import Budget
-from .run import Progress, ProgressBar, Run, current_run
+from .run import Progress, Run, shown_progress
+from .score_table import expand, unique
+from .scorer import Scorer, TextScorer, complete
 from .tasks import DRAIN_S, gather_or_cancel, on_wire
 
 T = TypeVar("T")
@@ -38,8 +41,8 @@ def background_loop() -> asyncio.AbstractEventLoop:
             _thread = threading.Thread(target=_loop.run_forever, name="labelfusion-loop", daemon=True)
             _thread.start()
             atexit.register(drain)
-            if multiprocessing.parent_process() is not None:  # such a child ends without `atexit`
-                multiprocessing.util.Finalize(None, drain, exitpriority=10)
+            if parent_process() is not None:  # such a child ends without `atexit`
+                Finalize(None, drain, exitpriority=10)
         return _loop
 
 
@@ -136,7 +139,7 @@ def run_sync(coro: Coroutine[Any, Any, T]) -> T:
 
 
 def score_texts(
-    scorers: Sequence[Scorer],
+    scorers: Sequence[TextScorer],
     texts: Sequence[str],
     *,
     progress: bool | Callable[..., None] = False,
@@ -161,7 +164,7 @@ def score_texts(
 
 
 async def ascore_texts(
-    scorers: Sequence[Scorer],
+    scorers: Sequence[TextScorer],
     texts: Sequence[str],
     *,
     progress: bool | Callable[..., None] = False,
@@ -171,26 +174,36 @@ async def ascore_texts(
     for scorer in scorers:
         if list(scorer.labels) != list(scorers[0].labels):
             raise ValueError(f"{scorer.name} scores {scorer.labels}, but {scorers[0].name} {scorers[0].labels}.")
-    distinct, rows = unique(texts)
-    shown = Progress(total=len(distinct) * len(scorers), report=progress if callable(progress) else None)
-    bar = ProgressBar(shown.total) if progress is True else None
-    shown.report = bar or shown.report
     budget = max_cost_usd if max_cost_usd is None or isinstance(max_cost_usd, Budget) else Budget(max_cost_usd)
-    token = current_run.set(Run(budget, shown))
-    try:
-        batches = await gather_or_cancel(_score(scorer, distinct, shown) for scorer in scorers)
-    finally:
-        current_run.reset(token)
-        if bar:
-            bar.close()
+    batches = await run_scorers(scorers, texts, Run(budget), progress)
     if not batches:
         return np.zeros((len(texts), 0, 0), dtype=np.float32), []
-    batches = [expand(batch, rows) for batch in batches]
     return np.stack([batch.scores for batch in batches], axis=1), batches
 
 
-async def _score(scorer: Scorer, texts: list[str], shown: Progress) -> ScoreBatch:
-    batch = await scorer.score(texts)
-    if not getattr(scorer, "counts_progress", False):
+async def run_scorers(
+    scorers: Sequence[TextScorer], texts: Sequence[str], run: Run, progress: bool | Callable[..., None] = False
+) -> list[ScoreBatch]:
+    """Score `texts` with all `scorers` at once, each distinct text once. The only place where duplicates are removed.
+
+    Args:
+        scorers: Whole ones, or those of the user's own.
+        texts: n texts.
+        run: Budget and deadline; its `progress` is made here.
+        progress: As for `score_texts`.
+
+    Returns:
+        One `ScoreBatch` of n rows for each scorer.
+    """
+    distinct, rows = unique(texts)
+    with shown_progress(len(distinct) * len(scorers), progress) as shown:
+        ours = replace(run, progress=shown)
+        batches = await gather_or_cancel(_score(complete(scorer), distinct, ours, shown) for scorer in scorers)
+    return [expand(batch, rows) for batch in batches]
+
+
+async def _score(scorer: Scorer, texts: list[str], run: Run, shown: Progress) -> ScoreBatch:
+    batch = await scorer.score(texts, run)
+    if not scorer.capabilities.progress:
         shown.add(done=len(texts), failed=len(batch.errors), cost_usd=batch.usage.cost_usd)
     return batch

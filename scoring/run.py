@@ -1,13 +1,14 @@
-"""What the scorers of one `score_texts` call share: the budget and the progress display."""
+"""What a scorer is given with the texts: the budget, the progress display, and who waits until when."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from .budget import Budget, Reservation
+from .budget import Budget
 
 
 @dataclass
@@ -51,27 +52,14 @@ class Progress:
             self.report(self)
 
 
-@dataclass
-class Run:
-    """Shared state of one `score_texts` call."""
+class Dispatch:
+    """When the request about one text goes out, for somebody who waits for its answer with a deadline or hedges it.
 
-    budget: Budget | None = None
-    progress: Progress | None = None
-    halted: bool = False  # it is being stopped: no request may go out any more
-
-    def halt(self) -> None:
-        """Let nothing new go out."""
-        self.halted = True
-
-
-class Question:
-    """A question that somebody keeps the time of. Belongs to the running event loop.
-
-    The scorer that answers it tells when a request goes out (`send`), and when that came to nothing (`unsend`). While
-    none is out, nothing is being paid, and the question may be cancelled.
+    The scorer calls `send` when a request goes out, and `unsend` when that came to nothing. While none is out, nothing
+    is being paid, and the query may be cancelled. Belongs to the running event loop.
 
     Args:
-        again: The same is being asked already, too slowly: do not wait for that answer.
+        again: A hedged request: the same query is under way already, too slowly. Do not wait for that answer.
     """
 
     def __init__(self, again: bool = False) -> None:
@@ -91,9 +79,42 @@ class Question:
         self.on_wire = self.paid
 
 
-current_run: ContextVar[Run] = ContextVar("labelfusion_run")
-current_question: ContextVar[Question | None] = ContextVar("labelfusion_question", default=None)
-current_reservation: ContextVar[Reservation | None] = ContextVar("labelfusion_reservation", default=None)
+@dataclass
+class Run:
+    """What a scorer is to respect and to report to during one call of `score`.
+
+    Args:
+        budget: Limit in US dollars, shared by everybody who spends from it. `None`: no limit.
+        progress: What is shown to the user.
+        dispatch: Of a call about one text that somebody waits for, see `Dispatch`.
+        deadline: When nobody waits for the answer any more, by `time.monotonic`. Whoever waits gives up by himself.
+    """
+
+    budget: Budget | None = None
+    progress: Progress | None = None
+    dispatch: Dispatch | None = None
+    deadline: float = math.inf
+    halted: bool = False  # it is being stopped: no request may go out any more
+
+    def halt(self) -> None:
+        """Let nothing new go out."""
+        self.halted = True
+
+    @property
+    def is_hedge(self) -> bool:
+        """Whether the same query is under way already, and its answer is not to be waited for."""
+        return self.dispatch is not None and self.dispatch.again
+
+
+@contextmanager
+def shown_progress(total: int, progress: bool | Callable[[Progress], Any]) -> Iterator[Progress]:
+    """A `Progress` towards `total` pairs: with a bar, reported to a function, or silent."""
+    bar = ProgressBar(total) if progress is True else None
+    try:
+        yield Progress(total, report=bar or (progress if callable(progress) else None))
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 class ProgressBar:

@@ -200,10 +200,11 @@ def test_a_stream_in_python_does_the_same(tmp_path: Path, saved_model: Callable[
 def test_a_reply_that_comes_after_the_run_is_stored_before_the_process_ends(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from labelfusion.scoring import build_scorer, submit\n"
-        "from labelfusion.pipelines.patience import Patience\n"
+        "from labelfusion.pipelines.patience import Patience; from labelfusion.scoring.run import Run\n"
         "s = build_scorer({'model': 'm', 'api_base': sys.argv[1], 'method': 'json'}, sys.argv[3].split(','), False,\n"
         "                 store=sys.argv[2])\n"
-        "async def ask(): return await s._engine() and await Patience(0.3).first(lambda: s.score(['a']), None, True)\n"
+        "def query(out): return s.score(['a'], Run(dispatch=out))\n"
+        "async def ask(): return await s._engine() and await Patience(0.3).first(query, None, True)\n"
         "print(submit(ask()).result())"
     )
     with LLMServer(latency=1.5) as server:
