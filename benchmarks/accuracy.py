@@ -24,9 +24,9 @@ from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.fit import fit_model
+from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
-from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging

@@ -24,9 +24,9 @@ from labelfusion.routing.risk import risk_control
 from labelfusion.training.calibration.gate_fit import gain_curve, is_right, simple_gates
 from labelfusion.training.encoder.probe import fit_probe
 from labelfusion.training.fit import fit_model
+from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import softmax_or_sigmoid
-from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.scored_rows import scoring_order
 from labelfusion.training.statistics import bootstrap_means, percentile_interval
 from numpy.typing import NDArray

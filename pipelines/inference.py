@@ -18,12 +18,12 @@ from ..modeling_labelfusion.encoding import encode_texts, evaluating
 from ..routing.gate import gate_values
 from ..routing.novelty import novelty_of
 from ..routing.policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
-from ..scoring.score_table import ScoreTable
-from .asking import Asker
+from ..scoring.asker import Asker
+from ..scoring.model_scorers import Scorers
+from ..scoring.session.deadlines import Patience
+from ..scoring.session.score_table import ScoreTable
 from .blanks import Blanks
 from .inputs import Row, given_scores, read_inputs
-from .patience import Patience
-from .scorers import Scorers
 from .windows import Window
 
 if TYPE_CHECKING:

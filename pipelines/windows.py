@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..scoring.score_table import ScoreTable
-from .asking import Asking
+from ..scoring.asker import Asking
+from ..scoring.session.score_table import ScoreTable
 
 
 @dataclass

@@ -10,11 +10,11 @@ _EXPORTS = {
     "ScoringError": ".base",
     "Usage": ".base",
     "build_scorer": ".factory",
-    "ascore_texts": ".loop",
-    "run_sync": ".loop",
-    "score_texts": ".loop",
-    "submit": ".loop",
-    "LikelihoodScorer": ".likelihood",
+    "ascore_texts": ".session.runner",
+    "run_sync": ".session.runner",
+    "score_texts": ".session.runner",
+    "submit": ".session.runner",
+    "LikelihoodScorer": ".local.likelihood_scorer",
 }
 __all__ = list(_EXPORTS)
 

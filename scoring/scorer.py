@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from ..configuration import ProviderKind
 from .base import Capabilities, ScoreBatch
-from .run import Run
+from .session.run_context import Run
 
 
 class TextScorer(Protocol):

@@ -11,7 +11,7 @@ from labelfusion.pipelines import run
 from labelfusion.routing.policy import select
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.base import Capabilities, ScoreBatch, ScoringError
-from labelfusion.scoring.run import Run
+from labelfusion.scoring.session.run_context import Run
 from llm_server import LLMServer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 

@@ -25,11 +25,11 @@ from labelfusion.training.calibration.calibration_maps import (
     fit_vector_scaling,
 )
 from labelfusion.training.fit import fit_model
+from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.losses import log_loss
 from labelfusion.training.metrics import expected_calibration_error
-from labelfusion.training.fit_options import FitOptions
 
 MakeModel = Callable[..., LabelFusionForSequenceClassification]
 KNOTS = [[-2.0, 0.0, 3.0], [-1.0, 0.5, 1.0]]

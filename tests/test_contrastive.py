@@ -14,9 +14,9 @@ from labelfusion.training.encoder import contrastive_fit, encoder_fit
 from labelfusion.training.encoder.contrastive import batches, contrast, contrastive_loss, upper_layers
 from labelfusion.training.encoder.probe import fit_head, fit_probe
 from labelfusion.training.fit import fit_model
+from labelfusion.training.fit_options import ContrastiveOptions, FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.losses import log_loss
-from labelfusion.training.fit_options import ContrastiveOptions, FitOptions
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 

@@ -18,8 +18,8 @@ from labelfusion.training.encoder.encoder_sources import (
     fit_words,
 )
 from labelfusion.training.fit import fit_model
-from labelfusion.training.folds import assign_folds
 from labelfusion.training.fit_options import FitOptions
+from labelfusion.training.folds import assign_folds
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from labelfusion import AutoFusionClassifier

@@ -12,10 +12,10 @@ from fake_scorer import FakeScorer
 from labelfusion.configuration import ProviderKind
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import Inference
-from labelfusion.pipelines.patience import LEAST, Patience
 from labelfusion.scoring.base import Capabilities, ScoreBatch
 from labelfusion.scoring.budget import BudgetReachedError
-from labelfusion.scoring.run import Run
+from labelfusion.scoring.session.deadlines import LEAST, Patience
+from labelfusion.scoring.session.run_context import Run
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model

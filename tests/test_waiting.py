@@ -10,9 +10,9 @@ import pytest
 from fake_scorer import NAMES, FakeScorer
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import infer
-from labelfusion.pipelines.patience import Patience
 from labelfusion.scoring import build_scorer
-from labelfusion.scoring.run import Dispatch
+from labelfusion.scoring.session.deadlines import Patience
+from labelfusion.scoring.session.run_context import Dispatch
 from llm_server import LLMServer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 

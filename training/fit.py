@@ -21,13 +21,13 @@ from .calibration.selective_querying import calibrate_dial
 from .calibration.thresholds import tune_thresholds
 from .encoder.encoder_fit import fit_encoder
 from .encoder.novelty_fit import fit_novelty
+from .fit_options import FitOptions
 from .folds import assign_folds
 from .fusion.baseline_fit import fit_baseline, out_of_fold
 from .fusion.fusion_data import FusionData
 from .fusion.fusion_fit import fit_fusion
 from .fusion.label_sets import choose_label_sets
 from .metrics import classification_metrics, softmax_or_sigmoid
-from .fit_options import FitOptions
 from .review import check_class_order, check_quality
 
 if TYPE_CHECKING:

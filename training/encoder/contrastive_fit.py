@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ...modeling_labelfusion.encoding import encode_texts
-from ..losses import clearly_better, log_loss
 from ..fit_options import ContrastiveOptions
+from ..losses import clearly_better, log_loss
 from .contrastive import contrast
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..fit_options import ContrastiveOptions
 from ..folds import assign_folds
 from ..losses import log_loss
-from ..fit_options import ContrastiveOptions
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .encoder_sources import FEWEST_ROWS, Neighbours, Words, bags_of_words, combine, fit_neighbours, fit_words
 from .finetune import trained_share
