@@ -15,8 +15,8 @@ import yaml
 from labelfusion.configuration import LLMProvider
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import encode_texts, inner_layers
-from labelfusion.scoring.embedded import LLM, resolve_model
-from labelfusion.scoring.likelihood import LikelihoodScorer
+from labelfusion.scoring.local.embedded import LLM, resolve_model
+from labelfusion.scoring.local.likelihood_scorer import LikelihoodScorer
 from labelfusion.training.data import LabelledTexts, prepare
 from transformers import AutoTokenizer
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import metadata
-from labelfusion.scoring.embedded import resolve_model
+from labelfusion.scoring.local.embedded import resolve_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.utils import logging as transformers_logging
 

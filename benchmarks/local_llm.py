@@ -23,9 +23,9 @@ import pandas as pd
 import torch
 import yaml
 from labelfusion.configuration import LLMProvider
-from labelfusion.scoring.embedded import LLM
-from labelfusion.scoring.likelihood import TEMPLATES, LikelihoodScorer
-from labelfusion.scoring.local_model import CausalLM, Prefix, PromptTree
+from labelfusion.scoring.local.causal_lm import CausalLM, Prefix, PromptTree
+from labelfusion.scoring.local.embedded import LLM
+from labelfusion.scoring.local.likelihood_scorer import TEMPLATES, LikelihoodScorer
 from sklearn.metrics import average_precision_score
 
 HERE = Path(__file__).parent

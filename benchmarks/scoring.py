@@ -119,9 +119,9 @@ def throughput(repeats: int, count: int) -> list[Row]:
 
 def prompts() -> list[Row]:
     from labelfusion.configuration import LLMProvider
-    from labelfusion.scoring.client import body_length
-    from labelfusion.scoring.providers import resolve
-    from labelfusion.scoring.questions import Questions
+    from labelfusion.scoring.api.client import body_length
+    from labelfusion.scoring.api.questions import Questions
+    from labelfusion.scoring.providers.endpoints import resolve
 
     rows = []
     for method in ("decision", "logprob", "json", "vote"):
@@ -137,7 +137,7 @@ def prompts() -> list[Row]:
 
 def caching(count: int = 10_000) -> list[Row]:
     from labelfusion.scoring import build_scorer, score_texts
-    from labelfusion.scoring.store import Answer, ScoreStore
+    from labelfusion.scoring.store.score_store import Answer, ScoreStore
 
     with LLMServer() as server, tempfile.TemporaryDirectory() as folder:
         store = ScoreStore(Path(folder) / "s.sqlite")

@@ -28,9 +28,9 @@ from typing import Any
 
 import pandas as pd
 from labelfusion.configuration import LLMProvider
-from labelfusion.scoring.decision import DecisionMethod
-from labelfusion.scoring.providers import resolve
-from labelfusion.scoring.questions import METHODS, Questions
+from labelfusion.scoring.api.questions import METHODS, Questions
+from labelfusion.scoring.methods.decision import DecisionMethod
+from labelfusion.scoring.providers.endpoints import resolve
 from real_servers import RealServer
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ag_news" / "validation.parquet"

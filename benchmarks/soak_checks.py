@@ -85,7 +85,7 @@ def check_scores(
 
 def stored(world: World, texts: Sequence[str]) -> set[Pair] | None:
     """What is in the score store, found by its scores; None if it cannot be read."""
-    from labelfusion.scoring.store import ScoreStore
+    from labelfusion.scoring.store.score_store import ScoreStore
 
     if not world.store.exists():
         return set()

@@ -60,8 +60,8 @@ class LLMProvider:
         max_concurrency: Requests in flight at once.
         requests_per_minute: Rate limit of requests, if any.
         tokens_per_minute: Rate limit of tokens, if any.
-        source: The model on the Hub whose config declared this provider; it then may do what `scoring.consent` allows.
-            `None`: the user's own words. Not saved.
+        source: The model on the Hub whose config declared this provider, which is then limited to what
+            `scoring.providers.consent` allows. `None`: the user's own words. Not saved.
 
     Raises:
         ValueError: For an unknown method or strategy, a number out of range, or anything that looks like a key.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..scoring.store import ScoreStore
+    from ..scoring.store.score_store import ScoreStore
 
 HELP = "show, delete, or write out the answers; reset: forget which methods the LLMs were found to offer"
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..scoring.store import ScoreStore, default_path
+    from ..scoring.store.score_store import ScoreStore, default_path
 
     path = Path(args.store) if args.store else default_path()
     if not path.exists():

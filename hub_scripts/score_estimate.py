@@ -9,8 +9,8 @@ from .score_setup import Task
 def dry_run(chunks: Iterable[tuple[int, list[str]]], task: Task, total: int) -> int:
     """Print the estimate for each LLM."""
     from ..scoring import run_sync
-    from ..scoring.api import APIScorer
-    from ..scoring.estimate import Estimate, estimate
+    from ..scoring.api.api_scorer import APIScorer
+    from ..scoring.api.cost_estimate import Estimate, estimate
 
     totals: dict[str, Estimate] = {}
     seen: set[int] = set()

@@ -14,7 +14,7 @@ from .options import from_json, read_descriptions
 
 if TYPE_CHECKING:
     from ..configuration import LLMProvider
-    from ..scoring.base import Scorer
+    from ..scoring.scorer import Scorer
 
 PRIOR_TEXTS = 128  # from which a local model estimates its prior
 
@@ -44,7 +44,7 @@ class Task:
 
     def fit_priors(self, table: Table, text_column: str) -> None:
         """Let local models without a prior estimate it, the same for every chunk; from few texts there is none."""
-        from ..scoring.likelihood import MIN_PRIOR_TEXTS
+        from ..scoring.local.likelihood_scorer import MIN_PRIOR_TEXTS
 
         open_ = [scorer for scorer in self.scorers if getattr(scorer, "prior", True) is None]
         texts = sample_texts(table, text_column, PRIOR_TEXTS) if open_ else []
@@ -156,7 +156,7 @@ def _with_examples(
 ) -> "LLMProvider":
     """The provider with few-shot examples from the pool, if it has none of its own."""
     from ..configuration import LLMProvider
-    from ..scoring.examples import balanced_examples
+    from ..scoring.prompting.examples import balanced_examples
 
     if provider.prompt != "few-shot" or provider.examples or pool is None:
         return provider
@@ -275,7 +275,7 @@ def _embedder(encoder: str) -> Callable[[list[str]], Any]:
         from ..modeling_labelfusion import LabelFusionForSequenceClassification
         from ..modeling_labelfusion.encoding import encode_texts
         from ..modeling_labelfusion.tokenizer_files import load_tokenizer
-        from ..scoring.embedded import resolve_model
+        from ..scoring.local.embedded import resolve_model
 
         if not loaded:
             folder = resolve_model(encoder)

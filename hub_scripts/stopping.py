@@ -80,12 +80,12 @@ def told(interrupt: KeyboardInterrupt, verb: str, args: argparse.Namespace | Non
 
 
 def _drain() -> None:
-    if (loop := sys.modules.get("labelfusion.scoring.loop")) is not None:
+    if (loop := sys.modules.get("labelfusion.scoring.session.runner")) is not None:
         loop.drain()
 
 
 def _stored() -> list[str]:
     """What this process has put into score stores on disk."""
-    store = sys.modules.get("labelfusion.scoring.store")
+    store = sys.modules.get("labelfusion.scoring.store.score_store")
     written = store.ScoreStore.written.items() if store is not None else ()
     return [f"{count} LLM answers of this run are kept in {path}" for path, count in written if path != ":memory:"]

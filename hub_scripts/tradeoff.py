@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..pipelines.asking import Asker, as_budget
 from ..pipelines.inference import run
 from ..routing.gate import gate_values
 from ..routing.policy import check_policy
+from ..scoring.asker import Asker, as_budget
 from ..training.calibration.gate_fit import is_right
 from ..training.data import LabelledTexts
 from ..training.tradeoff_curve import tradeoff_curve

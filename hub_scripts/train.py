@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
     from labelfusion import AutoFusionClassifier
 
-    from ..pipelines.asking import as_budget
+    from ..scoring.asker import as_budget
     from .cards.emissions import measured
     from .evaluate import shown_name
     from .report import FILES

@@ -23,7 +23,7 @@ from .pipelines.inputs import Row
 from .routing.decisions import decide
 from .routing.policy import Policy
 from .scoring.budget import Budget
-from .scoring.embedded import resolve_model
+from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
 from .training.fit import encode_training_texts, fit_model
 from .training.fit_options import FinetuneOptions, FitOptions

@@ -8,8 +8,8 @@ from typing import Any
 from .auto_saving import LLM
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .pipelines.scorers import build_scorers
-from .scoring.consent import check_texts
+from .scoring.model_scorers import build_scorers
+from .scoring.providers.consent import check_texts
 
 
 class AskingClassifierMixin:

@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from .configuration import LLMProvider
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
-from .scoring.consent import is_hub_id
+from .scoring.providers.consent import is_hub_id
 
 STATE_FILE = "auto_classifier.json"
 KEPT = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configuration import LabelFusionConfig, ProviderKind
-from .pipelines.asking import Asker, as_budget
+from .scoring.asker import Asker, as_budget
 from .training.data import LabelledTexts
 from .training.scored_rows import scoring_order
 
@@ -80,7 +80,7 @@ def score_training_rows(
     scores = scores.copy()
     scores[rows] = answers.scores
     if np.isnan(scores).any(axis=2).all():
-        reasons = sorted(set(answers.errors.values()))[:3]
+        reasons = sorted(set(answers.missing.values()))[:3]
         raise ValueError(f"The LLM gave no answer for any of {len(rows)} rows: {'; '.join(reasons) or 'no reason'}.")
     for i, scorer in enumerate(scorers):
         prior = getattr(scorer, "prior", None)
@@ -109,8 +109,8 @@ def complete_providers(
     Returns:
         US dollars spent.
     """
-    from .scoring.examples import balanced_examples
     from .scoring.guidelines import write_guidelines as write
+    from .scoring.prompting.examples import balanced_examples
 
     pool, labels, spent = (data.texts, data.names()), config.label_names, 0.0
     budget = as_budget(max_cost_usd)

@@ -18,11 +18,12 @@ from ..modeling_labelfusion.encoding import encode_texts, evaluating
 from ..routing.gate import gate_values
 from ..routing.novelty import novelty_of
 from ..routing.policy import Policy, StreamSelector, is_cascade, resolve_policy, select, to_probabilities
-from .asking import Asker
+from ..scoring.asker import Asker
+from ..scoring.model_scorers import Scorers
+from ..scoring.session.deadlines import Patience
+from ..scoring.session.score_table import ScoreTable
 from .blanks import Blanks
 from .inputs import Row, given_scores, read_inputs
-from .patience import Patience
-from .scorers import Scorers
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -233,7 +234,8 @@ class _Engine:
                 except ValueError as error:
                     failure = error
                     break
-                open_windows.append(Window([text or "" for text, _ in chunk], scores))
+                known = ScoreTable(scores, np.zeros(len(chunk), dtype=bool), np.zeros(len(chunk)))
+                open_windows.append(Window([text or "" for text, _ in chunk], known))
                 start += len(chunk)
                 self.begin(open_windows[-1])
                 if len(open_windows) == 2:
@@ -249,7 +251,7 @@ class _Engine:
         """Choose the texts to ask about, and ask. Only a policy that looks at the encoder waits for it."""
         config = self.model.config
         recorded = np.array([p.kind == ProviderKind.RECORDED for p in config.providers], dtype=bool)
-        brought = np.any(np.all(~np.isnan(window.scores), axis=2), axis=1)
+        brought = np.any(np.all(~np.isnan(window.known.scores), axis=2), axis=1)
         blank = np.array([not text.strip() for text in window.texts])  # nothing to ask about
         subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
         if is_cascade(self.policy, config):
@@ -270,7 +272,7 @@ class _Engine:
             probs = to_probabilities(logits, config.multi_label)
             values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
             order = order[np.argsort(-values, kind="stable")]  # if money runs out, then on the easy ones
-        window.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
+        window.known.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
         window.wanted[chosen | (self.policy == "always")] = True
         window.asked = order[(chosen & ~brought)[order]]
         if window.asked.size:
@@ -281,17 +283,17 @@ class _Engine:
     ) -> Iterator[None]:
         """Ask one LLM after the other, each about what its gate lets through after those before it were heard."""
         config = self.model.config
-        brought = window.scores.copy()
-        window.scores[np.ix_(subject, recorded)] = np.nan
+        brought = window.known.scores.copy()
+        window.known.scores[np.ix_(subject, recorded)] = np.nan
         for p in range(config.num_providers):
             assert window.embeddings is not None
-            probs = to_probabilities(self.fuse(window.embeddings, window.scores)[0], config.multi_label)
+            probs = to_probabilities(self.fuse(window.embeddings, window.known.scores)[0], config.multi_label)
             novelty = novelty_of(window.embeddings, config)
             values, threshold = gate_values(probs, config.calibration, config.multi_label, p, novelty)
             wanted = subject & (values > (0.0 if threshold is None else threshold))
             window.wanted[wanted, p] = True
             if recorded[p]:
-                window.scores[wanted, p] = brought[wanted, p]
+                window.known.scores[wanted, p] = brought[wanted, p]
                 continue
             rows = np.flatnonzero(wanted & open_)
             if rows.size:
@@ -306,9 +308,9 @@ class _Engine:
         while window.asking is not None:
             window.take(window.asking.result())
             window.proceed()
-        logits, encoder_logits = self.fuse(embeddings, window.scores)
-        errors: dict[int, str] = dict(sorted(window.errors.items()))
-        told = (window.scores, window.called, window.cost_usd, self.model.config.multi_label, errors)
+        logits, encoder_logits = self.fuse(embeddings, window.known.scores)
+        known, errors = window.known, dict[int, str](sorted(window.known.missing.items()))
+        told = (known.scores, known.called, known.cost_usd, self.model.config.multi_label, errors)
         novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
         return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
 

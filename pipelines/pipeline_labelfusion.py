@@ -13,11 +13,11 @@ from ..modeling_labelfusion.encoding import encode_texts, tokenize
 from ..modeling_labelfusion.encoding import max_length as longest_input
 from ..modeling_labelfusion.tokenizer_files import tokenizer_error
 from ..routing.policy import Policy, check_policy, controlled_risk, resolve_policy
-from ..scoring.base import Scorer
+from ..scoring.model_scorers import DeferredScorers, Scorers, build_scorers
+from ..scoring.scorer import TextScorer
 from .answers import UNSET, format_answers
 from .inference import Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
-from .scorers import DeferredScorers, Scorers, build_scorers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ class LabelFusionPipeline(Pipeline):
         self,
         *args: Any,
         llm: Any = None,
-        scorers: Sequence[Scorer] | None = None,
+        scorers: Sequence[TextScorer] | None = None,
         llm_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:

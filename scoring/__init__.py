@@ -5,15 +5,16 @@ from typing import Any
 
 _EXPORTS = {
     "ScoreBatch": ".base",
-    "Scorer": ".base",
+    "Scorer": ".scorer",
+    "TextScorer": ".scorer",
     "ScoringError": ".base",
     "Usage": ".base",
     "build_scorer": ".factory",
-    "ascore_texts": ".loop",
-    "run_sync": ".loop",
-    "score_texts": ".loop",
-    "submit": ".loop",
-    "LikelihoodScorer": ".likelihood",
+    "ascore_texts": ".session.runner",
+    "run_sync": ".session.runner",
+    "score_texts": ".session.runner",
+    "submit": ".session.runner",
+    "LikelihoodScorer": ".local.likelihood_scorer",
 }
 __all__ = list(_EXPORTS)
 

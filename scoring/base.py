@@ -1,8 +1,6 @@
-"""The contract of the room: a `Scorer` turns texts into a `ScoreBatch`."""
+"""What scorers return and raise: `ScoreBatch`, `Usage`, and the errors."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +26,21 @@ class Usage:
         )
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a scorer does with the `Run` that it is given.
+
+    Args:
+        progress: It counts each text in `run.progress` as it is finished.
+        budget: It spends no more than `run.budget` allows, or nothing at all.
+        dispatch: It tells `run.dispatch` when a request goes out.
+    """
+
+    progress: bool = False
+    budget: bool = False
+    dispatch: bool = False
+
+
 @dataclass
 class ScoreBatch:
     """Per-class scores of one provider for a list of texts.
@@ -51,19 +64,6 @@ class ScoreBatch:
     def mask(self) -> NDArray[np.bool_]:
         """bool `(num_texts,)`: True where there is an answer."""
         return np.asarray(~np.isnan(self.scores).any(axis=1))
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """Anything that scores texts. One instance serves many calls."""
-
-    name: str
-    labels: list[str]
-    multi_label: bool
-
-    async def score(self, texts: Sequence[str]) -> ScoreBatch:
-        """Score `texts`, in order. A text without an answer is a row of NaN; this raises only if nothing can work."""
-        ...
 
 
 class ScoringError(RuntimeError):
@@ -103,21 +103,6 @@ class UnansweredError(Exception):
         if self.refused:
             return Missing(MissingKind.REFUSED, self.reason)
         return Missing(MissingKind.UNREADABLE, f"unusable answer: {self.reason}")
-
-
-def unique(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
-    """The distinct texts in order of appearance, and for each text its place among them."""
-    place: dict[str, int] = {}
-    rows = [place.setdefault(text, len(place)) for text in texts]
-    return list(place), np.asarray(rows, dtype=np.intp)
-
-
-def expand(batch: ScoreBatch, rows: NDArray[np.intp]) -> ScoreBatch:
-    """The batch whose row i is row `rows[i]` of `batch`."""
-    errors = (
-        {i: batch.errors[row] for i, row in enumerate(rows.tolist()) if row in batch.errors} if batch.errors else {}
-    )
-    return replace(batch, scores=batch.scores[rows], errors=errors)
 
 
 def missing(num_texts: int, num_labels: int) -> NDArray[np.float32]:

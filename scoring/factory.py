@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configuration import LLMProvider, ProviderKind
-from .base import Scorer
-from .consent import allowed
-from .fixed import CallableScorer, RecordedScorer
+from .callable_recorded import CallableScorer, RecordedScorer
+from .providers.consent import allowed
+from .scorer import Scorer
 
 if TYPE_CHECKING:
-    from .store import ScoreStore
+    from .store.score_store import ScoreStore
 
 
 def build_scorer(
@@ -49,7 +49,7 @@ def build_scorer(
 
     Raises:
         ValueError: For a declaration that contradicts itself.
-        ScoringError: For one from the Hub that holds what only its user may say, see `scoring.consent`.
+        ScoringError: For one from the Hub that holds what only its user may say, see `scoring.providers.consent`.
     """
     provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     name = provider.name or provider.model
@@ -77,7 +77,7 @@ def build_scorer(
         )
     if provider.method == "likelihood":
         raise ValueError(f"{name}: the method 'likelihood' needs a local model ('local/...' or 'embedded/...').")
-    from .api import APIScorer
+    from .api.api_scorer import APIScorer
 
     return APIScorer(
         provider,

@@ -6,19 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from ..configuration import LLMProvider, ProviderKind
+from .api.client import Client, explain
 from .base import ScoringError, Usage
-from .budget import Budget, BudgetReachedError
-from .client import Client, explain
-from .consent import allowed
-from .examples import Pool, balanced_examples
-from .loop import run_sync
-from .method import Method, UnansweredError, content, first_choice
-from .money import require_price
-from .prompts import Example, PromptWriter, fill, quote, templates, tidy
-from .providers import resolve
-from .run import Run
-from .tasks import gather_or_drain, leave_wire
-from .transport import RequestError
+from .methods.request_method import Method, UnansweredError, content, first_choice
+from .prompting.examples import Pool, balanced_examples
+from .prompting.prompts import Example, PromptWriter, fill, quote, templates, tidy
+from .providers.consent import allowed
+from .providers.endpoints import resolve
+from .providers.pricing import require_price
+from .providers.transport import RequestError
+from .session.cancellation import gather_or_drain, leave_wire
+from .session.dollar_budget import Budget, BudgetReachedError
+from .session.run_context import Run
+from .session.runner import run_sync
 
 MAX_WORDS = 200
 

@@ -118,7 +118,7 @@ def gguf() -> Path:
 
 def converted() -> Path:
     """The same model as Transformers reads it; converted at first use."""
-    from labelfusion.scoring.embedded import resolve_model
+    from labelfusion.scoring.local.embedded import resolve_model
 
     return Path(resolve_model("embedded/smollm2-135m-instruct"))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from labelfusion.scoring.api_errors import FILTERED, KEY, MODEL, TOO_LONG, read_error
+from labelfusion.scoring.providers.error_replies import FILTERED, KEY, MODEL, TOO_LONG, read_error
 
 SENT = ["model", "messages", "n", "temperature", "logprobs", "top_logprobs", "response_format"]
 

@@ -6,11 +6,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from fake_scorer import NAMES, FakeScorer
-from labelfusion.configuration import LLMProvider
+from labelfusion.configuration import LLMProvider, ProviderKind
 from labelfusion.pipelines import run
 from labelfusion.routing.policy import select
 from labelfusion.scoring import build_scorer
-from labelfusion.scoring.base import ScoreBatch, ScoringError
+from labelfusion.scoring.base import Capabilities, ScoreBatch, ScoringError
+from labelfusion.scoring.session.run_context import Run
 from llm_server import LLMServer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -75,12 +76,14 @@ def test_a_scorer_that_keeps_to_the_budget_itself(
     model: Model, tiny_tokenizer: Tokenizer, caplog: LogCapture, form: Any
 ) -> None:
     from labelfusion.scoring.budget import BudgetReachedError
-    from labelfusion.scoring.run import current_run
 
     class Thrifty(FakeScorer):
-        async def score(self, texts: Sequence[str]) -> ScoreBatch:
+        kind, capabilities = ProviderKind.CALLABLE, Capabilities()
+
+        async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
+            assert run is not None
             batch = await super().score(texts)
-            paid, budget = len(texts), current_run.get().budget
+            paid, budget = len(texts), run.budget
             assert budget is not None
             for i in range(len(texts)):
                 try:

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelfusion.configuration import LLMProvider
-from labelfusion.scoring import ascore_texts, build_scorer, client, score_texts
+from labelfusion.scoring import ascore_texts, build_scorer, score_texts
+from labelfusion.scoring.api import client
 from labelfusion.scoring.base import ScoringError, Usage
-from labelfusion.scoring.budget import Budget, BudgetReachedError, Costs, Need, Reservation
-from labelfusion.scoring.money import Price, estimate_tokens, find_price
-from labelfusion.scoring.providers import resolve
+from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.providers.pricing import Price, estimate_tokens, find_price
+from labelfusion.scoring.session.dollar_budget import Budget, BudgetReachedError, Costs, Need, Reservation
 from llm_server import LABELS, LLMServer
 
 PRICE = (1.0, 4.0)
@@ -165,7 +166,7 @@ def test_one_budget_for_several_threads_and_loops() -> None:
 
 
 def test_what_is_cancelled_on_the_wire_may_have_been_billed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labelfusion.scoring.tasks.DRAIN_S", 0.05)
+    monkeypatch.setattr("labelfusion.scoring.session.cancellation.DRAIN_S", 0.05)
     budget = Budget(1.0)
 
     async def interrupted(one: Any) -> None:
@@ -297,7 +298,7 @@ def test_tokens_of_other_scripts_are_not_underestimated() -> None:
 
 
 def test_prices_of_service_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from labelfusion.scoring import money
+    from labelfusion.scoring.providers import pricing as money
 
     entry = {
         "input_cost_per_token": 4e-6, "output_cost_per_token": 8e-6, "cache_read_input_token_cost": 1e-6,

@@ -265,7 +265,7 @@ def test_two_runs_at_once_do_not_share_a_journal(tmp_path: Path, capsys: pytest.
 
 
 def test_an_outage_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labelfusion.scoring import client
+    from labelfusion.scoring.api import client
 
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
     source = write(tmp_path / "in.csv")

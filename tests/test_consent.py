@@ -16,10 +16,10 @@ from huggingface_hub import constants, snapshot_download
 from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.space.space_page import why_not
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.pipelines.scorers import build_scorers
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
-from labelfusion.scoring.consent import MAX_CHARACTERS, allowed, sampling_parameters
 from labelfusion.scoring.guidelines import write_guidelines
+from labelfusion.scoring.model_scorers import build_scorers
+from labelfusion.scoring.providers.consent import MAX_CHARACTERS, allowed, sampling_parameters
 from sklearn.base import clone
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
@@ -441,7 +441,7 @@ def test_a_space_says_what_to_allow(evil: Path, canary: Canary, tmp_path: Path) 
 def test_weights_of_a_local_llm_that_a_stranger_names_are_no_pickle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any
 ) -> None:
-    from labelfusion.scoring import likelihood
+    from labelfusion.scoring.local import likelihood_scorer as likelihood
     from transformers import GPT2Config, GPT2LMHeadModel
 
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=2))

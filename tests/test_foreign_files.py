@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.io.journal import Journal
 from labelfusion.hub_scripts.io.tables import Table
-from labelfusion.scoring.verbalizers import resolve_verbalizers
+from labelfusion.scoring.local.verbalizers import resolve_verbalizers
 from labelfusion.training.data import read_classes
 from labelfusion.training.data.columns import encode_labels, find_classes, parse_scores
 

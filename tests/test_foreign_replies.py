@@ -15,13 +15,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
+from labelfusion.scoring.api.questions import METHODS
 from labelfusion.scoring.guidelines import write_guidelines
-from labelfusion.scoring.json_answer import JSONMethod
-from labelfusion.scoring.method import Method, UnansweredError, UnsupportedError, content, first_choice
-from labelfusion.scoring.money import Price, read_usage
-from labelfusion.scoring.providers import resolve
-from labelfusion.scoring.questions import METHODS
-from labelfusion.scoring.transport import CHAT, DECISIONS, RequestError, checked_reply, from_api_error, retry_after
+from labelfusion.scoring.methods.json_answer import JSONMethod
+from labelfusion.scoring.methods.request_method import Method, UnansweredError, UnsupportedError, content, first_choice
+from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.providers.pricing import Price, read_usage
+from labelfusion.scoring.providers.transport import (
+    CHAT,
+    DECISIONS,
+    RequestError,
+    checked_reply,
+    from_api_error,
+    retry_after,
+)
 
 LABELS = ["a", "b"]
 TEXTS = [f"text {i}" for i in range(10)]
@@ -359,7 +366,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr("labelfusion.scoring.client.FIRST_DELAY_S", 0.0)
+    monkeypatch.setattr("labelfusion.scoring.api.client.FIRST_DELAY_S", 0.0)
     it: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     it.status, it.body, it.extra, it.daemon_threads = 200, b"", {}, True
     it.content_type = "application/json"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.cli import main
-from labelfusion.scoring import build_scorer, method_choice, score_texts
-from labelfusion.scoring.json_answer import JSONMethod
-from labelfusion.scoring.learnt import UnknownScaleError
-from labelfusion.scoring.method import Method, UnansweredError
-from labelfusion.scoring.providers import resolve
-from labelfusion.scoring.questions import METHODS, Questions
-from labelfusion.scoring.written import BrokenJSONError, json_objects, without_thoughts
+from labelfusion.scoring import build_scorer, score_texts
+from labelfusion.scoring.api import method_choice
+from labelfusion.scoring.api.questions import METHODS, Questions
+from labelfusion.scoring.methods.json_answer import JSONMethod
+from labelfusion.scoring.methods.reply_text import BrokenJSONError, json_objects, without_thoughts
+from labelfusion.scoring.methods.request_method import Method, UnansweredError
+from labelfusion.scoring.methods.server_traits import UnknownScaleError
+from labelfusion.scoring.providers.endpoints import resolve
 from llm_server import LABELS, LLMServer, truth
 
 TEXTS = [f"text number {i}" for i in range(8)]

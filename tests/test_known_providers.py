@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from labelfusion.scoring.consent import KNOWN_PROVIDERS
+from labelfusion.scoring.providers.consent import KNOWN_PROVIDERS
 
 HOSTS = """
 import asyncio, json, os, socket, sys

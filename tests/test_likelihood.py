@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.configuration import LLMProvider
-from labelfusion.scoring.base import ScoreBatch, Scorer, ScoringError
-from labelfusion.scoring.likelihood import LikelihoodScorer
-from labelfusion.scoring.local_model import CausalLM, PromptTree, load_causal_lm
+from labelfusion.scoring import ScoreBatch, Scorer, ScoringError
+from labelfusion.scoring.local.causal_lm import CausalLM, PromptTree, load_causal_lm
+from labelfusion.scoring.local.likelihood_scorer import LikelihoodScorer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,

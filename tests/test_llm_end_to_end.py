@@ -12,7 +12,7 @@ import pytest
 import torch
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import build_scorer, score_texts
-from labelfusion.scoring.embedded import resolve_model
+from labelfusion.scoring.local.embedded import resolve_model
 from llm_server import LLMServer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

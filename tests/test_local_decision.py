@@ -19,8 +19,8 @@ import pytest
 import torch
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoreBatch, Scorer, ScoringError, build_scorer, score_texts
-from labelfusion.scoring.defuse import quote
-from labelfusion.scoring.local_decision import LocalDecisionScorer
+from labelfusion.scoring.local.decision_scorer import LocalDecisionScorer
+from labelfusion.scoring.prompting.defuse import quote
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (

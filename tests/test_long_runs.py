@@ -23,7 +23,7 @@ from labelfusion import AutoFusionClassifier, LLMProvider
 def test_the_budget_holds_over_interruptions(
     tiny_encoder_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("labelfusion.scoring.store.default_path", lambda: tmp_path / "scores.sqlite")
+    monkeypatch.setattr("labelfusion.scoring.store.score_store.default_path", lambda: tmp_path / "scores.sqlite")
     with LLMServer(labels=NAMES) as server:
         llm = LLMProvider("m", api_base=server.url, method="json", price=(100.0, 100.0), max_concurrency=4)
         options: dict[str, Any] = {"encoder": tiny_encoder_dir, "encoder_training": "probe", "fusion": "pool"}
@@ -93,7 +93,7 @@ def test_a_killed_run_that_goes_on_tells_what_both_have_cost(
 def test_fitting_and_the_test_share_one_limit(
     tiny_encoder_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("labelfusion.scoring.store.default_path", lambda: tmp_path / "scores.sqlite")
+    monkeypatch.setattr("labelfusion.scoring.store.score_store.default_path", lambda: tmp_path / "scores.sqlite")
     with LLMServer(labels=NAMES, thinks=lambda text: 50) as server:
         llm = {"model": "m", "api_base": server.url, "method": "json", "price": [1.0, 4.0], "max_concurrency": 4}
         frame(60).drop(columns="llm_scores").to_json(tmp_path / "train.jsonl", orient="records", lines=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.scoring import ScoringError, build_scorer, method_choice, score_texts
+from labelfusion.scoring import ScoringError, build_scorer, score_texts
+from labelfusion.scoring.api import method_choice
 from labelfusion.scoring.base import ScoreBatch
 from llm_server import LABELS, LLMServer, truth
 
@@ -132,7 +133,7 @@ def test_what_was_found_is_shown_reset_and_forgotten_in_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from labelfusion.hub_scripts.cli import main
-    from labelfusion.scoring import store as store_file
+    from labelfusion.scoring.store import score_store as store_file
 
     path = tmp_path / "s.sqlite"
     with LLMServer(offers={"json_schema", "temperature"}) as server:

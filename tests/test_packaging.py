@@ -33,8 +33,8 @@ ROOMS = [
 ]
 # Modules whose whole subject is one of the heavy packages; they are themselves imported late.
 WRAPPERS = {
-    ("store.py", "sqlite3"),
-    ("store_file.py", "sqlite3"),
+    ("score_store.py", "sqlite3"),
+    ("sqlite_file.py", "sqlite3"),
     ("plots.py", "matplotlib"),
     ("evaluate_modules.py", "datasets"),
 }

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_scorer import FakeScorer
+from labelfusion.configuration import ProviderKind
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import Inference
-from labelfusion.pipelines.patience import LEAST, Patience
-from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.base import Capabilities, ScoreBatch
 from labelfusion.scoring.budget import BudgetReachedError
-from labelfusion.scoring.run import current_run
+from labelfusion.scoring.session.deadlines import LEAST, Patience
+from labelfusion.scoring.session.run_context import Run
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model
@@ -106,7 +107,7 @@ def test_the_delay_of_a_second_request_is_learnt() -> None:
 
     async def several() -> None:
         for _ in range(LEAST):
-            assert await patience.first(lambda: answer(0.005)) == (0.005, True)
+            assert await patience.first(lambda dispatch: answer(0.005)) == (0.005, True)
 
     assert patience._delay() == float("inf")
     asyncio.run(several())
@@ -149,8 +150,11 @@ def test_questions_whose_answers_are_late_count_against_the_budget(model: Model,
     class Reserving(FakeScorer):
         """As the scorers of APIs do: what a request may cost is set aside while it is under way."""
 
-        async def score(self, texts: Any) -> ScoreBatch:
-            budget = current_run.get().budget
+        kind, capabilities = ProviderKind.CALLABLE, Capabilities()
+
+        async def score(self, texts: Any, run: Run | None = None) -> ScoreBatch:
+            assert run is not None
+            budget = run.budget
             assert budget is not None
             budget.reserve(self.cost)
             batch = await super().score(texts)

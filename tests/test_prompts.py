@@ -9,9 +9,9 @@ import pytest
 import yaml
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import build_scorer, score_texts
-from labelfusion.scoring.examples import NearestExamples, balanced_examples
 from labelfusion.scoring.guidelines import write_guidelines
-from labelfusion.scoring.prompts import PromptWriter, fill, option_letters, quote
+from labelfusion.scoring.prompting.examples import NearestExamples, balanced_examples
+from labelfusion.scoring.prompting.prompts import PromptWriter, fill, option_letters, quote
 from llm_server import LABELS, LLMServer, truth
 
 POOL = (

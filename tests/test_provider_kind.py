@@ -9,8 +9,8 @@ from labelfusion.configuration import LabelFusionConfig, LLMProvider, ProviderKi
 from labelfusion.hub_scripts.cards.llm_needs import api_providers, clients, keys
 from labelfusion.hub_scripts.space.space_page import why_not
 from labelfusion.scoring import build_scorer, score_texts
-from labelfusion.scoring.consent import allowed, consent_needed
 from labelfusion.scoring.guidelines import write_guidelines
+from labelfusion.scoring.providers.consent import allowed, consent_needed
 from labelfusion.training.data import LabelledTexts
 from llm_server import LLMServer
 

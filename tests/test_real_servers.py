@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
-from labelfusion.scoring.api import APIScorer
+from labelfusion.scoring.api.api_scorer import APIScorer
+from labelfusion.scoring.api.questions import METHODS
 from labelfusion.scoring.base import ScoreBatch, ScoringError
-from labelfusion.scoring.decision import DecisionMethod
-from labelfusion.scoring.questions import METHODS
-from labelfusion.scoring.store import ScoreStore
+from labelfusion.scoring.methods.decision import DecisionMethod
+from labelfusion.scoring.store.score_store import ScoreStore
 from real_servers import RealServer, missing_packages
 
 pytestmark = pytest.mark.slow

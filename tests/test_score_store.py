@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts, submit
-from labelfusion.scoring.store import Answer, ScoreStore, question_key
-from labelfusion.scoring.store_file import StoreBusyError, unusable
+from labelfusion.scoring.store.score_store import Answer, ScoreStore, question_key
+from labelfusion.scoring.store.sqlite_file import StoreBusyError, unusable
 from llm_server import LABELS, LLMServer
 
 
@@ -220,7 +220,7 @@ def test_failed_answers_are_not_stored(store: ScoreStore) -> None:
 
 
 def test_without_a_store_nothing_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labelfusion.scoring import store as module
+    from labelfusion.scoring.store import score_store as module
 
     monkeypatch.setattr(module, "default_path", lambda: tmp_path / "s.sqlite")
     with LLMServer() as server:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import ScoringError
-from labelfusion.scoring.store import Answer, ScoreStore
-from labelfusion.scoring.store_file import STORE_VERSION
+from labelfusion.scoring.store.score_store import Answer, ScoreStore
+from labelfusion.scoring.store.sqlite_file import STORE_VERSION
 
 OLD = """
 CREATE TABLE answers (
@@ -152,7 +152,7 @@ def test_a_lock_is_waited_for_in_every_operation(path: Path, monkeypatch: pytest
         timer.start()
         operation()
         timer.join()
-    monkeypatch.setattr("labelfusion.scoring.store_file.BUSY_S", 0.05)
+    monkeypatch.setattr("labelfusion.scoring.store.sqlite_file.BUSY_S", 0.05)
     other.execute("BEGIN IMMEDIATE")
     for operation in operations:
         with pytest.raises(ScoringError, match="another process has held its lock"):

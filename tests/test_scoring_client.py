@@ -17,11 +17,11 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, ascore_texts, build_scorer, run_sync, score_texts, submit
 from labelfusion.scoring.base import ScoreBatch
-from labelfusion.scoring.limits import Slots
-from labelfusion.scoring.money import Price, find_price, read_usage
-from labelfusion.scoring.providers import resolve
-from labelfusion.scoring.run import Progress
-from labelfusion.scoring.transport import retry_after
+from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.providers.pricing import Price, find_price, read_usage
+from labelfusion.scoring.providers.transport import retry_after
+from labelfusion.scoring.session.limits import Slots
+from labelfusion.scoring.session.run_context import Progress
 from llm_server import LABELS, LLMServer, truth
 
 TEXTS = [f"a text with the number {i}" for i in range(60)]
@@ -128,8 +128,8 @@ def test_a_long_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("labelfusion.scoring.limits.Slots.pause", pause)
-    monkeypatch.setattr("labelfusion.scoring.client.asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("labelfusion.scoring.session.limits.Slots.pause", pause)
+    monkeypatch.setattr("labelfusion.scoring.api.client.asyncio", SimpleNamespace(sleep=sleep))
     with LLMServer(faults={"429": 1.0}, retry_after=300) as server:
         batch = score(server, TEXTS[:1], max_concurrency=1)
     assert server.requests == 20
@@ -169,7 +169,7 @@ def test_hanging_requests_are_given_up() -> None:
 
 
 def test_the_failure_limit_stops_a_run_early(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labelfusion.scoring import client
+    from labelfusion.scoring.api import client
 
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.001)
     with LLMServer(status=500) as server, caplog.at_level(logging.WARNING):
@@ -327,7 +327,7 @@ def test_prices_come_from_the_price_list() -> None:
 
 
 def test_estimates_are_near_what_is_paid(tmp_path: Path) -> None:
-    from labelfusion.scoring.estimate import estimate
+    from labelfusion.scoring.api.cost_estimate import estimate
 
     with LLMServer() as server:
         provider = {"model": "m", "api_base": server.url, "method": "json", "price": (1.0, 2.0)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from labelfusion.scoring import build_scorer, score_texts
-from labelfusion.scoring.store import ScoreStore
+from labelfusion.scoring.store.score_store import ScoreStore
 from llm_server import CONTENT_FAULTS, LABELS, TRANSPORT_FAULTS, LLMServer, truth
 
 KINDS = [*TRANSPORT_FAULTS, *CONTENT_FAULTS]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.base import ScoreBatch
-from labelfusion.scoring.method import UnansweredError, UnsupportedError
-from labelfusion.scoring.money import Price, read_usage
+from labelfusion.scoring.methods.request_method import UnansweredError, UnsupportedError
+from labelfusion.scoring.providers.pricing import Price, read_usage
 from llm_server import CONTENT_FAULTS, LABELS, LLMServer, truth
 from numpy.typing import NDArray
 
@@ -87,7 +87,7 @@ def test_auto_takes_the_best_that_is_offered_and_remembers(tmp_path: Any) -> Non
 
 
 def test_auto_remembers_for_the_next_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labelfusion.scoring import method_choice
+    from labelfusion.scoring.api import method_choice
 
     with LLMServer(offers={"json_schema", "temperature"}, keep=True) as server:
         provider = {"model": "forgetful", "api_base": server.url}
@@ -153,8 +153,8 @@ def test_votes_become_shares() -> None:
 
 def test_unseen_letters_share_what_is_left() -> None:
     from labelfusion.configuration import LLMProvider
-    from labelfusion.scoring.logprob import LogprobMethod
-    from labelfusion.scoring.providers import resolve
+    from labelfusion.scoring.methods.logprob import LogprobMethod
+    from labelfusion.scoring.providers.endpoints import resolve
 
     provider = LLMProvider("m", api_base="http://localhost:1")
     method = LogprobMethod(provider, resolve(provider), LABELS, False, {})

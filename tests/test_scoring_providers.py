@@ -12,7 +12,7 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.base import ScoreBatch
-from labelfusion.scoring.providers import resolve
+from labelfusion.scoring.providers.endpoints import resolve
 from llm_server import LABELS, LLMServer, truth
 
 TEXTS = [f"a text with the number {i}" for i in range(60)]
@@ -92,7 +92,10 @@ def test_imports_stay_light() -> None:
     code = "import labelfusion, sys; print([m for m in ('litellm', 'openai', 'sqlite3') if m in sys.modules])"
     assert python(code) == "[]\n"
     # Transformers, which the configuration needs, loads sqlite3 by itself.
-    code = "from labelfusion.scoring import loop, factory; import sys; print(*{'litellm', 'openai'} & {*sys.modules})"
+    code = (
+        "from labelfusion.scoring import factory; from labelfusion.scoring.session import runner; import sys;"
+        "print(*{'litellm', 'openai'} & {*sys.modules})"
+    )
     assert python(code) == "\n"
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
-from labelfusion.scoring import ScoringError, build_scorer, client, method_choice, score_texts
+from labelfusion.scoring import ScoringError, build_scorer, score_texts
+from labelfusion.scoring.api import client, method_choice
 from labelfusion.training.review import check_quality
 from llm_server import LABELS, LLMServer
 

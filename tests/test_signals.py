@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.hub_scripts.stopping import Stopped, stoppable
-from labelfusion.pipelines.asking import Asker
 from labelfusion.scoring import build_scorer
-from labelfusion.scoring.loop import Job
-from labelfusion.scoring.store import ScoreStore
+from labelfusion.scoring.asker import Asker
+from labelfusion.scoring.session.runner import Job
+from labelfusion.scoring.store.score_store import ScoreStore
 from llm_server import LABELS, LLMServer
 
 PATIENCE_S = 120

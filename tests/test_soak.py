@@ -138,7 +138,7 @@ def test_every_kind_of_fault_is_in_the_report() -> None:
 
 
 def test_a_reply_without_answers_is_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labelfusion.scoring.client.FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr("labelfusion.scoring.api.client.FIRST_DELAY_S", 0.001)
     for method in ("decision", "json"):
         world.server.faults = {"no_choices": 0.5}
         assert not np.isnan(ask(world, [f"{MARK} {i}" for i in range(20)], method=method)).any()

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
-from labelfusion.scoring import ScoringError, build_scorer, method_choice, score_texts
+from labelfusion.scoring import ScoringError, build_scorer, score_texts
+from labelfusion.scoring.api import method_choice
 from labelfusion.scoring.base import ScoreBatch
-from labelfusion.scoring.decision import DecisionMethod
-from labelfusion.scoring.method import UnansweredError
-from labelfusion.scoring.providers import resolve
-from labelfusion.scoring.transport import DECISIONS, SYSTEMONE, RequestError, checked_reply
+from labelfusion.scoring.methods.decision import DecisionMethod
+from labelfusion.scoring.methods.request_method import UnansweredError
+from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.providers.transport import DECISIONS, SYSTEMONE, RequestError, checked_reply
 from llm_server import LABELS, LLMServer, truth
 from numpy.typing import NDArray
 from pydantic import TypeAdapter

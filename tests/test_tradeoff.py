@@ -153,7 +153,7 @@ def test_predict_holds_answers_back(folder: Path, tmp_path: Path, capsys: Any) -
 
 def test_what_was_spent_is_what_was_billed(tiny_encoder_dir: str, tmp_path: Path, monkeypatch: Any) -> None:
     """The curve counts what every answer would cost, the sum what was paid now: with a limit, and from the store."""
-    monkeypatch.setattr("labelfusion.scoring.store.default_path", lambda: tmp_path / "scores.sqlite")
+    monkeypatch.setattr("labelfusion.scoring.store.score_store.default_path", lambda: tmp_path / "scores.sqlite")
     names = sorted(CLASSES)
     with LLMServer(labels=names) as server:
         llm = LLMProvider("m", api_base=server.url, method="json", price=(100.0, 100.0))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelfusion.scoring.verbalizers import MAX_WORDS, class_words, resolve_verbalizers, separating_words
+from labelfusion.scoring.local.verbalizers import MAX_WORDS, class_words, resolve_verbalizers, separating_words
 from test_likelihood import LABELS, score, scorer, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (

@@ -10,8 +10,9 @@ import pytest
 from fake_scorer import NAMES, FakeScorer
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import infer
-from labelfusion.pipelines.patience import Patience
 from labelfusion.scoring import build_scorer
+from labelfusion.scoring.session.deadlines import Patience
+from labelfusion.scoring.session.run_context import Dispatch
 from llm_server import LLMServer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -147,7 +148,7 @@ def test_the_delay_is_learnt_within_a_list(make_model: MakeModel, tiny_tokenizer
 def test_a_failure_does_not_beat_an_answer() -> None:
     calls: list[float] = []
 
-    async def ask() -> str:
+    async def ask(dispatch: Dispatch) -> str:
         calls.append(time.monotonic())
         failing = len(calls) == 1
         await asyncio.sleep(0.2)

@@ -35,8 +35,8 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
 
 def _free_of_charge(config: "LabelFusionConfig") -> str:
     """Why the evaluation has no cost, as far as the declared providers tell."""
-    from ...scoring.money import find_price
-    from ...scoring.providers import resolve
+    from ...scoring.providers.endpoints import resolve
+    from ...scoring.providers.pricing import find_price
     from .llm_needs import api_providers
 
     prices = [find_price(provider, resolve(provider)) for provider in api_providers(config)]
@@ -50,8 +50,8 @@ def _free_of_charge(config: "LabelFusionConfig") -> str:
 
 
 def _unpriced(config: "LabelFusionConfig") -> list[str]:
-    from ...scoring.money import find_price
-    from ...scoring.providers import resolve
+    from ...scoring.providers.endpoints import resolve
+    from ...scoring.providers.pricing import find_price
     from .llm_needs import api_providers
 
     return [str(p.name) for p in api_providers(config) if find_price(p, resolve(p)) is None]

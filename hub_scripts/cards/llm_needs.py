@@ -23,14 +23,14 @@ def askable(config: "LabelFusionConfig") -> "list[LLMProvider]":
 
 def clients(config: "LabelFusionConfig") -> list[str]:
     """The packages, which are also the names of the extras: `openai`, `litellm`."""
-    from ...scoring.providers import resolve
+    from ...scoring.providers.endpoints import resolve
 
     return sorted({"litellm" if resolve(p).uses_litellm else "openai" for p in api_providers(config)})
 
 
 def keys(config: "LabelFusionConfig") -> list[str]:
     """The environment variables with the keys; where only litellm knows its name, "the key of ..." in its place."""
-    from ...scoring.providers import resolve
+    from ...scoring.providers.endpoints import resolve
 
     found = set()
     for provider in api_providers(config):
@@ -44,7 +44,7 @@ def keys(config: "LabelFusionConfig") -> list[str]:
 
 def consents(config: "LabelFusionConfig") -> dict[str, str]:
     """`{environment variable: value}` without which the LLMs of a model from the Hub are not asked."""
-    from ...scoring.consent import consent_needed
+    from ...scoring.providers.consent import consent_needed
 
     found: dict[str, list[str]] = {}
     for provider in api_providers(config):

@@ -91,8 +91,8 @@ def why_not(provider: "LLMProvider") -> str | None:
     from ...configuration import ProviderKind
     from ...configuration.secrets import redact
     from ...scoring.base import ScoringError
-    from ...scoring.consent import allowed
-    from ...scoring.providers import resolve
+    from ...scoring.providers.consent import allowed
+    from ...scoring.providers.endpoints import resolve
 
     if provider.kind == ProviderKind.RECORDED:
         return "has no model to ask: its scores came with the training data."
@@ -115,7 +115,7 @@ def why_not(provider: "LLMProvider") -> str | None:
         return None
     if find_spec("litellm") is None:
         return "needs the package litellm, which is not installed here."
-    from ...scoring.transport import import_litellm
+    from ...scoring.providers.transport import import_litellm
 
     if endpoint.key_env:
         lacking = [] if os.environ.get(endpoint.key_env) else [endpoint.key_env]

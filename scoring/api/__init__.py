@@ -1,0 +1,1 @@
+"""`APIScorer`: an LLM behind an API, each distinct query paid once."""

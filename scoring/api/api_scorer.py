@@ -1,0 +1,369 @@
+"""`APIScorer`: scores from an LLM behind an API, each distinct question paid once."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...configuration import LLMProvider, ProviderKind
+from ..base import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
+from ..methods.request_method import Method, UnsupportedError
+from ..methods.server_traits import UnknownScaleError
+from ..prompting.examples import Pool, normalized
+from ..prompting.prompts import Example
+from ..providers.endpoints import resolve
+from ..providers.error_replies import FILTERED, TOO_LONG
+from ..providers.pricing import require_price
+from ..providers.transport import RequestError
+from ..reasons import Missing, MissingKind
+from ..session.cancellation import gather_or_drain, leave_wire
+from ..session.dollar_budget import BudgetReachedError
+from ..session.run_context import Run
+from ..store.score_store import ScoreStore
+from .call_state import Call
+from .client import Client, explain, is_missing_feature, is_refused
+from .coordination import Engine, Outcome, Turns
+from .method_choice import MethodChoice, Verdict
+from .questions import Questions
+
+logger = logging.getLogger(__name__)
+
+
+class APIScorer:
+    """Scores from an LLM behind an API.
+
+    Args:
+        provider: Declaration.
+        labels: K class names.
+        multi_label: Whether several classes may apply.
+        class_descriptions: `{class name: description}`.
+        store: Score store, or its path. Default: the one in the Hugging Face cache folder.
+        cache: False: no store.
+        embed: For `prompt="nearest"`: `(list of n texts) -> (n, d)`.
+        pool: Labelled `(texts, labels)` for `"few-shot"` and `"nearest"`.
+        failure_limit: Texts in a row without a usable answer (refusals aside) after which no more is asked.
+
+    Raises:
+        ValueError: If the declaration asks for something that is not given, such as examples.
+    """
+
+    kind = ProviderKind.API
+    capabilities = Capabilities(progress=True, budget=True, dispatch=True)
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        labels: Sequence[str],
+        multi_label: bool,
+        class_descriptions: dict[str, str] | None = None,
+        *,
+        store: ScoreStore | str | Path | None = None,
+        cache: bool = True,
+        embed: Callable[[list[str]], Any] | None = None,
+        pool: Pool | None = None,
+        failure_limit: int = 20,
+    ) -> None:
+        self.provider, self.name = provider, provider.name or provider.model
+        self.labels, self.multi_label = list(labels), multi_label
+        self.endpoint = resolve(provider)
+        self.questions = Questions(
+            provider, self.endpoint, self.labels, multi_label, dict(class_descriptions or {}), pool, embed
+        )
+        self.failure_limit = failure_limit
+        self._store, self._cache = store, cache
+        self._choice = MethodChoice(self.questions, provider.method)
+        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
+        if provider.method != "auto":
+            self.questions.method(provider.method)
+
+    async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
+        """Score `texts`, in order. Equal texts have one answer: that in the store, or that of the first of them.
+
+        Raises:
+            ScoringError: If nothing can work: no key, a refused key, an unknown model. Finished answers are stored.
+        """
+        bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if bad is not None:
+            raise ValueError(f"{self.name}: text {bad} is a {type(texts[bad]).__name__}, not a string.")
+        texts = list(texts)
+        run = replace(run or Run(), halted=False)  # each call stops by itself
+        if run.budget is not None and math.isfinite(run.budget.limit):
+            await asyncio.to_thread(require_price, self.provider, self.endpoint)
+        neighbours = await asyncio.to_thread(self.questions.neighbours, texts)
+        scores = missing(len(texts), len(self.labels))
+        call = Call(texts, neighbours, scores, run, self.endpoint.model, self.failure_limit)
+        todo = [row for row, text in enumerate(texts) if text.strip()]
+        for row in set(range(len(texts))) - set(todo):
+            call.note(row, Missing(MissingKind.NO_TEXT, "empty text"))
+        name = self._choice.chosen
+        if todo:
+            engine = await self._engine()
+            await self.questions.learnt.scale.recall(engine.store, self.questions.model_key())
+            if name is None:
+                ((name, todo),) = await gather_or_drain([self._method(engine, call, todo)], run.halt)
+            if name is not None:
+                try:
+                    await self._answer(engine, call, name, todo)
+                except UnsupportedError:  # the server has changed since the method was found
+                    await self._choice.forget(engine.store)
+                    ((name, todo),) = await gather_or_drain([self._method(engine, call, call.open(todo))], run.halt)
+                    if name is not None:
+                        await self._answer(engine, call, name, todo)
+            await call.reread(engine)  # another call may have shown the scale
+            for _, row, error, _ in call.pending:
+                call.note(row, error.missing)
+        for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
+            if row not in call.errors:
+                call.note(row, call.stopped or Missing(MissingKind.STOPPED, "not asked"))
+        if call.stopped and call.broken is None:
+            logger.warning("%s: stopped early: %s.", self.name, call.stopped.rstrip("."))
+        method = name or self.provider.method
+        batch = ScoreBatch(call.scores, method, call.usage, dict(call.errors), call.cached)
+        if call.broken is not None:
+            call.broken.batch = batch
+            raise call.broken
+        return batch
+
+    async def likely_method(self) -> str:
+        """The method that will be used, as far as is known without asking; `json` where `auto` has not tried yet."""
+        return await self._choice.recall(await self.store()) or "json"
+
+    async def store(self) -> ScoreStore | None:
+        """The score store, opened at its first use; None if there is none."""
+        if not self._cache:
+            return None
+        if not isinstance(self._store, ScoreStore):
+            opened = await asyncio.to_thread(ScoreStore, self._store)
+            if not isinstance(self._store, ScoreStore):  # another call may have been quicker
+                self._store = opened
+        return self._store
+
+    async def _engine(self) -> Engine:
+        loop = asyncio.get_running_loop()
+        if loop not in self._engines:
+            store = await self.store()
+            client = await asyncio.to_thread(Client, self.provider, self.endpoint)  # its imports take seconds
+            self._engines.setdefault(loop, Engine(client, store, len(self.labels), self.multi_label))
+        return self._engines[loop]
+
+    async def _answer(self, engine: Engine, call: Call, name: str, todo: list[int]) -> None:
+        """Answer the rows `todo`: from the store, from a question that is on its way already, or by asking."""
+        call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
+        found = await engine.stored([call.keys[row] for row in todo])
+        again = call.run.is_hedge
+        ours: list[int] = []
+        waiting: dict[int, asyncio.Future[Outcome | None]] = {}
+        asked: list[int] = []
+        for row in todo:
+            key = call.keys[row]
+            if key in found:
+                call.note(row, found[key], cached=True)
+                continue
+            future = engine.start(key)
+            if future is None:
+                ours.append(row)
+            elif not again:
+                waiting[row] = future
+                continue
+            asked.append(row)
+        try:
+            taken = await self._ask_all(engine, call, name, asked, again)
+            while taken and not call.stopped:  # by other processes; what they give up is asked here
+                look = await engine.change([call.keys[row] for row in taken])
+                for row in taken:
+                    if (scores := look.found.get(call.keys[row])) is not None:
+                        self._found(engine, call, row, scores)
+                free = [row for row in taken if call.keys[row] in look.free]
+                taken = [row for row in taken if call.keys[row] in look.taken]
+                taken += await self._ask_all(engine, call, name, free, again)
+        finally:
+            try:
+                await engine.release([call.keys[row] for row in ours])
+            finally:
+                for row in ours:
+                    engine.finish(call.keys[row])
+        left = []
+        for row, future in waiting.items():
+            outcome = await asyncio.shield(future)
+            if outcome is None:
+                left.append(row)
+            else:
+                call.note(row, outcome, cached=True)
+        if left and not call.stopped:
+            await self._answer(engine, call, name, left)
+
+    async def _ask_all(self, engine: Engine, call: Call, name: str, rows: list[int], again: bool) -> list[int]:
+        """Ask about `rows`. Returns: those that other processes are asking about."""
+        turns = Turns(
+            engine,
+            self._groups(name, call, rows),
+            call.keys,
+            lambda row, scores: self._found(engine, call, row, scores),
+            claimed=not again,
+        )
+
+        async def worker() -> None:
+            while not call.stopped and not call.run.halted:
+                try:
+                    turn = await turns.next()
+                except ScoringError as error:  # no claim can be written, and so no answer
+                    if not call.asked:
+                        raise
+                    call.unkept(str(error))
+                    return
+                if turn is None:
+                    return
+                call.asked = True
+                try:
+                    await self._ask(engine, call, *turn)
+                except ScoringError as error:
+                    if not call.usage.requests:
+                        raise
+                    call.broken, call.stopped = error, error.missing  # it worked at first: keep what is paid
+                finally:
+                    leave_wire()
+                # Without an answer: others may ask now. If they had to wait until we have all of theirs, and we for
+                # them, nobody would ever end.
+                await engine.release(call.keys[row] for row in turn[1])
+
+        # More workers than requests on the wire: some write prompts and read answers meanwhile.
+        workers = self.provider.max_concurrency * 3 // 2
+        await gather_or_drain((worker() for _ in range(min(workers, len(rows)))), call.run.halt)
+        return turns.taken
+
+    def _found(self, engine: Engine, call: Call, row: int, scores: NDArray[np.float32]) -> None:
+        """Another process has answered."""
+        call.note(row, scores, cached=True)
+        engine.tell(call.keys[row], scores)
+
+    def _groups(self, name: str, call: Call, rows: list[int]) -> Iterator[tuple[Method, list[int]]]:
+        """The requests to send: rows that share a prompt, `texts_per_request` together."""
+        size = self.provider.texts_per_request
+        together: dict[Method, list[int]] = {}
+        for row in rows:
+            together.setdefault(self.questions.method(name, call.texts[row]), []).append(row)
+        for method, members in together.items():
+            for start in range(0, len(members), size):
+                yield method, members[start : start + size]
+
+    async def _ask(
+        self, engine: Engine, call: Call, method: Method, rows: list[int], probing: bool = False, last: bool = False
+    ) -> Verdict:
+        """Ask about `rows` in one request, store and note what comes.
+
+        Args:
+            engine: Client and store.
+            call: The call that the rows are of.
+            method: The method.
+            rows: Rows that share a prompt.
+            probing: Whether `auto` is finding out if the method works.
+            last: Whether there is no other method.
+
+        Raises:
+            ScoringError: If no other request can work either.
+            UnsupportedError: While probing, if the method is not offered.
+            UnansweredError: While probing, if the answer cannot be read.
+        """
+        try:
+            reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
+        except BudgetReachedError as error:  # a shorter text may still do
+            call.pay(error.usage)
+            for row in rows:
+                call.note(row, error.missing)
+            return Verdict.TROUBLE
+        except RequestError as error:
+            call.pay(error.usage)
+            if error.kind in (FILTERED, TOO_LONG):
+                return await self._ask_apart(engine, call, method, rows, error.missing)
+            if is_refused(error, method) and (
+                (probing and not last) or (self._choice.recalled and is_missing_feature(error))
+            ):
+                raise UnsupportedError(error.reason) from None
+            if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
+                raise fatal from None
+            call.failed(engine, rows, error.missing)
+            return Verdict.TROUBLE
+        call.pay(reply.usage)
+        answers: list[NDArray[np.float32] | UnansweredError]
+        try:
+            answers = method.read(reply.data, len(rows))
+        except UnansweredError as error:
+            if probing and error.unread:
+                raise
+            answers = [error] * len(rows)
+        except UnsupportedError as error:
+            if probing or self._choice.recalled:
+                raise
+            answers = [UnansweredError(str(error))] * len(rows)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            answers = [UnansweredError("malformed")] * len(rows)
+        if probing and all(isinstance(answer, UnansweredError) and answer.unread for answer in answers):
+            raise UnansweredError(str(answers[0]))
+        self._choice.recalled = False
+        await call.keep(engine, method, rows, answers, reply.usage)
+        if self.multi_label:
+            await self.questions.learnt.scale.keep(engine.store, self.questions.model_key(), self.endpoint.model)
+            await call.reread(engine)
+        return Verdict.SETTLED if all(isinstance(a, UnknownScaleError) for a in answers) else Verdict.ANSWERED
+
+    async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: Missing) -> Verdict:
+        """Ask about each row of a refused request by itself: the fault may be one text's. A row alone has none."""
+        for row in rows if len(rows) > 1 else []:
+            await self._ask(engine, call, method, [row])
+        if len(rows) == 1:
+            call.note(rows[0], reason)
+            engine.tell(call.keys[rows[0]], reason)
+        return Verdict.SETTLED
+
+    async def _method(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
+        """The method of `auto`, known or found out; and the rows that are still to be answered."""
+
+        async def known() -> bool:
+            return await self._choice.recall(engine.store) is not None
+
+        # One call finds out for all.
+        alone = nullcontext() if call.run.is_hedge else engine.alone(self.questions.model_key(), known)
+        async with alone:
+            return (self._choice.chosen, todo) if await known() else await self._probe(engine, call, todo)
+
+    async def _probe(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
+        """Find the method of `auto` by asking about the first texts.
+
+        Returns:
+            The method, if there is one, and the rows that are still to be answered.
+        """
+
+        async def ask(name: str, row: int, last: bool) -> Verdict:
+            call.keys[row] = self.questions.key(name, call.texts[row], call.neighbours[row])
+            method = self.questions.method(name, call.texts[row])
+            try:
+                return await self._ask(engine, call, method, [row], probing=True, last=last)
+            finally:
+                leave_wire()
+
+        try:
+            found = await self._choice.find(todo, ask, engine.store)
+        except ScoringError as error:
+            raise ScoringError(f"{self.name}: {error}") from None
+        for row, reason in found.unread.items():
+            call.failed(engine, [row], reason)
+        if found.trouble and not call.stopped:
+            last = next(reversed(call.errors.values()))
+            unpaid = last.kind in (MissingKind.BUDGET, MissingKind.UNRECORDED)
+            call.stopped = last if unpaid else Missing(MissingKind.STOPPED, f"no answer from the API, the last: {last}")
+        return found.method, found.left
+
+
+def _joint(call: Call, rows: list[int]) -> list[Example]:
+    """The neighbours of all rows of a request; none that is another row of it."""
+    asked = {normalized(call.texts[row]) for row in rows} if len(rows) > 1 else set()
+    found = {e["text"]: e for row in rows for e in call.neighbours[row] if normalized(str(e["text"])) not in asked}
+    return list(found.values())

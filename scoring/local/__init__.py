@@ -1,0 +1,1 @@
+"""Scores of models that run in this process."""

@@ -1,0 +1,1 @@
+"""How an API is queried for scores, best first: `decision`, `logprob`, `json`, `vote`."""

@@ -1,0 +1,1 @@
+"""Prompts: templates, examples, and the quoting of texts."""

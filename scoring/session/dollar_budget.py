@@ -1,0 +1,354 @@
+"""The budget of a run: a request goes out only when the money that it may take is there.
+
+What a request will cost is known when its reply is there, and no sooner. So it is learnt: the first request of a kind
+goes out alone, the next ones set aside what the dearest so far has cost, and some. A dearer one can still come. Of
+requests that are alike in advance, the two dearest of n + k are both among k of them with a probability of about
+(k / (n + k))^2: among few, as against those seen, there is hardly more than one surprise, and one is what the promise
+leaves room for. What goes out beyond these few sets aside many times the usual, which also covers texts that become
+harder on the way. Far from the limit that holds nobody up; near it, requests go one by one.
+"""
+
+import asyncio
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..base import Usage
+from ..reasons import Missing, MissingKind
+
+if TYPE_CHECKING:
+    from ..providers.pricing import Price
+
+MARGIN = 1.25  # above the dearest so far
+SEEN_FOR_EACH = 4  # replies seen for each request that may be out with this margin alone,
+PROVEN_AT_MOST = 4  # and the most of these
+SURPRISE = 64.0  # how many times dearer than the mean so far the others may be
+NOTE_AHEAD = 1.005  # share by which what is noted is ahead of what is spent
+
+
+class BudgetReachedError(Exception):
+    """The next request would probably spend more than is allowed.
+
+    Args:
+        missing: The reason for the texts of the request.
+
+    `usage` is what failed attempts before it have cost.
+    """
+
+    def __init__(self, missing: Missing) -> None:
+        super().__init__(missing)
+        self.missing, self.usage = missing, Usage()
+
+
+@dataclass(frozen=True)
+class Need:
+    """Tokens of a request: estimates of its prompt and its answer, and the most that either can have."""
+
+    prompt: float
+    answer: float
+    most_prompt: float = math.inf
+    most_answer: float = math.inf
+
+
+class Costs:
+    """What the requests of one kind have cost, as against the estimates.
+
+    Args:
+        price: Price of a token; None: not known, and not counted.
+    """
+
+    def __init__(self, price: "Price | None") -> None:
+        self.price = price
+        self.free = price is None or (price.input == 0 and price.output == 0)
+        self.seen = 0
+        self._estimated, self._told = [0.0, 0.0], [0.0, 0.0]  # sums of tokens of prompts and answers
+        self._highest = [0.0, 0.0]  # of their ratios
+        self._limited = True  # no answer was longer than it may be
+
+    def learn(self, need: Need, prompt: float, answer: float) -> bool:
+        """Learn from a reply of `prompt` and `answer` tokens. Returns: whether dearer ones are to be expected now."""
+        highest = list(self._highest)
+        for i, (estimated, told) in enumerate(((need.prompt, prompt), (need.answer, answer))):
+            if estimated > 0:
+                self._estimated[i] += estimated
+                self._told[i] += told
+                self._highest[i] = max(self._highest[i], told / estimated)
+        self._limited &= answer <= need.most_answer
+        self.seen += 1
+        return self._highest != highest
+
+    def expected(self, need: Need) -> float:
+        """US dollars that a request is likely to cost."""
+        answer = min(need.answer * self._mean(1), need.most_answer if self._limited else math.inf)
+        return self.price.cost(need.prompt * self._mean(0), answer) if self.price else 0.0
+
+    def enough(self, need: Need, proven: bool = True) -> float:
+        """US dollars to set aside for a request, infinite before the first reply.
+
+        Args:
+            need: Its tokens.
+            proven: Few others are out, as against the requests seen.
+        """
+        if self.free or self.price is None:
+            return 0.0
+        if not self.seen:
+            return math.inf
+        prompt, answer = need.prompt * self._highest[0] * MARGIN, need.answer * self._highest[1] * MARGIN
+        if not proven:
+            prompt = max(prompt, min(need.prompt * self._mean(0) * SURPRISE, need.most_prompt))
+            answer = max(answer, need.answer * self._mean(1) * SURPRISE)
+        return self.price.cost(prompt, min(answer, need.most_answer if self._limited else math.inf))
+
+    def _mean(self, part: int) -> float:
+        """Tokens told for each that was estimated."""
+        return self._told[part] / self._estimated[part] if self._estimated[part] else 1.0
+
+    def likely(self, need: Need) -> float:
+        """US dollars of a request whose cost nobody tells: not too few."""
+        return self.enough(need) if self.seen else self.expected(need)
+
+
+class Budget:
+    """A limit in US dollars: what is spent is never above it by more than one request costs.
+
+    One budget serves any number of scorers, event loops and threads.
+
+    Args:
+        limit: US dollars; infinite: none, but what is spent is counted.
+        spent: Of these, already spent.
+        note: Called with US dollars, at least those spent and on their way, and little more: keeps them on disk. After
+            an `OSError` of it nothing goes out until it works again.
+
+    Raises:
+        ValueError: For a limit that is not a number from 0.
+    """
+
+    def __init__(self, limit: float, spent: float = 0.0, note: Callable[[float], object] | None = None) -> None:
+        if not limit >= 0:
+            raise ValueError(f"`max_cost_usd` must not be negative, got {limit!r}.")
+        self.limit, self.spent = limit, spent
+        self.unsure = 0.0  # of what is spent: for requests without a reply, which may have been billed
+        self._note, self._noted = note, spent
+        self._unnoted: OSError | None = None  # what was spent could not be noted
+        self._lock = threading.RLock()
+        self._aside = 0.0  # by `reserve`
+        self._out: dict[Reservation, float] = {}  # requests on their way, and what is set aside for them
+        self._waiting: deque[Reservation] = deque()
+
+    @property
+    def reserved(self) -> float:
+        """US dollars set aside."""
+        with self._lock:
+            return self._aside + sum(self._out.values())
+
+    @property
+    def left(self) -> float:
+        """US dollars that are neither spent nor set aside."""
+        return self.limit - self.spent - self.reserved
+
+    @property
+    def over(self) -> bool:
+        """Whether all is spent, whatever requests on their way will cost."""
+        return self.spent >= self.limit
+
+    def told(self) -> str:
+        """What is spent, for people."""
+        limit = f" of ${self.limit:g}" if math.isfinite(self.limit) else ""
+        unsure = f", ${self.unsure:.4g} of it for requests without a reply, which may have been billed"
+        return f"${self.spent:.4g}{limit} spent{unsure if self.unsure else ''}"
+
+    def reserve(self, estimate: float) -> None:
+        """Set `estimate` dollars aside for a request whose cost is known.
+
+        Raises:
+            BudgetReachedError: If the limit does not allow it.
+        """
+        with self._lock:
+            if estimate > self.left:
+                raise self._reached()
+            self._aside += estimate
+
+    def settle(self, estimate: float, cost: float) -> None:
+        """Replace what `reserve` set aside by what the request cost."""
+        with self._lock:
+            self._aside -= estimate
+            self._spend(cost)
+
+    def take(self, reservation: "Reservation") -> bool:
+        """Set money aside for a request. Returns: whether it may go out at once.
+
+        Raises:
+            BudgetReachedError: If it will probably cost more than is left, whatever the others cost.
+        """
+        with self._lock:
+            if self._waiting and not reservation.costs.free:
+                return False
+            return self._admit(reservation)
+
+    def queue(self, reservation: "Reservation") -> None:
+        """Let a request wait for its turn: what is on its way may cost less than is set aside for it."""
+        with self._lock:
+            self._waiting.append(reservation)
+            self._next()
+
+    def end(self, reservation: "Reservation", cost: float, unsure: bool = False, dearer: bool = False) -> None:
+        """A request has ended, or waits no more.
+
+        Args:
+            reservation: Its reservation.
+            cost: US dollars.
+            unsure: Nobody told the cost; it may be nothing.
+            dearer: Others like it may cost more than was set aside for them.
+        """
+        with self._lock:
+            if reservation in self._waiting:
+                self._waiting.remove(reservation)
+                self._next()
+            if self._out.pop(reservation, None) is not None:
+                self.unsure += cost if unsure else 0.0
+                if dearer and math.isfinite(self.limit):
+                    self._out.update({other: max(kept, other.enough()) for other, kept in self._out.items()})
+                self._spend(cost)
+
+    def _spend(self, cost: float) -> None:
+        self.spent += cost
+        self._keep()
+        self._next()
+
+    def _admit(self, new: "Reservation") -> bool:
+        enough = 0.0
+        if not new.costs.free and math.isfinite(self.limit):
+            left = self.limit - self.spent
+            if left <= 0 or new.expected() > left:
+                new.refused = self._reached()
+                raise new.refused
+            others = sum(kept > 0 for kept in self._out.values())  # whatever their kind
+            enough = new.enough(others < min(new.costs.seen / SEEN_FOR_EACH, PROVEN_AT_MOST))
+            if (self._out or self._aside) and self.reserved + enough > left:
+                return False
+        self._out[new] = enough
+        self._keep()
+        if self._unnoted is not None:
+            del self._out[new]
+            why = self._unnoted.strerror or self._unnoted
+            reason = Missing(MissingKind.UNRECORDED, f"what is spent cannot be noted ({why})")
+            new.refused = BudgetReachedError(reason)
+            raise new.refused
+        return True
+
+    def _next(self) -> None:
+        """Let those go out whose turn has come."""
+        while self._waiting:
+            first, error = self._waiting[0], None
+            try:
+                if not self._admit(first):
+                    return
+            except BudgetReachedError as reached:
+                error = reached
+            self._waiting.popleft()
+            first.call(error)
+
+    def _keep(self) -> None:
+        """Note what is spent and what is on its way, some way ahead: so it is right whenever the process dies."""
+        if self._note is not None:
+            spent = self.spent + sum(request.expected() for request in self._out)
+            if spent > self._noted:
+                try:
+                    self._note(spent * NOTE_AHEAD)
+                    self._noted, self._unnoted = spent * NOTE_AHEAD, None
+                except OSError as error:  # the replies that are on their way must not be lost for it
+                    self._unnoted = error
+
+    def _reached(self) -> BudgetReachedError:
+        return BudgetReachedError(Missing(MissingKind.BUDGET, f"budget of ${self.limit:g} reached"))
+
+
+class Reservation:
+    """The money of one request: set aside when it goes out, settled when it has ended.
+
+    Args:
+        budget: The run's; None: there is no limit.
+        costs: What requests like it have cost.
+        need: Its tokens.
+        on_send: Called when the request goes out.
+    """
+
+    def __init__(
+        self, budget: Budget | None, costs: Costs, need: Need, on_send: Callable[[], None] | None = None
+    ) -> None:
+        self.budget, self.costs, self.need = budget, costs, need
+        self._on_send = on_send
+        self.sent = False  # it is on the wire
+        self.refused: BudgetReachedError | None = None  # HTTP clients make other exceptions of it
+        self._turn: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def expected(self) -> float:
+        """US dollars that it is likely to cost."""
+        return self.costs.expected(self.need)
+
+    def enough(self, proven: bool = True) -> float:
+        """US dollars to set aside for it."""
+        return self.costs.enough(self.need, proven)
+
+    def take(self) -> bool:
+        """Whether the request may go out at once; otherwise `wait`.
+
+        Raises:
+            BudgetReachedError: If the limit does not allow it.
+        """
+        return self.budget is None or self.budget.take(self)
+
+    async def wait(self) -> None:
+        """Wait until the request may go out.
+
+        Raises:
+            BudgetReachedError: If the limit does not allow it.
+        """
+        assert self.budget is not None
+        self._loop = asyncio.get_running_loop()
+        self._turn = self._loop.create_future()
+        self.budget.queue(self)
+        await self._turn
+
+    def call(self, error: BudgetReachedError | None) -> None:
+        """End its waiting; from any thread."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._called, error)
+        except RuntimeError:  # its loop is closed: nobody waits any more
+            if self.budget is not None:
+                self.budget.end(self, 0.0)
+
+    def _called(self, error: BudgetReachedError | None) -> None:
+        assert self._turn is not None
+        if self._turn.done():  # cancelled; `close` gives the money back
+            return
+        if error is None:
+            self._turn.set_result(None)
+        else:
+            self._turn.set_exception(error)
+
+    def send(self) -> None:
+        """The request goes out."""
+        self.sent = True
+        if self._on_send is not None:
+            self._on_send()
+
+    def settle(self, usage: Usage) -> None:
+        """The reply is there, with its bill."""
+        dearer = self.costs.learn(self.need, usage.prompt_tokens, usage.completion_tokens)
+        self._end(usage.cost_usd, dearer=dearer)
+
+    def close(self, billed: bool | None = None) -> None:
+        """There is no bill. `billed`: whether there may be one; None: there may if the request is on the wire."""
+        unsure = self.sent if billed is None else billed
+        self._end(self.costs.likely(self.need) if unsure else 0.0, unsure=unsure)
+
+    def _end(self, cost: float, unsure: bool = False, dearer: bool = False) -> None:
+        budget, self.budget = self.budget, None
+        if budget is not None:
+            budget.end(self, cost, unsure, dearer)

@@ -1,0 +1,81 @@
+"""Rate limits (requests and tokens a minute, spread evenly) and the bound of what is on the wire at once."""
+
+import asyncio
+import time
+from contextvars import ContextVar
+from types import TracebackType
+
+from .cancellation import go_on_wire
+from .dollar_budget import Reservation
+
+# Of the request that the running task sends. A context variable, because the HTTP clients stand between the two ends.
+current_reservation: ContextVar[Reservation | None] = ContextVar("labelfusion_reservation", default=None)
+
+
+class RateLimit:
+    """At most `per_minute` units a minute; `None` is no limit. For use on one event loop."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.interval = 60.0 / per_minute if per_minute else 0.0
+        self.free_at = 0.0
+
+    async def acquire(self, units: float = 1.0) -> None:
+        """Wait until `units` more may be used."""
+        if self.interval:
+            start = max(time.monotonic(), self.free_at)
+            self.free_at = start + units * self.interval
+            await asyncio.sleep(max(0.0, start - time.monotonic()))
+
+
+class Slots:
+    """At most `number` requests on the wire at once, and none while the server has asked for silence.
+
+    A request sets its money aside when it has a slot. While it waits for money, others may use the slot.
+
+    Held only from the first byte sent to the last byte received, so that preparing a request and storing an answer,
+    which share one thread, do not keep the next request from leaving. Requests take turns, with a look at the sockets
+    between two of them: if many were prepared at once, the first replies would wait, and be lost in a kill.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = asyncio.Semaphore(number)
+        self._turn = asyncio.Lock()
+        self._not_before = 0.0
+
+    def pause(self, seconds: float) -> bool:
+        """Let no request leave for `seconds`: a server's limit counts for the account, not for one request.
+
+        Returns:
+            Whether that is news: by more than a second longer than was known.
+        """
+        until, known = time.monotonic() + seconds, self._not_before
+        self._not_before = max(known, until)
+        return until > known + 1.0
+
+    async def __aenter__(self) -> None:
+        await self._free.acquire()
+        try:
+            if (reservation := current_reservation.get()) is not None and not reservation.take():
+                self._free.release()
+                try:
+                    await reservation.wait()
+                finally:
+                    await self._free.acquire()
+            while (wait := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+        except BaseException:
+            self._free.release()
+            raise
+        go_on_wire()
+        if reservation is not None:
+            reservation.send()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._free.release()
+
+    async def turn(self) -> None:
+        """Wait until the requests before have gone on, and what came in meanwhile is read."""
+        async with self._turn:
+            await asyncio.sleep(0)

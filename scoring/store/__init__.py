@@ -1,0 +1,1 @@
+"""The score store: every paid answer, in an SQLite file."""
