@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
-from labelfusion.modeling_labelfusion.encoding import complete, encode_texts
+from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
+from labelfusion.training.recipe import fit_model
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
@@ -136,7 +136,7 @@ def one(
         if report["encoder_training"] != "probe":
             test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
         else:
-            test = complete(model, embed.tokenizer, chosen, known[use], part.max_length)
+            test = TextEncoder(model, embed.tokenizer, max_length=part.max_length).complete(chosen, known[use])
         with torch.no_grad():
             fused, alone = model.fuse(test.to(args.device), torch.from_numpy(given).to(args.device))
         settings = (multi_label, model.config.thresholds, model.config.min_labels)

@@ -18,9 +18,9 @@ import torch
 from accuracy_data import Embedder, metadata, origin
 from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.training.data import LabelledTexts, prepare
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
+from labelfusion.training.recipe import fit_model
 from transformers.utils import logging as transformers_logging
 
 SPLITS = {  # learn from, judge on; the same name: different rows of it

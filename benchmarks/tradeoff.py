@@ -17,16 +17,16 @@ import torch
 from accuracy import FOLDS
 from accuracy_data import PARTS, Embedder, load
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.modeling_labelfusion.encoding import complete
+from labelfusion.modeling_labelfusion.encoding import TextEncoder
 from labelfusion.routing.gate import gate_values
 from labelfusion.routing.novelty import novelty_of
 from labelfusion.routing.risk import risk_control
 from labelfusion.training.calibration.gate_fit import gain_curve, is_right, simple_gates
 from labelfusion.training.encoder.probe import fit_probe
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.metrics import softmax_or_sigmoid
+from labelfusion.training.recipe import fit_model
 from labelfusion.training.scored_rows import scoring_order
 from labelfusion.training.statistics import bootstrap_means, percentile_interval
 from numpy.typing import NDArray
@@ -90,7 +90,8 @@ class Fold:
         self, model: LabelFusionForSequenceClassification, texts: list[str], embeddings: torch.Tensor, scores: Any
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
         """Probabilities of the fusion and of the encoder alone, and the texts' novelty."""
-        embeddings = complete(model, self.embed.tokenizer, texts, embeddings, self.part.max_length)
+        encoder = TextEncoder(model, self.embed.tokenizer, max_length=self.part.max_length)
+        embeddings = encoder.complete(texts, embeddings)
         with torch.no_grad():
             fused, alone = model.fuse(embeddings, None if scores is None else torch.from_numpy(scores))
         probs = [softmax_or_sigmoid(x.float().numpy(), self.multi_label) for x in (fused, alone)]

@@ -25,8 +25,10 @@ from .routing.policy import Policy
 from .scoring.budget import Budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
-from .training.fit import encode_training_texts, fit_model
+from .training.encoder.encode import encode_training_texts
 from .training.fit_options import FinetuneOptions, FitOptions
+from .training.fit_state import FitState
+from .training.recipe import fit
 from .training.scored_rows import first_guess
 from .training_scores import score_training_rows
 
@@ -216,10 +218,11 @@ class AutoFusionClassifier(
         ).to(self._device())
         self.model_.config.encoder_config._name_or_path = str(self.encoder)
         self.classes_ = np.array(data.classes, dtype=object if isinstance(data.classes[0], str) else None)
+        options, parts = self._fit_options(), (self.model_, self.tokenizer_)
         embedded: list[torch.Tensor] = []
 
         def first() -> NDArray[np.float64]:
-            embedded.append(encode_training_texts(self.model_, self.tokenizer_, data.texts, self._fit_options()))
+            embedded.append(encode_training_texts(options.text_encoder(*parts), data.texts, options.extra_sources))
             last_layer = embedded[0][:, : self.model_.config.hidden_size]
             return first_guess(last_layer, _labels(data), len(data.classes), data.texts, self.seed)
 
@@ -237,10 +240,9 @@ class AutoFusionClassifier(
         # Nearest-neighbour prompts draw on the training texts; they are kept in memory, not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
         self._pool = (data.texts, data.names()) if nearest else None
-        unseen: dict[str, Any] = {}
-        fitting = (self.model_, self.tokenizer_, data.texts, _labels(data), scores, self._fit_options())
-        self.report_ = fit_model(*fitting, embeddings=embedded[0] if embedded else None, out_of_sample=unseen)
-        self._review = (unseen["encoder_probs"], scores, _labels(data), data.rows)
+        state = fit(FitState.start(*parts, data.texts, _labels(data), scores, options, *embedded))
+        self.report_ = state.report
+        self._review = (state.encoder_probs, scores, _labels(data), data.rows)
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,92 +60,110 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def encode_texts(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: Sequence[str],
-    *,
-    batch_size: int = 32,
-    max_length: int | None = None,
-    bf16: bool = False,
-    progress: bool = False,
-    description: str = "Encoding",
-) -> torch.Tensor:
-    """Encode texts in batches of similar length, in eval mode, each distinct text once.
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A model with its tokenizer, and how they encode texts: what travels together wherever texts are encoded.
 
     Args:
-        model: The model; its mode is put back afterwards.
+        model: The model; its mode is put back after each call.
         tokenizer: Its tokenizer.
-        texts: n texts. Longer ones are truncated.
         batch_size: Texts in one forward of the encoder.
         max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
         bf16: Compute in bfloat16 where that loses little (autocast): about twice as fast on CPUs that have it.
         progress: Show a progress bar.
-        description: Its title.
-
-    Returns:
-        float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`.
 
     Raises:
-        ValueError: If an item of `texts` is not a string, `batch_size` is not a positive integer, or the tokenizer is
-            that of another model.
+        ValueError: If `batch_size` is not a positive integer.
     """
-    if not (isinstance(batch_size, int) and batch_size > 0):
-        raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
-    place: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"`texts[{i}]` is {type(text).__name__}, expected a string; drop it or give ''.")
-        place.setdefault(text, len(place))
-    distinct = list(place)
-    # Characters stand for tokens: close enough to keep padding small. The longest first, so that memory runs out early.
-    order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
-    limit = _max_length(model, tokenizer, max_length)
-    # Made outside of inference mode, so that training can use it.
-    embeddings = torch.empty(len(distinct), model.config.embedding_size, dtype=torch.float32)
-    with (
-        evaluating(model),
-        torch.inference_mode(),
-        torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16),
-        tqdm(total=len(distinct), desc=description, unit="text", disable=not progress) as bar,
-    ):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = _on_device(model, tokenizer, [distinct[i] for i in rows], limit)
-            embeddings[rows] = model.encode(**batch)[0].float().cpu()
-            bar.update(len(rows))
-    return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
+
+    model: "LabelFusionForSequenceClassification"
+    tokenizer: "PreTrainedTokenizerBase"
+    batch_size: int = 32
+    max_length: int | None = None
+    bf16: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.batch_size, int) and self.batch_size > 0):
+            raise ValueError(f"`batch_size` must be a positive integer, got {self.batch_size!r}.")
+
+    @property
+    def limit(self) -> int:
+        """Tokens that are kept of a text."""
+        return max_length(self.model, self.tokenizer, self.max_length)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Encode texts in batches of similar length, in eval mode, each distinct text once.
+
+        Args:
+            texts: n texts. Longer ones are truncated.
+
+        Returns:
+            float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`.
+
+        Raises:
+            ValueError: If an item of `texts` is not a string, or the tokenizer is that of another model.
+        """
+        place: dict[str, int] = {}
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"`texts[{i}]` is {type(text).__name__}, expected a string; drop it or give ''.")
+            place.setdefault(text, len(place))
+        distinct, model = list(place), self.model
+        # Characters stand for tokens: close enough to keep padding small. Longest first: memory runs out early.
+        order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
+        limit = self.limit
+        # Made outside of inference mode, so that training can use it.
+        embeddings = torch.empty(len(distinct), model.config.embedding_size, dtype=torch.float32)
+        with (
+            evaluating(model),
+            torch.inference_mode(),
+            torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self.bf16),
+            tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not self.progress) as bar,
+        ):
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                batch = _on_device(model, self.tokenizer, [distinct[i] for i in rows], limit)
+                embeddings[rows] = model.encode(**batch)[0].float().cpu()
+                bar.update(len(rows))
+        return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
+
+    def token_batches(self, texts: Sequence[str], batch_size: int = 256) -> Iterator[Any]:
+        """Padded batches of the texts, in their order, on the model's device, truncated as for the encoder."""
+        limit = self.limit
+        for start in range(0, len(texts), batch_size):
+            yield _on_device(self.model, self.tokenizer, list(texts[start : start + batch_size]), limit)
+
+    def complete(self, texts: Sequence[str], embeddings: torch.Tensor) -> torch.Tensor:
+        """Complete embeddings that were computed before the model had all its heads.
+
+        Args:
+            texts: n texts.
+            embeddings: float32 `(n, pooled_size)`.
+
+        Returns:
+            float32 `(n, embedding_size)`, as encoding the texts anew would give.
+        """
+        model, parts = self.model, [embeddings]
+        with torch.no_grad():
+            if model.lexical_head is not None:
+                batches = self.token_batches(texts)
+                logits = [model.lexical_head(x["input_ids"], x["attention_mask"]).float().cpu() for x in batches]
+                parts.append(torch.cat(logits))
+            if model.novelty_head is not None:
+                own = embeddings[:, : model.config.hidden_size].to(model.device)
+                parts.append(model.novelty_head(own).float().cpu())
+        return torch.cat(parts, dim=1)
 
 
-def complete(
+def encode_texts(
     model: "LabelFusionForSequenceClassification",
     tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
-    embeddings: torch.Tensor,
-    max_length: int | None = None,
+    **options: Any,
 ) -> torch.Tensor:
-    """Complete embeddings that were computed before the model had all its heads: what `encode_texts` would return.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        texts: n texts.
-        embeddings: float32 `(n, pooled_size)`.
-        max_length: As of `encode_texts`.
-
-    Returns:
-        float32 `(n, embedding_size)`.
-    """
-    parts = [embeddings]
-    with torch.no_grad():
-        if model.lexical_head is not None:
-            batches = token_batches(model, tokenizer, texts, max_length)
-            logits = [model.lexical_head(x["input_ids"], x["attention_mask"]).float().cpu() for x in batches]
-            parts.append(torch.cat(logits))
-        if model.novelty_head is not None:
-            own = embeddings[:, : model.config.hidden_size].to(model.device)
-            parts.append(model.novelty_head(own).float().cpu())
-    return torch.cat(parts, dim=1)
+    """Encode texts: float32 `(n, embedding_size)` on the CPU. The options are those of `TextEncoder`."""
+    return TextEncoder(model, tokenizer, **options)(texts)
 
 
 def inner_layers(
@@ -160,7 +179,7 @@ def inner_layers(
     if not isinstance(depth, int) or depth < 4 or not texts:
         return []
     layers = [round(depth * 5 / 6), round(depth * 7 / 12)]
-    batch = _on_device(model, tokenizer, list(texts[:16]), _max_length(model, tokenizer, 64))
+    batch = _on_device(model, tokenizer, list(texts[:16]), max_length(model, tokenizer, 64))
     with evaluating(model), torch.inference_mode():
         outputs = model.encode(**batch, output_hidden_states=True)[1]
     states, last = getattr(outputs, "hidden_states", None) or (), outputs.last_hidden_state
@@ -168,19 +187,6 @@ def inner_layers(
         return []
     ratios = [float(states[i].float().std() / last.float().std().clamp_min(1e-9)) for i in layers]
     return layers if all(1 / 3 < r < 3 for r in ratios) else []
-
-
-def token_batches(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: Sequence[str],
-    max_length: int | None = None,
-    batch_size: int = 256,
-) -> Iterator[Any]:
-    """Padded batches of the texts, in their order, on the model's device, truncated as `encode_texts` does."""
-    limit = _max_length(model, tokenizer, max_length)
-    for start in range(0, len(texts), batch_size):
-        yield _on_device(model, tokenizer, list(texts[start : start + batch_size]), limit)
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length: int) -> Any:
@@ -212,6 +218,3 @@ def _on_device(
 def without_surrogates(text: str) -> str:
     """The text with U+FFFD for lone surrogates, which no tokenizer accepts."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-_max_length = max_length  # the function, where an argument has its name

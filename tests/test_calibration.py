@@ -11,12 +11,7 @@ from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassificatio
 from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS
 from labelfusion.modeling_labelfusion.monotone import calibrated, map_logits, map_scores, monotone_map
-from labelfusion.training.calibration.calibration_choice import (
-    absorb,
-    calibrate_answer,
-    calibrate_encoder,
-    calibrate_llms,
-)
+from labelfusion.training.calibration.answer_calibration import calibrate_answer
 from labelfusion.training.calibration.calibration_maps import (
     fit_answer_map,
     fit_monotone,
@@ -24,12 +19,14 @@ from labelfusion.training.calibration.calibration_maps import (
     fit_temperature,
     fit_vector_scaling,
 )
-from labelfusion.training.fit import fit_model
+from labelfusion.training.calibration.encoder_calibration import absorb, calibrate_encoder
+from labelfusion.training.calibration.llm_calibration import calibrate_llms
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.losses import log_loss
 from labelfusion.training.metrics import expected_calibration_error
+from labelfusion.training.recipe import fit_model
 
 MakeModel = Callable[..., LabelFusionForSequenceClassification]
 KNOTS = [[-2.0, 0.0, 3.0], [-1.0, 0.5, 1.0]]

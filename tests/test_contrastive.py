@@ -13,10 +13,11 @@ from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.training.encoder import contrastive_fit, encoder_fit
 from labelfusion.training.encoder.contrastive import batches, contrast, contrastive_loss, upper_layers
 from labelfusion.training.encoder.probe import fit_head, fit_probe
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import ContrastiveOptions, FitOptions
+from labelfusion.training.fit_state import FitState
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.losses import log_loss
+from labelfusion.training.recipe import fit, fit_model
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
@@ -129,11 +130,12 @@ def test_loss_pulls_by_shared_labels() -> None:
 def run(model: Any, tokenizer: Any, texts: list[str], labels: Any, **kwargs: Any) -> Any:
     """`fit_contrastive` over three parts; its answer and its report."""
     folds = assign_folds(labels, 3, texts)
-    report: dict[str, Any] = {"encoder_log_loss": {}}
-    arguments = {"options": OPTIONS, "max_minutes": 5.0, "report": report, **kwargs}
+    training = "contrastive" if kwargs.get("forced") else "auto"
+    options = FitOptions(encoder_training=training, max_train_minutes=kwargs.get("max_minutes", 5.0))
+    state = FitState.start(model, tokenizer, texts, labels, None, options, encode_texts(model, tokenizer, texts))
     parts = [folds == f for f in range(3)]
-    embeddings = encode_texts(model, tokenizer, texts)
-    return contrastive_fit.fit_contrastive(model, tokenizer, texts, labels, embeddings, parts, **arguments), report
+    state = contrastive_fit.fit_contrastive(state, parts, kwargs.get("options", OPTIONS))
+    return None if state.frozen else (state.encoder_logits, state.covered), state.report
 
 
 def test_answers_are_those_of_encoders_that_did_not_see_the_rows(
@@ -223,9 +225,8 @@ def test_a_scored_row_does_not_judge_alone(
     scores[7] = [0.9, 0.1]
     model = make_model(num_labels=2)
     options = FitOptions(encoder_training="contrastive", max_train_minutes=0.0)
-    unseen: dict[str, Any] = {}
-    report = fit_model(model, tiny_tokenizer, texts, labels, scores, options, out_of_sample=unseen)
-    covered = ~np.isnan(unseen["encoder_probs"]).any(axis=1)
+    state = fit(FitState.start(model, tiny_tokenizer, texts, labels, scores, options))
+    report, covered = state.report, ~np.isnan(state.encoder_probs[:, 0])
     assert covered[7]
     assert min(rows, contrastive_fit.FEWEST_JUDGED) <= covered.sum() <= 62
     assert model.config.calibration["risk"]["rows"] == covered.sum()

@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.modeling_labelfusion.encoding import complete, encode_texts, inner_layers
+from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts, inner_layers
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
-from labelfusion.training.encoder.encoder_sources import (
-    Neighbours,
-    Words,
-    bags_of_words,
-    combine,
-    fit_neighbours,
-    fit_words,
-)
-from labelfusion.training.fit import fit_model
+from labelfusion.training.encoder.encoder_sources import Neighbours, Words, bags_of_words, fit_neighbours, fit_words
+from labelfusion.training.encoder.stacking import combine
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
+from labelfusion.training.recipe import fit_model
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from labelfusion import AutoFusionClassifier
@@ -84,7 +78,7 @@ def test_embeddings_made_before_are_completed(model: LabelFusionForSequenceClass
     texts, labels = news(120)
     before = encode_texts(model, tokenizer, texts)
     fit_model(model, tokenizer, texts, labels, None, FitOptions(encoder_training="probe"), embeddings=before)
-    after = complete(model, tokenizer, texts, before)
+    after = TextEncoder(model, tokenizer).complete(texts, before)
     torch.testing.assert_close(after, encode_texts(model, tokenizer, texts), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="`embedding` is"):
         model.fuse(before)
@@ -122,7 +116,7 @@ def test_a_source_of_noise_gets_no_weight(
     good = 1.5 * seen - 1.1
     shuffled = list(rng.permutation(np.array(texts, dtype=object)))
     folds = assign_folds(y, 5)
-    bags, size = bags_of_words(model, tokenizer, shuffled)
+    bags, size = bags_of_words(TextEncoder(model, tokenizer), shuffled)
     words = fit_words(bags, targets, folds, size, 4, multi_label)
     neighbours = fit_neighbours(torch.randn(200, 32), targets, folds, 4, multi_label)
     others: list[Words | Neighbours] = [neighbours, words]

@@ -7,12 +7,11 @@ import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import encode_texts
-from labelfusion.training.encoder import encoder_fit, finetune_fit
-from labelfusion.training.encoder import frozen_layers as lower_layers
+from labelfusion.training.encoder import encoder_fit, finetune_fit, frozen_layers
 from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.encoder.frozen_layers import remembered_below
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
+from labelfusion.training.recipe import fit_model
 from test_modeling_encoders import COMMON, ENCODERS
 from transformers import AutoConfig
 
@@ -48,7 +47,7 @@ def model(make_model: Any) -> LabelFusionForSequenceClassification:
 def lower_runs(model: LabelFusionForSequenceClassification) -> list[int]:
     """Receives the number of texts whenever the lowest layer computes its attention."""
     seen: list[int] = []
-    stack: Any = lower_layers.layer_stack(model.encoder)
+    stack: Any = frozen_layers.layer_stack(model.encoder)
     lowest = stack[0].attention
     lowest.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     return seen
@@ -125,7 +124,7 @@ def test_training_on_what_is_remembered_is_training_on_all(make_model: Any, tiny
 def test_memory_is_bounded(model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts, _ = texts_of(20)
     plain = encode_texts(model, tiny_tokenizer, texts)
-    monkeypatch.setattr(lower_layers, "MOST_BYTES", 1)
+    monkeypatch.setattr(frozen_layers, "MOST_BYTES", 1)
     with remembered_below(model, 0.5):
         for _ in range(2):
             torch.testing.assert_close(encode_texts(model, tiny_tokenizer, texts, batch_size=5), plain)

@@ -1,6 +1,7 @@
 """Where the gate sees value in asking, and how it is fitted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from labelfusion.training.calibration.gate_fit import (
     gate_area,
     simple_gates,
 )
-from labelfusion.training.calibration.selective_querying import calibrate_dial
-from labelfusion.training.fusion.fusion_data import FusionData
+from labelfusion.training.calibration.gates import fit_gates
+from labelfusion.training.calibration.risk_fit import store_errors
+from labelfusion.training.fit_options import FitOptions
+from labelfusion.training.fit_state import FitState
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 
@@ -201,11 +204,13 @@ def test_a_fit_stores_gates_and_risks(make_model: Callable[..., Model], multi_la
     scores = (drawn if multi_label else drawn / drawn.sum(-1, keepdim=True)).numpy()
     labels = (np.random.default_rng(0).random((60, 3)) > 0.5).astype(np.float32)
     labels = labels if multi_label else labels.argmax(axis=1)
-    data = FusionData(logits, torch.from_numpy(scores), torch.from_numpy(labels), multi_label, 1e-3)
-    found = calibrate_dial(model, data, fused, np.arange(60) % 5)
+    tokenizer: Any = None  # no text is encoded
+    start = FitState.start(model, tokenizer, [f"text {i}" for i in range(60)], labels, scores, FitOptions())
+    out_of_fold: dict[str, Any] = {"encoder_logits": logits, "covered": np.ones(60, dtype=bool), "fused_logits": fused}
+    store_errors(fit_gates(replace(start, folds=np.arange(60) % 5, **out_of_fold)))
+    found = {name: model.config.calibration[name] for name in ("gate", "risk")}
     assert len(found["gate"]["stages"]) == 2
     assert found["risk"]["rows"] == 60
-    model.config.calibration |= found
     config = LabelFusionConfig.from_dict(model.config.to_dict())
     assert config.calibration["gate"] == found["gate"]
 

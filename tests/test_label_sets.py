@@ -10,7 +10,6 @@ import torch
 from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.modeling_labelfusion.fusion import pool_features
 from labelfusion.modeling_labelfusion.heads import LabelSetHead
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.fusion import label_sets
@@ -18,6 +17,7 @@ from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.fusion.fusion_fit import fit_fusion
 from labelfusion.training.fusion.label_sets import LabelSets, choose_label_sets, fit_label_sets
 from labelfusion.training.losses import log_loss
+from labelfusion.training.recipe import fit_model
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 

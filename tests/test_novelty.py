@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from labelfusion.modeling_labelfusion.encoding import complete, encode_texts
+from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.modeling_labelfusion.heads import NoveltyHead
 from labelfusion.pipelines.inference import infer, run
 from labelfusion.routing.gate import expected_error, gate_values
 from labelfusion.routing.novelty import doubted, novelty_of
 from labelfusion.training.encoder.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
-from labelfusion.training.fit import fit_model
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
+from labelfusion.training.recipe import fit_model
 
 from labelfusion import LabelFusionForSequenceClassification as Model
 
@@ -123,7 +123,7 @@ def test_novelty_is_kept_with_the_model(fitted: Any, tiny_tokenizer: Any, tmp_pa
     model.save_pretrained(tmp_path)
     again = Model.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(encode_texts(again, tiny_tokenizer, texts), embeddings, atol=1e-4, rtol=1e-4)
-    completed = complete(model, tiny_tokenizer, texts, embeddings[:, : model.config.hidden_size])
+    completed = TextEncoder(model, tiny_tokenizer).complete(texts, embeddings[:, : model.config.hidden_size])
     torch.testing.assert_close(completed, embeddings, atol=1e-4, rtol=1e-4)
     logits = again.fuse(embeddings)[1].detach()
     again.set_heads(novelty_size=0)  # a model of before

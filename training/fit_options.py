@@ -1,7 +1,14 @@
 """How a model is fitted: the options of the recipe, of fine-tuning and of contrastive training."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..modeling_labelfusion.encoding import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling_labelfusion import LabelFusionForSequenceClassification
 
 ENCODER_TRAINING = ("auto", "probe", "contrastive", "full")
 
@@ -92,3 +99,9 @@ class FitOptions:
     bf16: bool = False
     seed: int = 0
     progress: bool = False
+
+    def text_encoder(
+        self, model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase"
+    ) -> TextEncoder:
+        """The model with its tokenizer, as these options encode texts."""
+        return TextEncoder(model, tokenizer, self.batch_size, self.finetune.max_length, self.bf16, self.progress)

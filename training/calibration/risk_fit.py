@@ -1,14 +1,33 @@
-"""What conformal risk control stores of the held-out rows."""
+"""The step of the recipe that stores held-out errors, which conformal risk control needs."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...routing.gate import SHARES, expected_error
+from ...routing.gate import SHARES, expected_error, gate_values
 from ...routing.risk import decided_classes
 
+if TYPE_CHECKING:
+    from ..fit_state import FitState
+
 MOST_ROWS = 2000  # held-out rows whose errors are stored
+
+
+def store_errors(state: "FitState") -> "FitState":
+    """Store the errors of the out-of-fold answers, without and with the LLMs, and the gate's value of each."""
+    config, rows = state.config, state.judged
+    encoder, fused = state.encoder_probs[rows], state.probabilities
+    if state.fused_logits is None:
+        values = np.zeros(len(fused))
+    else:
+        values = gate_values(encoder, config.calibration, state.multi_label, novelty=state.novelty[rows])[0]
+    decisions = (config.thresholds, config.min_labels)
+    risk = calibrate_risk(encoder, fused, values, state.labels[rows], state.multi_label, *decisions)
+    if state.fused_logits is None and config.num_providers:
+        risk["encoder_only"] = True  # what the default pool makes of the scores was not measured
+    config.calibration["risk"] = risk
+    return state
 
 
 def calibrate_risk(

@@ -1,12 +1,27 @@
 """Per-class thresholds of multi-label decisions, tuned out of sample."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ...routing.decisions import decide
 
+if TYPE_CHECKING:
+    from ..fit_state import FitState
+
 GRID = np.round(np.arange(0.2, 0.81, 0.025), 3)
 METRICS = ("accuracy", "micro_f1", "macro_f1")
+
+
+def set_thresholds(state: "FitState") -> "FitState":
+    """Multi-label: tune the thresholds on out-of-fold answers; every text gets a class if every row has one."""
+    if not state.multi_label:
+        return state
+    config, truth = state.config, state.labels[state.judged]
+    config.min_labels = int(state.labels.sum(axis=1).min() >= 1)
+    config.thresholds = tune_thresholds(state.probabilities, truth, state.options.threshold_metric, config.min_labels)
+    return state
 
 
 def tune_thresholds(

@@ -79,7 +79,7 @@ def contrast(
     options: ContrastiveOptions,
     *,
     steps: int | None = None,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int], object] | None = None,
 ) -> None:
     """Train the upper layers of the encoder, in place.
 

@@ -2,7 +2,9 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -16,9 +18,7 @@ from .contrastive import contrast
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ..fit_state import FitState
 
 logger = logging.getLogger(__name__)
 
@@ -26,117 +26,130 @@ FEW_ROWS = range(30, 1001)  # where `"auto"` tries it
 FEWEST_STEPS = 20
 FEWEST_JUDGED = 60  # rows below which no part is saved: on 10 held-out rows a poor fit passed for a good one
 
+Parts: TypeAlias = list[NDArray[np.bool_]]  # rows that are held out in turn, bool `(n,)` each
+# From the rows to train on, bool `(n,)`, to the embeddings of all texts, float32 `(n, embedding_size)`.
+Train: TypeAlias = Callable[[NDArray[np.bool_]], torch.Tensor]
 
-def fit_contrastive(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: list[str],
-    labels: NDArray[Any],
-    embeddings: torch.Tensor,
-    parts: list[NDArray[np.bool_]],
-    options: ContrastiveOptions,
-    report: dict[str, Any],
-    *,
-    max_minutes: float,
-    forced: bool = False,
-    progress: bool = False,
-) -> tuple[torch.Tensor, NDArray[np.bool_]] | None:
+
+def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions) -> "FitState":
     """Train the encoder contrastively, in place, with a probe on its new embeddings as head, if that is better.
 
     For each part an encoder is trained without it, and a probe on that encoder's embeddings answers the part: an
-    encoder's embeddings of texts that it was trained on are flattering.
+    encoder's embeddings of texts that it was trained on are flattering. With `encoder_training="contrastive"` at least
+    `FEWEST_STEPS` steps are trained, and the result is kept whether or not it is better.
 
     Args:
-        model: The model. It is left as it was where `None` is returned.
-        tokenizer: Its tokenizer.
-        texts: n texts.
-        labels: int64 `(n,)` or float32 `(n, K)`.
-        embeddings: float32 `(n, hidden)` of the encoder as it is.
-        parts: Rows that are held out in turn, bool `(n,)` each.
+        state: With the probe of the frozen encoder.
+        parts: Rows that are held out in turn; fewer are used where time is short.
         options: How.
-        report: Receives estimate, losses and the choice.
-        max_minutes: Bound of the whole; there are fewer steps and parts, or none.
-        forced: Train at least `FEWEST_STEPS` steps, and keep the result whether or not it is better.
-        progress: Show a progress bar.
 
     Returns:
-        Out-of-sample logits float32 `(n, K)`, and bool `(n,)`: which rows have them. `None`: not worth it, or no time.
+        The state with the out-of-fold logits of the trained encoder; or, with more in its report, as it was, the model
+        too, where training was not worth it or there was no time.
     """
+    model, forced = state.model, state.options.encoder_training == "contrastive"
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    step_seconds = _seconds_per_step(model, tokenizer, texts, labels, options)
+    plan = _plan(state, parts, options)
     model.load_state_dict(start)
+    state = state.told(contrastive_estimate_minutes=round(plan.minutes, 2))
+    if not plan.affordable and not forced:
+        return state
+    if plan.minutes > state.options.max_train_minutes:
+        logger.warning(
+            "Contrastive training takes about %.1f minutes, more than `max_train_minutes`=%g: %d steps are the least.",
+            plan.minutes,
+            state.options.max_train_minutes,
+            plan.steps,
+        )
+    total = plan.steps * (len(plan.parts) + 1)
+    with tqdm(total=total, desc="Contrastive training", unit="step", disable=not state.options.progress) as bar:
+
+        def train(rows: NDArray[np.bool_]) -> torch.Tensor:
+            used = [text for text, use in zip(state.texts, rows, strict=True) if use]
+            tokenizer, labels = state.encoder.tokenizer, state.labels[rows]
+            contrast(model, tokenizer, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
+            how = {"batch_size": options.batch_size, "max_length": options.max_length}
+            return encode_texts(model, tokenizer, state.texts, **how)
+
+        found = _cross_train(state, plan.parts, train, start)
+        state = state.told(
+            encoder_log_loss={
+                "contrastive": round(float(found.loss.mean()), 5),
+                "probe_on_same_parts": round(float(found.reference.mean()), 5),
+            }
+        )
+        if not forced and not clearly_better(found.loss, found.reference):
+            return state
+        embeddings = train(np.ones(len(state.texts), dtype=bool))
+        penalties = PENALTIES[: found.penalty + 1]
+        set_head(model, *fit_head(embeddings, state.targets, state.num_labels, state.multi_label, penalties))
+    state = state.told(encoder_training="contrastive", contrastive_steps=plan.steps)
+    return replace(state, encoder_logits=found.logits, covered=found.covered, frozen=False)
+
+
+@dataclass
+class _Plan:
+    """What the time allows: the parts, the steps for each and for the whole, and what that takes."""
+
+    parts: Parts
+    steps: int
+    minutes: float
+    affordable: bool
+
+
+def _plan(state: "FitState", parts: Parts, options: ContrastiveOptions) -> _Plan:
+    step_seconds = _seconds_per_step(state, options)
     # Encoding a text is the forward half of a step, or less.
-    encode_seconds = 0.5 * step_seconds * len(texts) / options.batch_size
-    budget = 60 * max_minutes
-    steps, least = options.max_steps, min(FEWEST_STEPS, options.max_steps)
+    encode_seconds = 0.5 * step_seconds * len(state.texts) / options.batch_size
+    budget, least = 60 * state.options.max_train_minutes, min(FEWEST_STEPS, options.max_steps)
     while True:
         affordable = int((budget / (len(parts) + 1) - encode_seconds) / step_seconds)
         if affordable >= least or sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
             break
         parts = parts[:-1]
-    if affordable < least and not forced:
-        needed = (len(parts) + 1) * (least * step_seconds + encode_seconds) / 60
-        report["contrastive_estimate_minutes"] = round(needed, 2)
-        return None
-    steps = max(least, min(steps, affordable))
-    estimate = (len(parts) + 1) * (steps * step_seconds + encode_seconds) / 60
-    report["contrastive_estimate_minutes"] = round(estimate, 2)
-    if estimate > max_minutes:
-        logger.warning(
-            "Contrastive training takes about %.1f minutes, more than `max_train_minutes`=%g: %d steps are the least.",
-            estimate,
-            max_minutes,
-            steps,
-        )
-    num_labels, multi_label = model.config.num_labels, model.config.multi_label
-    targets = torch.from_numpy(labels)
-    folds = np.full(len(texts), -1, dtype=np.int64)
+    steps = max(least, min(options.max_steps, affordable))
+    minutes = (len(parts) + 1) * (steps * step_seconds + encode_seconds) / 60
+    return _Plan(parts, steps, minutes, affordable >= least)
+
+
+@dataclass
+class _CrossTrained:
+    """Out-of-fold logits `(n, K)` of the rows `covered`, the place of their penalty, and losses of the same rows.
+
+    `reference` are the losses of the frozen encoder's probe on the same parts: both have learnt from the same rows.
+    """
+
+    logits: torch.Tensor
+    covered: NDArray[np.bool_]
+    penalty: int
+    loss: torch.Tensor
+    reference: torch.Tensor
+
+
+def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str, torch.Tensor]) -> _CrossTrained:
+    """Train without each part; the model is left as it was at the `start`."""
+    targets, multi_label = state.targets, state.multi_label
+    folds = np.full(len(state.texts), -1, dtype=np.int64)
     for i, part in enumerate(parts):
         folds[part] = i
-    with tqdm(total=steps * (len(parts) + 1), desc="Contrastive training", unit="step", disable=not progress) as bar:
-
-        def step(_: int) -> None:
-            bar.update()
-
-        def trained(rows: NDArray[np.bool_]) -> torch.Tensor:
-            used = [text for text, use in zip(texts, rows, strict=True) if use]
-            contrast(model, tokenizer, used, labels[rows], options, steps=steps, on_step=step)
-            return encode_texts(model, tokenizer, texts, batch_size=options.batch_size, max_length=options.max_length)
-
-        by_part = {}
-        for i, part in enumerate(parts):
-            by_part[i] = trained(~part)
-            model.load_state_dict(start)
-            done = np.where(folds <= i, folds, -1)
-            covered = done >= 0
-            logits, best, _ = cross_validate(by_part, targets, done, num_labels, multi_label)
-            # The frozen encoder's probe on the same parts: both have then learnt from the same rows.
-            frozen, _, _ = cross_validate(embeddings, targets, done, num_labels, multi_label)
-            loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
-            if not forced and clearly_better(reference, loss, errors=1.0):
-                break  # the other parts would hardly change it
-        report["encoder_log_loss"] |= {
-            "contrastive": round(float(loss.mean()), 5),
-            "probe_on_same_parts": round(float(reference.mean()), 5),
-        }
-        if not forced and not clearly_better(loss, reference):
-            return None
-        weight, bias = fit_head(
-            trained(np.ones(len(texts), dtype=bool)), targets, num_labels, multi_label, PENALTIES[: best + 1]
-        )
-    set_head(model, weight, bias)
-    report |= {"encoder_training": "contrastive", "contrastive_steps": steps}
-    return logits, covered
+    by_part: dict[int, torch.Tensor] = {}
+    for i, part in enumerate(parts):
+        by_part[i] = train(~part)
+        state.model.load_state_dict(start)
+        done = np.where(folds <= i, folds, -1)
+        covered = done >= 0
+        logits, best, _ = cross_validate(by_part, targets, done, state.num_labels, multi_label)
+        frozen, _, _ = cross_validate(state.embeddings, targets, done, state.num_labels, multi_label)
+        loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
+        found = _CrossTrained(logits, covered, best, loss, reference)
+        if state.options.encoder_training == "auto" and clearly_better(reference, loss, errors=1.0):
+            break  # the other parts would hardly change it
+    return found
 
 
-def _seconds_per_step(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: list[str],
-    labels: NDArray[Any],
-    options: ContrastiveOptions,
-) -> float:
+def _seconds_per_step(state: "FitState", options: ContrastiveOptions) -> float:
     """Measured on a few steps, which change the weights."""
     ends = [time.perf_counter()]
-    contrast(model, tokenizer, texts, labels, options, steps=4, on_step=lambda _: ends.append(time.perf_counter()))
+    told = (state.model, state.encoder.tokenizer, state.texts, state.labels, options)
+    contrast(*told, steps=4, on_step=lambda _: ends.append(time.perf_counter()))
     return float(np.median(np.diff(ends)))

@@ -1,4 +1,4 @@
-"""The encoder's side without touching the encoder: probe, words and labelled neighbours, weighted out of sample."""
+"""Classifiers beside the linear head, on what the frozen encoder gives: TF-IDF of its tokens, and a kernel."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,23 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...modeling_labelfusion.encoding import token_batches
 from ...modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
-from ..losses import log_loss, minimize
 from .probe import best_penalty, fit_probe, penalty_path
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-    from transformers import PreTrainedTokenizerBase
 
-    from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion.encoding import TextEncoder
 
 # Strength of the penalty on the weights of words, from strong to weak: a path that is warm-started.
 LEXICAL_PENALTIES = (0.3, 0.03, 0.01)
 KERNEL_PENALTIES = (300.0, 30.0, 3.0)
 LANDMARKS = 1000
-FEWEST_ROWS = 100  # below, words and neighbours were never better than the probe alone
-LEAST_WEIGHT = 0.02
 
 
 @dataclass
@@ -116,83 +111,14 @@ def fit_words(
     return Words(logits, loss, weight, b)
 
 
-def bags_of_words(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: list[str],
-    max_length: int | None = None,
-) -> tuple[list[NDArray[np.int64]], int]:
+def bags_of_words(encoder: "TextEncoder", texts: list[str]) -> tuple[list[NDArray[np.int64]], int]:
     """Each text's rows of a lexical head, and the size of that head."""
-    size = len(model.get_input_embeddings().weight) + PAIR_BUCKETS  # type: ignore[arg-type]
+    size = len(encoder.model.get_input_embeddings().weight) + PAIR_BUCKETS  # type: ignore[arg-type]
     bags = []
-    for batch in token_batches(model, tokenizer, texts, max_length):
+    for batch in encoder.token_batches(texts):
         for ids in lexical_ids(batch["input_ids"], batch["attention_mask"], size).numpy():
             bags.append(ids[ids < size])
     return bags, size
-
-
-def stack(sources: list[torch.Tensor], labels: torch.Tensor, multi_label: bool) -> list[float]:
-    """Weights, none negative, of sources that are added (Wolpert 1992, "Stacked generalization").
-
-    Args:
-        sources: Logits float32 `(n, K)`, out of sample.
-        labels: int64 `(n,)` or float32 `(n, K)`.
-        multi_label: Whether the classes are independent.
-    """
-    logits = torch.stack(sources)
-    roots = torch.full((len(sources), 1, 1), len(sources) ** -0.5, requires_grad=True)
-
-    def objective() -> torch.Tensor:
-        prior = (roots.square() - 1 / len(sources)).square().sum()
-        return log_loss((roots.square() * logits).sum(dim=0), labels, multi_label).mean() + 0.5 * prior / len(labels)
-
-    minimize(objective, [roots])
-    weights = roots.detach().square().flatten().tolist()
-    return [w if w >= LEAST_WEIGHT else 0.0 for w in weights]
-
-
-def combine(
-    model: "LabelFusionForSequenceClassification",
-    own_logits: torch.Tensor,
-    others: list[Words | Neighbours],
-    labels: torch.Tensor,
-    rows: torch.Tensor,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Put the weighted sum of the model's linear head and other sources into the model.
-
-    Args:
-        model: Changed in place.
-        own_logits: Out-of-sample logits float32 `(n, K)` of its linear head.
-        others: What stands beside it.
-        labels: int64 `(n,)` or float32 `(n, K)`.
-        rows: bool `(n,)`: where `own_logits` are known, and the weights therefore fitted.
-
-    Returns:
-        Out-of-sample logits float32 `(n, K)` of the sum, and the weight of each source.
-    """
-    logits = [own_logits, *(source.out_of_fold_logits for source in others)]
-    own, *weights = stack([x[rows] for x in logits], labels[rows], model.config.multi_label)
-    chosen = [(w, source) for w, source in zip(weights, others, strict=True) if w]
-    model.set_heads(
-        lexical_size=sum(len(s.weight) - 1 for _, s in chosen if isinstance(s, Words)),
-        kernel_size=sum(len(s.head.landmarks) for _, s in chosen if isinstance(s, Neighbours)),
-    )
-    with torch.no_grad():
-        model.encoder_head.weight.mul_(own)
-        model.encoder_head.bias.mul_(own)
-        for w, source in chosen:
-            model.encoder_head.bias.add_(w * source.bias.to(model.device))
-            if isinstance(source, Words):
-                assert model.lexical_head is not None
-                model.lexical_head.weight.copy_(source.weight)
-                model.lexical_head.weight[:, :-1].mul_(w)
-            else:
-                assert model.kernel_head is not None
-                model.kernel_head.load_state_dict(source.head.state_dict())
-                model.kernel_head.weight.mul_(w)
-    total = torch.stack([w * x for w, x in zip([own, *weights], logits, strict=True)]).sum(dim=0)
-    names = ["encoder", *(type(source).__name__.lower() for source in others)]
-    return total, {name: round(w, 3) for name, w in zip(names, [own, *weights], strict=True)}
 
 
 def _vocabulary(bags: list[NDArray[np.int64]], lexical_size: int) -> tuple[NDArray[np.int64], torch.Tensor]:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,123 +18,163 @@ from .finetune import finetune, seconds_per_row, trained_share
 from .probe import PENALTIES, Probe, fit_head, set_head
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ...modeling_labelfusion import LabelFusionForSequenceClassification
-    from ..fit_options import FitOptions
+    from ..fit_state import FitState
 
 logger = logging.getLogger(__name__)
 
 SMALL_PART = 0.15  # share of the rows
 
 
-def fit_finetuned(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: list[str],
-    labels: NDArray[Any],
-    embeddings: torch.Tensor,
-    parts: list[NDArray[np.bool_]],
-    probe: Probe,
-    options: "FitOptions",
-    report: dict[str, Any],
-    started: float,
-) -> tuple[torch.Tensor, NDArray[np.bool_]] | None:
+def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Probe, started: float) -> "FitState":
     """Fine-tune the encoder, in place, if that is better and there is time for it.
 
+    With `encoder_training="full"` neither time nor result matters.
+
     Args:
-        model: The model. It is left as it was where `None` is returned.
-        tokenizer: Its tokenizer.
-        texts: n texts.
-        labels: int64 `(n,)` or float32 `(n, K)`.
-        embeddings: float32 `(n, pooled_size)` of the encoder as it is.
+        state: With the frozen encoder's probe.
         parts: Rows that are held out in turn, bool `(n,)` each.
-        probe: The frozen encoder's, to start from and to be better than.
-        options: How. With `encoder_training="full"` neither time nor result matters.
-        report: Receives estimate, losses and the choice.
+        probe: The probe, to start from and to be better than.
         started: `time.perf_counter()` from which `max_train_minutes` counts.
 
     Returns:
-        Out-of-sample logits float32 `(n, K)`, and bool `(n,)`: which rows have them. `None`: not worth it, or no time.
+        The state with the out-of-fold logits of the trained encoder; or, with more in its report, as it was, the model
+        too, where training was not worth it or there was no time.
     """
-    epochs = options.finetune.num_train_epochs or (5 if len(texts) <= 1000 else 3)
-    # Training anew with a small held-out part would hardly help: the encoder that was measured is kept.
-    again = len(parts) > 1 or parts[0].mean() > SMALL_PART
+    options, model = state.options, state.model
+    schedule = _Schedule.of(state, parts)
     if options.encoder_training == "auto":
-        first, later = seconds_per_row(model, tokenizer, texts, options.finetune)
+        first, later = seconds_per_row(model, state.encoder.tokenizer, state.texts, options.finetune)
         budget = options.max_train_minutes * 60 - (time.perf_counter() - started)
-
-        def seconds() -> float:
-            trained = sum(len(texts) - int(part.sum()) for part in parts) + again * len(texts)
-            return later * epochs * trained + (first - later) * len(texts)
-
-        while seconds() > budget:
-            if epochs > 2:
-                epochs -= 1
-            elif sum(int(part.sum()) for part in parts[:-1]) >= FEWEST_JUDGED:
-                parts.pop()
-            elif again and len(parts) == 1:
-                again = False
-            else:
-                break
-        report["finetune_estimate_minutes"] = round(seconds() / 60, 1)
-        if seconds() > budget:
+        schedule.shorten(budget, first, later)
+        seconds = schedule.seconds(first, later)
+        state = state.told(finetune_estimate_minutes=round(seconds / 60, 1))
+        if seconds > budget:
             logger.warning(
                 "The encoder stays frozen: fine-tuning would take about %.1f minutes, more than is left of "
                 "`max_train_minutes`=%g. Raise it, or use a GPU or a smaller encoder.",
-                seconds() / 60,
+                seconds / 60,
                 options.max_train_minutes,
             )
-            return None
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    num_labels, multi_label = model.config.num_labels, model.config.multi_label
-    targets = torch.from_numpy(labels)
-    per_epoch = torch.zeros(epochs, len(texts), num_labels)
-    covered = np.zeros(len(texts), dtype=bool)
-    strong = tuple(x for x in PENALTIES if x >= probe.penalty)
-
-    def calibrated_loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        temperature = fit_temperature(logits[rows], targets[rows], multi_label)
-        return log_loss(logits[rows] / temperature, targets[rows], multi_label)
-
-    least, measured = float("inf"), start  # of the last part: weights after its best epoch
-    for part in parts:
-        held_out, rows = torch.from_numpy(part), torch.from_numpy(~part)
-        unseen = [t for t, use in zip(texts, part, strict=True) if use]
-        epoch, least = 0, float("inf")
-
-        def watch(held_out: torch.Tensor = held_out, unseen: list[str] = unseen) -> None:
-            nonlocal epoch, least, measured
-            settings: dict[str, Any] = {"max_length": options.finetune.max_length, "bf16": fast_bf16(model.device)}
-            found = encode_texts(model, tokenizer, unseen, batch_size=64, **settings)
-            with evaluating(model), torch.no_grad():
-                per_epoch[epoch, held_out] = model.fuse(found.to(model.device))[1].float().cpu()
-            loss = float(calibrated_loss(per_epoch[epoch], held_out).mean())
-            if not again and loss < least:
-                least, measured = loss, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            epoch += 1
-
-        # A warm start that has seen the held-out rows would flatter: the head is fitted anew without them.
-        set_head(model, *fit_head(embeddings[rows], targets[rows], num_labels, multi_label, strong))
-        seen = [t for t, use in zip(texts, part, strict=True) if not use]
-        finetune(model, tokenizer, seen, labels[~part], options.finetune, num_epochs=epochs, on_epoch=watch)
-        covered |= part
-        model.load_state_dict(start)
+            return state
+    logits, covered, measured = _train_without_each_part(state, schedule, probe)
     rows = torch.from_numpy(covered)
-    losses = [calibrated_loss(logits, rows) for logits in per_epoch]
+    losses = [_calibrated_loss(state, of_epoch, rows) for of_epoch in logits]
     best = int(np.argmin([float(loss.mean()) for loss in losses]))
-    reference = calibrated_loss(probe.out_of_fold_logits, rows)
-    report["encoder_log_loss"] |= {
-        "full": round(float(losses[best].mean()), 5),
-        "probe_on_same_rows": round(float(reference.mean()), 5),
-    }
+    reference = _calibrated_loss(state, probe.out_of_fold_logits, rows)
+    full, frozen = (round(float(loss.mean()), 5) for loss in (losses[best], reference))
+    state = state.told(encoder_log_loss={"full": full, "probe_on_same_rows": frozen})
     # A whole standard error: the epoch was chosen on the same rows.
     if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
-        return None
-    if again:  # the schedule that was measured, stopped after the epoch that was best
-        finetune(model, tokenizer, texts, labels, options.finetune, num_epochs=epochs, stop_after=best + 1)
+        return state
+    if schedule.again:  # the schedule that was measured, stopped after the epoch that was best
+        told = (model, state.encoder.tokenizer, state.texts, state.labels, options.finetune)
+        finetune(*told, num_epochs=schedule.epochs, stop_after=best + 1)
     else:
         model.load_state_dict(measured)
     share = round(trained_share(model, options.finetune), 2)
-    report |= {"encoder_training": "full", "num_train_epochs": best + 1, "trained_layers": share}
-    return per_epoch[best], covered
+    state = state.told(encoder_training="full", num_train_epochs=best + 1, trained_layers=share)
+    return replace(state, encoder_logits=logits[best], covered=covered, frozen=False)
+
+
+@dataclass
+class _Schedule:
+    """How much is trained.
+
+    Args:
+        rows: n.
+        parts: Rows that are held out in turn.
+        epochs: Most epochs.
+        again: Whether all rows are trained on in the end; else the encoder that was measured is kept.
+    """
+
+    rows: int
+    parts: list[NDArray[np.bool_]]
+    epochs: int
+    again: bool
+
+    @classmethod
+    def of(cls, state: "FitState", parts: list[NDArray[np.bool_]]) -> "_Schedule":
+        """All that is wanted."""
+        epochs = state.options.finetune.num_train_epochs or (5 if len(state.texts) <= 1000 else 3)
+        # Training anew with a small held-out part would hardly help: the encoder that was measured is kept.
+        return cls(len(state.texts), list(parts), epochs, len(parts) > 1 or parts[0].mean() > SMALL_PART)
+
+    def seconds(self, first: float, later: float) -> float:
+        """What it takes, from the seconds of a row in the first and in later epochs."""
+        trained = sum(self.rows - int(part.sum()) for part in self.parts) + self.again * self.rows
+        return later * self.epochs * trained + (first - later) * self.rows
+
+    def shorten(self, budget: float, first: float, later: float) -> None:
+        """Give up epochs, parts and the last training, until it fits into the budget or nothing more can go."""
+        while self.seconds(first, later) > budget:
+            if self.epochs > 2:
+                self.epochs -= 1
+            elif sum(int(part.sum()) for part in self.parts[:-1]) >= FEWEST_JUDGED:
+                self.parts.pop()
+            elif self.again and len(self.parts) == 1:
+                self.again = False
+            else:
+                break
+
+
+def _calibrated_loss(state: "FitState", logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Log loss float `(m,)` of the rows of a boolean index, at their best temperature."""
+    targets = state.targets[rows]
+    temperature = fit_temperature(logits[rows], targets, state.multi_label)
+    return log_loss(logits[rows] / temperature, targets, state.multi_label)
+
+
+def _train_without_each_part(
+    state: "FitState", schedule: _Schedule, probe: Probe
+) -> tuple[torch.Tensor, NDArray[np.bool_], dict[str, torch.Tensor]]:
+    """Fine-tune without each part in turn; the model is then as it was.
+
+    Returns:
+        Logits float32 `(epochs, n, K)` of the held-out rows after each epoch; bool `(n,)`: which rows have them; and,
+        where nothing is trained again, the weights after the best epoch.
+    """
+    model, texts, labels, options = state.model, state.texts, state.labels, state.options.finetune
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    strong = tuple(x for x in PENALTIES if x >= probe.penalty)
+    logits, covered = torch.zeros(schedule.epochs, len(texts), state.num_labels), np.zeros(len(texts), dtype=bool)
+    for part in schedule.parts:
+        rows = torch.from_numpy(~part)
+        # A warm start that has seen the held-out rows would flatter: the head is fitted anew without them.
+        head = fit_head(state.embeddings[rows], state.targets[rows], state.num_labels, state.multi_label, strong)
+        set_head(model, *head)
+        seen = [text for text, use in zip(texts, part, strict=True) if not use]
+        watch = _Watch(state, part, logits, keep_best=not schedule.again)
+        told = (model, state.encoder.tokenizer, seen, labels[~part], options)
+        finetune(*told, num_epochs=schedule.epochs, on_epoch=watch)
+        covered |= part
+        model.load_state_dict(start)
+    return logits, covered, watch.weights
+
+
+class _Watch:
+    """Called after each epoch: writes the logits of the held-out rows, and remembers the best weights.
+
+    Args:
+        state: The fit.
+        part: bool `(n,)`: the held-out rows.
+        logits: float32 `(epochs, n, K)`, written to.
+        keep_best: Whether weights are remembered.
+    """
+
+    def __init__(self, state: "FitState", part: NDArray[np.bool_], logits: torch.Tensor, keep_best: bool) -> None:
+        self.state, self.held_out, self.logits, self.keep_best = state, torch.from_numpy(part), logits, keep_best
+        self.texts = [text for text, use in zip(state.texts, part, strict=True) if use]
+        self.epoch, self.least = 0, float("inf")
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def __call__(self) -> None:
+        model, options = self.state.model, self.state.options.finetune
+        settings = {"batch_size": 64, "max_length": options.max_length, "bf16": fast_bf16(model.device)}
+        embeddings = encode_texts(model, self.state.encoder.tokenizer, self.texts, **settings)
+        with evaluating(model), torch.no_grad():
+            self.logits[self.epoch, self.held_out] = model.fuse(embeddings.to(model.device))[1].float().cpu()
+        if self.keep_best:
+            loss = float(_calibrated_loss(self.state, self.logits[self.epoch], self.held_out).mean())
+            if loss < self.least:
+                self.least, self.weights = loss, {name: x.clone() for name, x in model.state_dict().items()}
+        self.epoch += 1

@@ -1,5 +1,6 @@
 """Fitting the novelty head: where the training texts lie in the encoder's space, and how far is unlike any of them."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,29 @@ from ...modeling_labelfusion.heads import NoveltyHead
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ..fit_state import FitState
 
 DIRECTIONS = 32  # principal components; with 16 or 64 the benchmark's data sets are told apart as well
 FEWEST_ROWS = 20
+MOST_ENCODED = 2000  # rows that a trained encoder encodes once more
 BEGIN, WIDTH = 0.99, 0.3  # novelty begins at this quantile of the training texts' distances, and is 1 so far beyond
+
+
+def measure_novelty(state: "FitState") -> "FitState":
+    """Give the model an out-of-distribution score, measured out-of-fold for the training texts."""
+    hidden_size = state.config.hidden_size
+    if state.frozen:
+        return replace(state, novelty=fit_novelty(state.model, state.embeddings[:, :hidden_size], state.folds))
+    if not state.config.num_providers:
+        return state
+    # A trained encoder has other embeddings: of the rows that are fused, and of others to fill up.
+    needed = state.scored & state.covered
+    others = np.random.default_rng(state.options.seed).permutation(np.flatnonzero(~needed))
+    rows = np.sort(np.concatenate([np.flatnonzero(needed), others[: max(0, MOST_ENCODED - int(needed.sum()))]]))
+    embeddings = state.encoder([state.texts[i] for i in rows])
+    novelty = state.novelty.copy()
+    novelty[rows] = fit_novelty(state.model, embeddings[:, :hidden_size], state.folds[rows])
+    return replace(state, novelty=novelty)
 
 
 def fit_novelty(

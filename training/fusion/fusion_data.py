@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...modeling_labelfusion.fusion import pool_features
 from ..losses import log_loss
+from ..metrics import softmax_or_sigmoid
 from .label_sets import LabelSets
 
 
@@ -57,3 +60,7 @@ class FusionData:
     def log_loss(self, logits: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood of that answer, in nats, float `(n,)`."""
         return log_loss(self.answer(logits), self.labels, self.multi_label)
+
+    def probabilities(self, logits: torch.Tensor) -> NDArray[np.float64]:
+        """float64 `(n, K)` of logits that the model answers with."""
+        return softmax_or_sigmoid(logits.numpy(), self.multi_label)

@@ -1,6 +1,6 @@
 """Classes that come together or exclude each other: fitting the label-set head, and whether it is worth having."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ..losses import clearly_better, log_loss, minimize
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ..fit_state import FitState
 
 PENALTY = 10.0
 FEWEST_ROWS, MOST_SETS = 300, 256
@@ -53,6 +54,17 @@ class LabelSets:
     def rows(self, index: torch.Tensor) -> "LabelSets":
         """The same for the rows of a boolean or integer index."""
         return LabelSets(self.heads, self.fold[index])
+
+
+def judge_classes_together(state: "FitState") -> "FitState":
+    """Multi-label, with `calibration="auto"`: judge the classes together where held-out rows show that it helps."""
+    if not state.multi_label or state.options.calibration != "auto":
+        return state
+    rows = state.covered
+    label_sets, report = choose_label_sets(
+        state.model, state.encoder_logits[rows], state.targets[rows], state.folds[rows]
+    )
+    return replace(state.told(classes=report), label_sets=label_sets)
 
 
 def choose_label_sets(

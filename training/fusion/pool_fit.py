@@ -1,0 +1,146 @@
+"""Fitting log-linear pools of the sources by penalised maximum likelihood."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...modeling_labelfusion.fusion import ScorePool, pool_logits
+from ..losses import log_loss, minimize
+from .fusion_data import FusionData
+
+STIFFNESS = 30.0  # of the prior on each weight, where several LLMs share it; else 1
+
+
+@dataclass(frozen=True)
+class PoolPath:
+    """Pools from the stiffest to the most flexible, each fitted from the one before.
+
+    Every source has one weight, held by a prior; per-class scales and confusions between classes, which go beyond it,
+    cost the penalty. Evidence is brought to unit scale first, so that graded and one-hot scores are penalised alike.
+
+    Args:
+        penalties: From strong to weak.
+        only: Use this provider alone, without the encoder (a calibrated LLM).
+    """
+
+    penalties: tuple[float, ...]
+    only: int | None = None
+
+    def fit(self, data: FusionData, count: int | None = None) -> list[ScorePool]:
+        """The pools of the first `count` penalties (default: all), fitted on all rows of `data`."""
+        num_providers, num_labels = data.llm_scores.shape[1:]
+        n = max(len(data.labels), 1)
+        encoder_logits, evidence, mask = self._inputs(data)
+        answers = mask.sum(dim=0).clamp_min(1.0) * num_labels
+        scale = (evidence.square().sum(dim=(0, 2)) / answers).sqrt().clamp_min(1e-3)
+        evidence = evidence / scale[:, None]
+        prior, stiffness = self._prior(evidence, data)
+        shift, shift_k = torch.zeros(num_providers, 1), torch.zeros(num_providers, num_labels)
+        weight, weight_k = prior.clone(), torch.zeros(num_providers, num_labels, num_labels)
+        bias = torch.zeros(num_providers, num_labels)
+        parameters = [weight, weight_k, bias] if self.only is not None else [shift, shift_k, weight, weight_k, bias]
+        for tensor in parameters:
+            tensor.requires_grad_(True)
+        eye = torch.eye(num_labels)
+        encoder_scale = float(encoder_logits.square().mean().sqrt().clamp_min(1e-3))
+        pools = []
+        for penalty in self.penalties[:count]:
+
+            def objective(penalty: float = penalty) -> torch.Tensor:
+                logits = pool_logits(encoder_logits, evidence, mask, shift + shift_k, weight * eye + weight_k, bias)
+                extra = weight_k.square().sum() + (encoder_scale * shift_k).square().sum()
+                ridge = (weight - prior).square().sum() + (encoder_scale * shift).square().sum()
+                # Biases move the class frequencies: cheap to learn, so lightly held.
+                held = penalty * extra + stiffness * ridge + min(penalty, 3.0) * bias.square().sum()
+                return data.log_loss(logits).mean() + 0.5 * held / n
+
+            minimize(objective, parameters, max_iter=60)
+            with torch.no_grad():
+                pools.append(self._pool((weight * eye + weight_k) / scale[:, None, None], bias, shift + shift_k))
+        return pools
+
+    def out_of_fold(
+        self, data: FusionData, folds: NDArray[np.int64]
+    ) -> tuple[list[torch.Tensor], list[list[ScorePool]]]:
+        """Out-of-fold logits float32 `(n, K)` for each penalty, and each fold's pools, which have not seen it."""
+        logits, pools = [torch.empty_like(data.encoder_logits) for _ in self.penalties], []
+        for fold in np.unique(folds):
+            held_out = torch.from_numpy(folds == fold)
+            test = data.rows(held_out)
+            pools.append(self.fit(data.rows(~held_out)))
+            with torch.no_grad():
+                for out, pool in zip(logits, pools[-1], strict=True):
+                    out[held_out] = pool(test.encoder_logits, test.evidence, test.mask)
+        return logits, pools
+
+    def _inputs(self, data: FusionData) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Encoder logits, evidence and mask; those of the other sources are hidden where one LLM is used alone."""
+        encoder_logits, evidence, mask = data.encoder_logits, data.evidence, data.mask
+        if self.only is not None:
+            keep = torch.zeros(mask.shape[1])
+            keep[self.only] = 1.0
+            evidence, mask = evidence * keep[:, None], mask * keep
+            only = mask[:, self.only : self.only + 1]
+            encoder_logits = encoder_logits * (1.0 - only)  # it stays where this LLM has no answer
+        return encoder_logits, evidence, mask
+
+    def _prior(self, evidence: torch.Tensor, data: FusionData) -> tuple[torch.Tensor, float]:
+        """The prior mean of each LLM's weight, float32 `(P, 1, 1)`, and how stiffly it is held."""
+        num_providers = evidence.shape[1]
+        prior, stiffness = torch.ones(num_providers, 1, 1), 1.0
+        if self.only is None:
+            # A source starts as good for about one nat; several share it as independent witnesses never quite are.
+            prior *= num_providers**-0.5
+            if num_providers > 1 and not data.multi_label:
+                prior *= _weights_alone(evidence, data.labels)[:, None, None]
+                stiffness = STIFFNESS
+        return prior, stiffness
+
+    def _pool(self, weight: torch.Tensor, bias: torch.Tensor, shift: torch.Tensor) -> ScorePool:
+        """The pool with parameters `(P, K, K)`, `(P, K)` and `(P, K)`."""
+        pool = ScorePool(*bias.shape)
+        pool.weight.copy_(weight)
+        pool.bias.copy_(bias)
+        pool.encoder_shift.copy_(shift)
+        if self.only is not None:  # in the model the encoder is added too: take it out where this LLM answers
+            others = torch.arange(len(bias)) != self.only
+            pool.weight[others], pool.bias[others] = 0.0, 0.0
+            pool.encoder_shift.zero_()
+            pool.encoder_shift[self.only] = -1.0
+        return pool
+
+
+def encoder_alone(num_providers: int, num_labels: int) -> ScorePool:
+    """The pool that gives the LLMs no weight."""
+    pool = ScorePool(num_providers, num_labels)
+    torch.nn.init.zeros_(pool.weight)
+    return pool
+
+
+def average_pools(pools: Sequence[tuple[float, ScorePool]]) -> ScorePool:
+    """The average of (share, pool) pairs; being log-linear, it is a pool of the same form."""
+    average = encoder_alone(pools[0][1].num_providers, pools[0][1].num_labels)
+    with torch.no_grad():
+        for parameter, *parts in zip(average.parameters(), *(p.parameters() for _, p in pools), strict=True):
+            shares_of = zip(pools, parts, strict=True)
+            parameter.copy_(torch.stack([share * part for (share, _), part in shares_of]).sum(dim=0))
+    return average
+
+
+def _weights_alone(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What each LLM's evidence `(n, P, K)` weighs without any other source, float32 `(P,)`, not below 0.
+
+    With little data, who is good and who is not is known before how they go together: a poor LLM starts low.
+    """
+    weights = torch.ones(evidence.shape[1], requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        logits = (evidence * weights[:, None]).flatten(0, 1)
+        loss = log_loss(logits, labels.repeat_interleave(len(weights)), multi_label=False).sum()
+        return (loss + 0.5 * (weights - 1.0).square().sum()) / max(len(labels), 1)
+
+    minimize(objective, [weights], max_iter=60)
+    return weights.detach().clamp_min(0.0)

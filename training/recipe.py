@@ -1,0 +1,69 @@
+"""The recipe: from labelled texts and LLM scores to a fitted, calibrated model, one step after the other.
+
+Whatever is fitted on the outputs of something else is fitted on its out-of-fold outputs (stacking, Wolpert 1992): on
+rows that it has seen, an encoder is far too sure.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from .calibration.answer_calibration import calibrate_answers
+from .calibration.encoder_calibration import calibrate_encoder_logits
+from .calibration.gates import fit_gates
+from .calibration.llm_calibration import calibrate_llm_scores
+from .calibration.risk_fit import store_errors
+from .calibration.thresholds import set_thresholds
+from .encoder.encode import encode
+from .encoder.encoder_fit import train_encoder
+from .encoder.novelty_fit import measure_novelty
+from .encoder.stacking import stack_sources
+from .fit_state import FitState
+from .fusion.fuse import fuse
+from .fusion.label_sets import judge_classes_together
+from .score_checks import check_scores
+
+Step: TypeAlias = Callable[[FitState], FitState]
+
+RECIPE: list[Step] = [
+    check_scores,  # warns of scores that say nothing, or whose classes are in another order
+    encode,  # embeddings of the pretrained encoder
+    train_encoder,  # linear probe; contrastive training or fine-tuning where that is better
+    stack_sources,  # TF-IDF head and kernel head beside it, with weights from out-of-fold outputs
+    measure_novelty,  # out-of-distribution score
+    calibrate_encoder_logits,  # temperature or vector scaling
+    judge_classes_together,  # multi-label: classes that come together or exclude each other
+    calibrate_llm_scores,  # isotonic regression of graded scores
+    fuse,  # log-linear pool of the sources, and an MLP where it helps
+    calibrate_answers,  # temperature scaling, isotonic regression
+    set_thresholds,  # multi-label decisions
+    fit_gates,  # selective querying: which texts are worth an LLM call
+    store_errors,  # held-out errors for conformal risk control
+]
+
+
+def fit(state: FitState, recipe: Sequence[Step] = RECIPE) -> FitState:
+    """Take a state through the steps of a recipe; the model is fitted in place, its config holds the report.
+
+    A step may be left out, and others put in: `fit(state, [step for step in RECIPE if step is not fit_gates])`.
+
+    Args:
+        state: As `FitState.start` makes it.
+        recipe: The steps, in order.
+
+    Returns:
+        The state after the last step.
+    """
+    started = time.perf_counter()
+    state.config.calibration = {"temperature": 1.0, "encoder_temperature": 1.0}  # not that of an earlier fit
+    for step in recipe:
+        state = step(state)
+    state = state.told(out_of_sample=state.metrics(), seconds=round(time.perf_counter() - started, 1))
+    state.config.fusion_report = state.report
+    state.model.eval()
+    return state
+
+
+def fit_model(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """`fit` of `FitState.start(*args, **kwargs)`; returns its report."""
+    return fit(FitState.start(*args, **kwargs)).report
