@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .config_checks import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
 from .origin import foreign_source
-from .sanity import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .secrets import refuse_secrets
 from .task import DecisionRule, Task
 

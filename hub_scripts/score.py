@@ -20,7 +20,7 @@ from .options import add_annotators, add_columns, dollars, provider, told_by_lib
 from .score_setup import Task, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
-    from ..scoring.base import ScoreBatch
+    from ..scoring.score_batch import ScoreBatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

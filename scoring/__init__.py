@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
-    "ScoreBatch": ".base",
+    "ScoreBatch": ".score_batch",
     "Scorer": ".scorer",
     "TextScorer": ".scorer",
-    "ScoringError": ".base",
-    "Usage": ".base",
+    "ScoringError": ".score_batch",
+    "Usage": ".score_batch",
     "build_scorer": ".factory",
     "ascore_texts": ".session.runner",
     "run_sync": ".session.runner",

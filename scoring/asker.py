@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig, ProviderKind
-from .base import ScoringError
 from .callable_recorded import CallableScorer
 from .model_scorers import Scorers, Unbroken, build_scorers, check_scorers
 from .reasons import Missing, MissingKind, add_reason
+from .score_batch import ScoringError
 from .scorer import Scorer, TextScorer, complete
 from .session.cancellation import gather_or_cancel
 from .session.deadlines import DEADLINE, Patience

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..configuration import ProviderKind
 from ..configuration.secrets import redact
-from .base import Capabilities, ScoreBatch, check_scores, missing
 from .reasons import Missing, MissingKind
+from .score_batch import Capabilities, ScoreBatch, check_scores, missing
 from .session.run_context import Run
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..configuration import LLMProvider, ProviderKind
 from .api.client import Client, explain
-from .base import ScoringError, Usage
 from .methods.request_method import Method, UnansweredError, content, first_choice
 from .prompting.examples import Pool, balanced_examples
 from .prompting.prompts import Example, PromptWriter, fill, quote, templates, tidy
@@ -15,6 +14,7 @@ from .providers.consent import allowed
 from .providers.endpoints import resolve
 from .providers.pricing import require_price
 from .providers.transport import RequestError
+from .score_batch import ScoringError, Usage
 from .session.cancellation import gather_or_drain, leave_wire
 from .session.dollar_budget import Budget, BudgetReachedError
 from .session.run_context import Run

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from ..configuration import LabelFusionConfig, LLMProvider
-from .base import ScoreBatch, ScoringError, missing
 from .reasons import Missing
+from .score_batch import ScoreBatch, ScoringError, missing
 from .scorer import Scorer, TextScorer
 from .session.run_context import Run
 

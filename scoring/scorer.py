@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from ..configuration import ProviderKind
-from .base import Capabilities, ScoreBatch
+from .score_batch import Capabilities, ScoreBatch
 from .session.run_context import Run
 
 

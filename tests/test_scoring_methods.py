@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
-from labelfusion.scoring.base import ScoreBatch
 from labelfusion.scoring.methods.request_method import UnansweredError, UnsupportedError
 from labelfusion.scoring.providers.pricing import Price, read_usage
+from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import CONTENT_FAULTS, LABELS, LLMServer, truth
 from numpy.typing import NDArray
 

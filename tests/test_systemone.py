@@ -8,11 +8,11 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import method_choice
-from labelfusion.scoring.base import ScoreBatch
 from labelfusion.scoring.methods.decision import DecisionMethod
 from labelfusion.scoring.methods.request_method import UnansweredError
 from labelfusion.scoring.providers.endpoints import resolve
 from labelfusion.scoring.providers.transport import DECISIONS, SYSTEMONE, RequestError, checked_reply
+from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import LABELS, LLMServer, truth
 from numpy.typing import NDArray
 from pydantic import TypeAdapter

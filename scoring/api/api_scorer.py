@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...configuration import LLMProvider, ProviderKind
-from ..base import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
 from ..methods.request_method import Method, UnsupportedError
 from ..methods.server_traits import UnknownScaleError
 from ..prompting.examples import Pool, normalized
@@ -24,6 +23,7 @@ from ..providers.error_replies import FILTERED, TOO_LONG
 from ..providers.pricing import require_price
 from ..providers.transport import RequestError
 from ..reasons import Missing, MissingKind
+from ..score_batch import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
 from ..session.cancellation import gather_or_drain, leave_wire
 from ..session.dollar_budget import BudgetReachedError
 from ..session.run_context import Run

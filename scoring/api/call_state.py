@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoringError, UnansweredError, Usage
 from ..methods.json_answer import JSONMethod
 from ..methods.request_method import Method
 from ..methods.server_traits import UnknownScaleError
 from ..prompting.prompts import Example
 from ..reasons import Missing, MissingKind
+from ..score_batch import ScoringError, UnansweredError, Usage
 from ..session.run_context import Run
 from ..store.score_store import Answer
 from .coordination import Engine, Outcome

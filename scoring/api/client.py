@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...configuration import LLMProvider
-from ..base import ScoringError, Usage
 from ..methods.request_method import Method
 from ..prompting.prompts import Example
 from ..providers.endpoints import Endpoint
@@ -27,6 +26,7 @@ from ..providers.transport import (
     Transport,
     missing_key,
 )
+from ..score_batch import ScoringError, Usage
 from ..session.cancellation import leave_wire
 from ..session.dollar_budget import BudgetReachedError, Costs, Need, Reservation
 from ..session.limits import RateLimit, Slots, current_reservation

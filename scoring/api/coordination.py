@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoringError
 from ..reasons import Missing
+from ..score_batch import ScoringError
 from ..store.claims import CLAIM_S, owner_name
 from ..store.score_store import Answer, Look, ScoreStore, question_key
 from ..store.sqlite_file import StoreBusyError

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from ..base import ScoringError
 from ..methods.request_method import UnansweredError, UnsupportedError
 from ..reasons import Missing
+from ..score_batch import ScoringError
 from ..store.score_store import ScoreStore
 from .questions import Questions
 

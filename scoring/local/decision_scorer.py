@@ -7,11 +7,11 @@ from tqdm.auto import tqdm
 
 from ...configuration import LLMProvider
 from ...configuration.secrets import redact
-from ..base import ScoreBatch, ScoringError, Usage, missing
 from ..methods.decision import DecisionMethod
 from ..methods.request_method import UnansweredError, UnsupportedError
 from ..prompting.defuse import quote
 from ..providers.endpoints import resolve
+from ..score_batch import ScoreBatch, ScoringError, Usage, missing
 from .embedded import resolve_model
 from .local_scorer import LocalScorer, split_texts
 

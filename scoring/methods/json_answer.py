@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from ..base import UnansweredError
 from ..providers.pricing import estimate_tokens
 from ..providers.transport import RequestError
+from ..score_batch import UnansweredError
 from .reply_text import BrokenJSONError, json_objects, objects_within, tool_arguments
 from .request_method import (
     Method,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...configuration import LLMProvider
-from ..base import UnansweredError
 from ..prompting.prompts import Example, PromptWriter
 from ..providers.endpoints import Endpoint
 from ..providers.pricing import may_think
 from ..providers.transport import CHAT, RequestError
+from ..score_batch import UnansweredError
 from .reply_text import joined_parts, without_thoughts
 from .server_traits import Learnt
 

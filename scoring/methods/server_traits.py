@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..base import ScoringError, UnansweredError
 from ..reasons import Missing, MissingKind
+from ..score_batch import ScoringError, UnansweredError
 from ..store.score_store import ScoreStore, question_key
 
 CERTAIN = 3  # different answers in shares, and none in per cent, after which a model is taken to answer in shares

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...configuration import LLMProvider, ProviderKind
-from ..base import ScoringError
+from ..score_batch import ScoringError
 from .endpoints import OTHER_FORMATS
 
 SERVERS_VARIABLE = "LABELFUSION_SERVERS"  # hosts, or host:port, separated by commas, that may be sent texts

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ...configuration import LLMProvider
-from ..base import ScoringError
+from ..score_batch import ScoringError
 
 
 @dataclass(frozen=True)

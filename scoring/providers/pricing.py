@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...configuration import LLMProvider
-from ..base import ScoringError, Usage
+from ..score_batch import ScoringError, Usage
 from .endpoints import Endpoint
 
 MOST_TOKENS = 1e8  # of one request

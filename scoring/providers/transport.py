@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from ...configuration.secrets import redact
-from ..base import ScoringError, Usage
 from ..reasons import Missing, MissingKind
+from ..score_batch import ScoringError, Usage
 from ..session.limits import Slots
 from .endpoints import Endpoint
 from .error_replies import FILTERED, KEY, TOO_LONG, plain_code, read_error

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..base import Usage
 from ..reasons import Missing, MissingKind
+from ..score_batch import Usage
 
 if TYPE_CHECKING:
     from ..providers.pricing import Price

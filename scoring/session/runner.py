@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoreBatch
+from ..score_batch import ScoreBatch
 from ..scorer import Scorer, TextScorer, complete
 from .cancellation import DRAIN_S, gather_or_cancel, on_wire
 from .dollar_budget import Budget

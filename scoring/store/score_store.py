@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoringError
+from ..score_batch import ScoringError
 from .claims import CLAIM_S, holds
 from .sqlite_file import StoreBusyError, open_file, patiently, unusable
 
