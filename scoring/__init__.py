@@ -11,9 +11,9 @@ _EXPORTS = {
     "Usage": ".score_batch",
     "build_scorer": ".factory",
     "ascore_texts": ".session.runner",
-    "run_sync": ".session.runner",
+    "run_sync": ".session.background",
     "score_texts": ".session.runner",
-    "submit": ".session.runner",
+    "submit": ".session.background",
     "LikelihoodScorer": ".local.likelihood_scorer",
 }
 __all__ = list(_EXPORTS)

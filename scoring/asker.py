@@ -24,8 +24,8 @@ from .session.run_context import Dispatch, Run
 from .session.score_table import ScoreTable, unique
 
 if TYPE_CHECKING:
+    from .session.background import Job
     from .session.dollar_budget import Budget
-    from .session.runner import Job
 
 LONGEST_UNPAID = 32  # texts in a row that there was no money for, after which no more is asked
 NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remaining texts."
@@ -42,7 +42,7 @@ class Asking:
     """
 
     def __init__(self, coro: Coroutine[Any, Any, ScoreTable], jobs: "list[Job[Any]]") -> None:
-        from .session.runner import Job
+        from .session.background import Job
 
         self._job, self._jobs = Job(coro), jobs
         jobs[:] = [job for job in jobs if not job.ended.is_set()] + [self._job]
@@ -123,7 +123,7 @@ class Asker:
     def stop(self) -> None:
         """Ask no more. What is on the wire has a few seconds to be stored."""
         if self._jobs:
-            from .session.runner import stop
+            from .session.background import stop
 
             stop(self._jobs)
 

@@ -15,10 +15,10 @@ from .providers.endpoints import resolve
 from .providers.pricing import require_price
 from .providers.transport import RequestError
 from .score_batch import ScoringError, Usage
+from .session.background import run_sync
 from .session.cancellation import gather_or_drain, leave_wire
 from .session.dollar_budget import Budget, BudgetReachedError
 from .session.run_context import Run
-from .session.runner import run_sync
 
 MAX_WORDS = 200
 

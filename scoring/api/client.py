@@ -28,8 +28,9 @@ from ..providers.transport import (
 )
 from ..score_batch import ScoringError, Usage
 from ..session.cancellation import leave_wire
-from ..session.dollar_budget import BudgetReachedError, Costs, Need, Reservation
+from ..session.dollar_budget import BudgetReachedError, Reservation
 from ..session.limits import RateLimit, Slots, current_reservation
+from ..session.request_costs import Costs, Need
 from ..session.run_context import Run
 
 logger = logging.getLogger(__name__)
