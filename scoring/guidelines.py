@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..configuration import LLMProvider, ProviderKind
+from ..configuration import LLMProvider, ProviderKind, Task
 from .api.client import Client, explain
 from .methods.request_method import Method, UnansweredError, content, first_choice
 from .prompting.examples import Pool, balanced_examples
@@ -63,9 +63,8 @@ def write_guidelines(
     if provider.kind != ProviderKind.API:
         raise ValueError(f"{provider.name} cannot write guidelines: that takes an LLM behind an API.")
     examples = balanced_examples(pool, labels, num_examples, seed) if pool else []
-    method = _GuidelinesMethod(
-        provider, resolve(provider), labels, multi_label, dict(class_descriptions or {}), examples
-    )
+    task = Task(labels, multi_label, dict(class_descriptions or {}))
+    method = _GuidelinesMethod(provider, resolve(provider), task, examples)
     text, usage = run_sync(_ask(provider, method, max_cost_usd, keep or (lambda text: None)))
     return replace(provider, guidelines=text), usage
 

@@ -152,12 +152,12 @@ def test_votes_become_shares() -> None:
 
 
 def test_unseen_letters_share_what_is_left() -> None:
-    from labelfusion.configuration import LLMProvider
+    from labelfusion.configuration import LLMProvider, Task
     from labelfusion.scoring.methods.logprob import LogprobMethod
     from labelfusion.scoring.providers.endpoints import resolve
 
     provider = LLMProvider("m", api_base="http://localhost:1")
-    method = LogprobMethod(provider, resolve(provider), LABELS, False, {})
+    method = LogprobMethod(provider, resolve(provider), Task(LABELS))
     top = [
         {"token": "B", "logprob": np.log(0.7)},
         {"token": " B", "logprob": np.log(0.1)},

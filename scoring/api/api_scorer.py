@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ...configuration import LLMProvider, ProviderKind
+from ...configuration import LLMProvider, ProviderKind, Task
 from ..methods.request_method import Method, UnsupportedError
 from ..methods.server_traits import UnknownScaleError
 from ..prompting.examples import Pool, normalized
@@ -74,9 +74,8 @@ class APIScorer:
         self.provider, self.name = provider, provider.name or provider.model
         self.labels, self.multi_label = list(labels), multi_label
         self.endpoint = resolve(provider)
-        self.questions = Questions(
-            provider, self.endpoint, self.labels, multi_label, dict(class_descriptions or {}), pool, embed
-        )
+        task = Task(self.labels, multi_label, dict(class_descriptions or {}))
+        self.questions = Questions(provider, self.endpoint, task, pool, embed)
         self.failure_limit = failure_limit
         self._store, self._cache = store, cache
         self._choice = MethodChoice(self.questions, provider.method)

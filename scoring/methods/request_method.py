@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...configuration import LLMProvider
+from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example, PromptWriter
 from ..providers.endpoints import Endpoint
 from ..providers.pricing import may_think
@@ -33,9 +33,7 @@ class Method(ABC):
     Args:
         provider: The declaration.
         endpoint: Where its requests go.
-        labels: K class names in order.
-        multi_label: Whether several classes may apply.
-        descriptions: `{class name: description}`.
+        task: The classes.
         examples: The same examples in every prompt.
     """
 
@@ -50,19 +48,18 @@ class Method(ABC):
         self,
         provider: LLMProvider,
         endpoint: Endpoint,
-        labels: Sequence[str],
-        multi_label: bool,
-        descriptions: dict[str, str],
+        task: Task,
         examples: Sequence[Example] = (),
     ) -> None:
-        if self.max_labels is not None and len(labels) > self.max_labels:
+        if self.max_labels is not None and task.num_labels > self.max_labels:
             raise UnsupportedError(
-                f"the method {self.name!r} serves {self.max_labels} classes at most, not {len(labels)}"
+                f"the method {self.name!r} serves {self.max_labels} classes at most, not {task.num_labels}"
             )
         if provider.texts_per_request > 1 and self.answer != "json":
             raise UnsupportedError(f"the method {self.name!r} asks for one text a request; `json` can ask for several")
-        self.provider, self.endpoint, self.labels, self.multi_label = provider, endpoint, list(labels), multi_label
-        self.prompts = PromptWriter(provider, labels, multi_label, descriptions, self.answer, examples)
+        self.provider, self.endpoint = provider, endpoint
+        self.labels, self.multi_label = list(task.labels), task.multi_label
+        self.prompts = PromptWriter(provider, task, self.answer, examples)
         self.names = self.prompts.names  # the classes as the model is told them, and names them
         self.learnt = Learnt()
         own = {"max_tokens", "max_completion_tokens", "max_output_tokens"} & set(provider.params)

@@ -2,10 +2,10 @@
 
 The cost of a request is known only when its reply is there, so it is estimated from the replies before. The first
 request of a kind goes out alone. Each later one reserves the cost of the most expensive request so far, with a margin.
-A more expensive one can still come: of n + k requests that are alike in advance, the two most expensive are both among k
-of them with a probability of about (k / (n + k))^2. Among few requests, as against those seen, there is hardly more than
-one such surprise, and one is what the guarantee leaves room for. Requests beyond these few reserve many times the mean
-cost, which also covers texts that become harder on the way.
+A more expensive one can still come: of n + k requests that are alike in advance, the two most expensive are both among
+k of them with a probability of about (k / (n + k))^2. Among few requests, compared with those seen, there is hardly
+more than one such surprise, and the guarantee leaves room for one. Requests beyond these few reserve many times the
+mean cost, which also covers texts that become harder on the way.
 """
 
 import math
