@@ -13,7 +13,7 @@ from .prompting.prompts import Example, PromptWriter, fill, quote, templates, ti
 from .providers.consent import allowed
 from .providers.endpoints import resolve
 from .providers.pricing import require_price
-from .providers.transport import RequestError
+from .providers.request_error import RequestError
 from .score_batch import ScoringError, Usage
 from .session.background import run_sync
 from .session.cancellation import gather_or_drain, leave_wire

@@ -19,16 +19,9 @@ from labelfusion.scoring.api.questions import METHODS
 from labelfusion.scoring.guidelines import write_guidelines
 from labelfusion.scoring.methods.json_answer import JSONMethod
 from labelfusion.scoring.methods.request_method import Method, UnansweredError, UnsupportedError, content, first_choice
-from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.providers.endpoints import CHAT, DECISIONS, resolve
 from labelfusion.scoring.providers.pricing import Price, read_usage
-from labelfusion.scoring.providers.transport import (
-    CHAT,
-    DECISIONS,
-    RequestError,
-    checked_reply,
-    from_api_error,
-    retry_after,
-)
+from labelfusion.scoring.providers.request_error import RequestError, checked_reply, from_api_error, retry_after
 
 LABELS = ["a", "b"]
 TEXTS = [f"text {i}" for i in range(10)]

@@ -10,8 +10,8 @@ from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import method_choice
 from labelfusion.scoring.methods.decision import DecisionMethod
 from labelfusion.scoring.methods.request_method import UnansweredError
-from labelfusion.scoring.providers.endpoints import resolve
-from labelfusion.scoring.providers.transport import DECISIONS, SYSTEMONE, RequestError, checked_reply
+from labelfusion.scoring.providers.endpoints import DECISIONS, SYSTEMONE, resolve
+from labelfusion.scoring.providers.request_error import RequestError, checked_reply
 from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import LABELS, LLMServer, truth
 from numpy.typing import NDArray

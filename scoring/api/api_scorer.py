@@ -21,7 +21,7 @@ from ..prompting.prompts import Example
 from ..providers.endpoints import resolve
 from ..providers.error_replies import FILTERED, TOO_LONG
 from ..providers.pricing import require_price
-from ..providers.transport import RequestError
+from ..providers.request_error import RequestError
 from ..reasons import Missing, MissingKind
 from ..score_batch import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
 from ..session.cancellation import gather_or_drain, leave_wire

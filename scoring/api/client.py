@@ -14,18 +14,11 @@ from typing import Any
 from ...configuration import LLMProvider
 from ..methods.request_method import Method
 from ..prompting.prompts import Example
-from ..providers.endpoints import Endpoint
+from ..providers.endpoints import CHAT, Endpoint
 from ..providers.error_replies import KEY, MODEL
 from ..providers.pricing import Price, estimate_tokens, find_price, read_usage
-from ..providers.transport import (
-    CHAT,
-    UNCONNECTED,
-    LitellmTransport,
-    OpenAITransport,
-    RequestError,
-    Transport,
-    missing_key,
-)
+from ..providers.request_error import UNCONNECTED, RequestError
+from ..providers.transport import LitellmTransport, OpenAITransport, Transport, missing_key
 from ..score_batch import ScoringError, Usage
 from ..session.cancellation import leave_wire
 from ..session.dollar_budget import BudgetReachedError, Reservation

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example, fill, quote, templates
-from ..providers.endpoints import Endpoint
-from ..providers.transport import DECISIONS, SYSTEMONE
+from ..providers.endpoints import DECISIONS, SYSTEMONE, Endpoint
 from .request_method import Method, Scores, UnansweredError, UnsupportedError, normalize, number
 from .systemone import MAX_QUESTIONS, decision_answers, systemone_questions, systemone_state
 

@@ -12,7 +12,7 @@ from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example
 from ..providers.endpoints import Endpoint
 from ..providers.pricing import estimate_tokens
-from ..providers.transport import RequestError
+from ..providers.request_error import RequestError
 from ..score_batch import UnansweredError
 from .reply_text import BrokenJSONError, json_objects, objects_within, tool_arguments
 from .request_method import (

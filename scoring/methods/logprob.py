@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example
 from ..providers.endpoints import Endpoint
-from ..providers.transport import RequestError
+from ..providers.request_error import RequestError
 from .request_method import (
     Method,
     Scores,

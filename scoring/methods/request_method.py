@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example, PromptWriter
-from ..providers.endpoints import Endpoint
+from ..providers.endpoints import CHAT, Endpoint
 from ..providers.pricing import may_think
-from ..providers.transport import CHAT, RequestError
+from ..providers.request_error import RequestError
 from ..score_batch import UnansweredError
 from .reply_text import joined_parts, without_thoughts
 from .server_traits import Learnt

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from ...configuration import LLMProvider
 from ..score_batch import ScoringError
 
+CHAT, DECISIONS, SYSTEMONE = "/chat/completions", "/decisions", "/systemone"  # paths of the APIs
+
 
 @dataclass(frozen=True)
 class _API:
