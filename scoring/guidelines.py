@@ -46,7 +46,7 @@ def write_guidelines(
         class_descriptions: `{class name: description}`.
         pool: Labelled `(texts, labels)`; a balanced choice is shown to the LLM.
         num_examples: How many are shown.
-        max_cost_usd: Refuse to ask if it will probably cost more than these US dollars, or than a budget has left.
+        max_cost_usd: No request if it will probably cost more than these US dollars, or than a budget has left.
         seed: Seed of the choice.
         keep: Called with the guidelines when they have come, also if the caller is interrupted meanwhile (Ctrl-C).
 
@@ -55,7 +55,7 @@ def write_guidelines(
 
     Raises:
         ScoringError: If the LLM gives none, or if it is declared by a model from the Hub and not allowed.
-        ValueError: For anything but an LLM behind an API: local models only score, recorded scores ask nobody.
+        ValueError: For a local model, which only scores, and for recorded scores and functions.
     """
     provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     if provider.guidelines:

@@ -1,4 +1,4 @@
-"""What one provider is asked about each text: the method's prompt, its examples, and the key of the answer."""
+"""The query of one provider about each text: the method's prompt, its examples, and the key of the answer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the methods of asking an API share. Each method is one short file: a request body, and how its reply is read."""
+"""What the methods have in common. Each method is one short file: a request body, and how its reply is read."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ class UnsupportedError(Exception):
 
 
 class Method(ABC):
-    """Asks for the scores of some texts in one request, or a few.
+    """Requests the scores of some texts in one request, or a few.
 
     Args:
         provider: The declaration.
@@ -87,12 +87,12 @@ class Method(ABC):
         return self.answer_tokens(num_texts)
 
     def was_cut(self, reply: dict[str, Any], num_texts: int) -> bool:
-        """Whether nothing can be read because of the limit, as far as is known: it is worth asking without."""
+        """Whether the reply is unreadable because of the limit, as far as is known: a request without it may help."""
         bounds = self._bounds and self.learnt.limited and self.learnt.futile < FUTILE
         return bounds and any(map(ended_early, reply["choices"])) and not self._can_read(reply, num_texts)
 
     def unbound(self, reply: dict[str, Any], num_texts: int) -> None:
-        """Learn from the `reply` to what was asked again without the limit."""
+        """Learn from the `reply` to the same request without the limit."""
         if self._can_read(reply, num_texts):
             self.learnt.limited = False
         else:
@@ -103,7 +103,7 @@ class Method(ABC):
             return not all(isinstance(a, UnansweredError) and a.unread for a in self.read(reply, num_texts))
         except UnansweredError as error:
             return not error.unread
-        except Exception:  # whoever reads it in earnest says what
+        except Exception:  # reported where it is read for its scores
             return False
 
     def parameters(self, num_texts: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_in_a_hurry = False  # the user has asked twice
+_in_a_hurry = False  # a second Ctrl-C
 _thread: threading.Thread | None = None  # a forked child has the object, but the thread is not alive
 
 
@@ -78,14 +78,14 @@ class Job(Generic[T]):
             raise
 
     def cancel(self) -> None:
-        """Let it stop asking, and store what is on the wire; the second time, end it at once."""
+        """Stop it: no new request goes out, replies on the wire are stored. The second time, end it at once."""
         self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
 
 def stop(jobs: Sequence[Job[Any]]) -> None:
-    """Stop `jobs` together: nothing new is asked, and what is on the wire has `DRAIN_S` seconds to be stored.
+    """Stop `jobs` together: no new request goes out, and replies on the wire have `DRAIN_S` seconds to be stored.
 
-    A second Ctrl-C meanwhile is not held up.
+    A second Ctrl-C meanwhile ends at once.
     """
     global _in_a_hurry
     jobs = [job for job in dict.fromkeys(jobs) if not job.ended.is_set()]  # each once: twice would not let it finish
@@ -101,7 +101,7 @@ def stop(jobs: Sequence[Job[Any]]) -> None:
 
 
 def drain() -> None:
-    """Wait, `DRAIN_S` seconds at most, until what is on the wire is stored, also what nobody waits for any more."""
+    """Wait, `DRAIN_S` seconds at most, until all replies on the wire are stored, late ones included."""
     end = time.monotonic() + DRAIN_S
     while not _in_a_hurry and time.monotonic() < end:
         if not any(not task.done() and task.get_loop() is _loop for task in list(on_wire)):
@@ -112,7 +112,7 @@ def drain() -> None:
 def run_sync(coro: Coroutine[Any, Any, T]) -> T:
     """Run `coro` on the background loop and wait for its result; also from a thread whose own loop is running.
 
-    Ctrl-C stops it: nothing more is asked, and what is on the wire is awaited for a few seconds and stored before
+    Ctrl-C stops it: no new request goes out, and replies on the wire are awaited for a few seconds and stored before
     `KeyboardInterrupt` goes on.
 
     Raises:

@@ -108,19 +108,19 @@ class Budget:
             return self._admit(reservation)
 
     def queue(self, reservation: "Reservation") -> None:
-        """Let a request wait for its turn: what is on its way may cost less than is set aside for it."""
+        """Let a request wait: the requests on their way may cost less than is set aside for them."""
         with self._lock:
             self._waiting.append(reservation)
             self._next()
 
-    def end(self, reservation: "Reservation", cost: float, unsure: bool = False, dearer: bool = False) -> None:
+    def end(self, reservation: "Reservation", cost: float, unsure: bool = False, costlier: bool = False) -> None:
         """A request has ended, or waits no more.
 
         Args:
             reservation: Its reservation.
             cost: US dollars.
-            unsure: Nobody told the cost; it may be nothing.
-            dearer: Others like it may cost more than was set aside for them.
+            unsure: The cost is not known; it may be nothing.
+            costlier: Others like it may cost more than was set aside for them.
         """
         with self._lock:
             if reservation in self._waiting:
@@ -128,7 +128,7 @@ class Budget:
                 self._next()
             if self._out.pop(reservation, None) is not None:
                 self.unsure += cost if unsure else 0.0
-                if dearer and math.isfinite(self.limit):
+                if costlier and math.isfinite(self.limit):
                     self._out.update({other: max(kept, other.enough()) for other, kept in self._out.items()})
                 self._spend(cost)
 
@@ -159,7 +159,7 @@ class Budget:
         return True
 
     def _next(self) -> None:
-        """Let those go out whose turn has come."""
+        """Let the requests go out that are next and affordable."""
         while self._waiting:
             first, error = self._waiting[0], None
             try:
@@ -171,14 +171,14 @@ class Budget:
             first.call(error)
 
     def _keep(self) -> None:
-        """Note what is spent and what is on its way, some way ahead: so it is right whenever the process dies."""
+        """Note what is spent and on its way, a little ahead, so that the note holds whenever the process dies."""
         if self._note is not None:
             spent = self.spent + sum(request.expected() for request in self._out)
             if spent > self._noted:
                 try:
                     self._note(spent * NOTE_AHEAD)
                     self._noted, self._unnoted = spent * NOTE_AHEAD, None
-                except OSError as error:  # the replies that are on their way must not be lost for it
+                except OSError as error:  # must not lose the replies that are on their way
                     self._unnoted = error
 
     def _reached(self) -> BudgetReachedError:
@@ -201,7 +201,7 @@ class Reservation:
         self.budget, self.costs, self.need = budget, costs, need
         self._on_send = on_send
         self.sent = False  # it is on the wire
-        self.refused: BudgetReachedError | None = None  # HTTP clients make other exceptions of it
+        self.refused: BudgetReachedError | None = None  # kept here, because HTTP clients wrap exceptions
         self._turn: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -238,7 +238,7 @@ class Reservation:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._called, error)
-        except RuntimeError:  # its loop is closed: nobody waits any more
+        except RuntimeError:  # its loop is closed: no task waits any more
             if self.budget is not None:
                 self.budget.end(self, 0.0)
 
@@ -258,16 +258,16 @@ class Reservation:
             self._on_send()
 
     def settle(self, usage: Usage) -> None:
-        """The reply is there, with its bill."""
-        dearer = self.costs.learn(self.need, usage.prompt_tokens, usage.completion_tokens)
-        self._end(usage.cost_usd, dearer=dearer)
+        """The reply is there, with its cost."""
+        costlier = self.costs.learn(self.need, usage.prompt_tokens, usage.completion_tokens)
+        self._end(usage.cost_usd, costlier=costlier)
 
     def close(self, billed: bool | None = None) -> None:
-        """There is no bill. `billed`: whether there may be one; None: there may if the request is on the wire."""
+        """No cost was reported. `billed`: whether there may be one; None: if the request went out."""
         unsure = self.sent if billed is None else billed
         self._end(self.costs.likely(self.need) if unsure else 0.0, unsure=unsure)
 
-    def _end(self, cost: float, unsure: bool = False, dearer: bool = False) -> None:
+    def _end(self, cost: float, unsure: bool = False, costlier: bool = False) -> None:
         budget, self.budget = self.budget, None
         if budget is not None:
-            budget.end(self, cost, unsure, dearer)
+            budget.end(self, cost, unsure, costlier)

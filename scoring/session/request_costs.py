@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..providers.pricing import Price
 
-MARGIN = 1.25  # above the dearest so far
+MARGIN = 1.25  # above the most expensive so far
 SEEN_FOR_EACH = 4  # replies seen for each request that may be out with this margin alone,
 PROVEN_AT_MOST = 4  # and the most of these
-SURPRISE = 64.0  # how many times dearer than the mean so far the others may be
+SURPRISE = 64.0  # how many times the mean cost the others may cost
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Need:
 
 
 class Costs:
-    """What the requests of one kind have cost, as against the estimates.
+    """What the requests of one kind have cost, compared with the estimates.
 
     Args:
         price: Price of a token; None: not known, and not counted.
@@ -47,7 +47,7 @@ class Costs:
         self._limited = True  # no answer was longer than it may be
 
     def learn(self, need: Need, prompt: float, answer: float) -> bool:
-        """Learn from a reply of `prompt` and `answer` tokens. Returns: whether dearer ones are to be expected now."""
+        """Learn from a reply of `prompt` and `answer` tokens. Returns: whether others may cost more than estimated."""
         highest = list(self._highest)
         for i, (estimated, told) in enumerate(((need.prompt, prompt), (need.answer, answer))):
             if estimated > 0:
@@ -68,7 +68,7 @@ class Costs:
 
         Args:
             need: Its tokens.
-            proven: Few others are out, as against the requests seen.
+            proven: Few others are out, compared with the requests seen.
         """
         if self.free or self.price is None:
             return 0.0
@@ -81,9 +81,9 @@ class Costs:
         return self.price.cost(prompt, min(answer, need.most_answer if self._limited else math.inf))
 
     def _mean(self, part: int) -> float:
-        """Tokens told for each that was estimated."""
+        """Tokens reported for each estimated one."""
         return self._told[part] / self._estimated[part] if self._estimated[part] else 1.0
 
     def likely(self, need: Need) -> float:
-        """US dollars of a request whose cost nobody tells: not too few."""
+        """US dollars of a request whose cost is not reported; rather too many than too few."""
         return self.enough(need) if self.seen else self.expected(need)

@@ -23,7 +23,7 @@ def score_texts(
     progress: bool | Callable[..., None] = False,
     max_cost_usd: float | Budget | None = None,
 ) -> tuple[NDArray[np.float32], list[ScoreBatch]]:
-    """Score `texts` with all `scorers` at once; a text that occurs several times is asked once.
+    """Score `texts` with all `scorers` concurrently; a text that occurs several times is queried once.
 
     Args:
         scorers: P scorers with the same K classes.
@@ -62,10 +62,10 @@ async def ascore_texts(
 async def run_scorers(
     scorers: Sequence[TextScorer], texts: Sequence[str], run: Run, progress: bool | Callable[..., None] = False
 ) -> list[ScoreBatch]:
-    """Score `texts` with all `scorers` at once, each distinct text once. The only place where duplicates are removed.
+    """Score `texts` with all `scorers` concurrently, each distinct text once: duplicates are removed here alone.
 
     Args:
-        scorers: Whole ones, or those of the user's own.
+        scorers: `Scorer`s, or `TextScorer`s of the user.
         texts: n texts.
         run: Budget and deadline; its `progress` is made here.
         progress: As for `score_texts`.
