@@ -16,7 +16,7 @@ from ..configuration import LabelFusionConfig, ProviderKind
 from .callable_recorded import CallableScorer
 from .model_scorers import Scorers, Unbroken, build_scorers, check_scorers
 from .reasons import Missing, MissingKind, add_reason
-from .score_batch import ScoringError
+from .score_batch import ScoreBatch, ScoringError
 from .scorer import Scorer, TextScorer, complete
 from .session.cancellation import gather_or_cancel
 from .session.deadlines import DEADLINE, Patience
@@ -218,7 +218,8 @@ class Asker:
 
         if self.budget is not None and self.budget.over:
             self._stop()
-        asked = [] if self._over else [p for p in scorers if p not in self._broken]
+        over = self._over
+        asked = [] if over else [p for p in scorers if p not in self._broken]
         before = self.budget.spent if self.budget is not None else 0.0
         batches = await run_scorers(
             [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
@@ -226,36 +227,42 @@ class Asker:
             replace(run or Run(), budget=self.budget),
             progress=bool(asked) and self.progress and not self._local and not self.patience.in_use,
         )
-        count = len(rows)
+        found = self._table(len(rows), {p: scorers[p].name for p in asked}, batches)
+        for p in scorers.keys() - set(asked):
+            for row in range(len(rows)):
+                add_reason(found.missing, row, self._limit_reached() if over else self._broken[p])
+        self._worked |= bool(found.called.any())
+        cost_usd = sum(batch.usage.cost_usd for batch in batches)
+        self.spent += cost_usd
+        if self.budget is not None:  # what scorers have counted themselves does not count twice
+            self.budget.settle(0.0, max(0.0, before + cost_usd - self.budget.spent))
+        answers.add(found, rows)
+
+    def _table(self, count: int, names: dict[int, str], batches: Sequence[ScoreBatch]) -> ScoreTable:
+        """One table from the batches of several LLMs about the same `count` texts."""
         found = self._empty(count)
-        unpaid: set[int] = set()
-        for p, batch in zip(asked, batches, strict=True):
+        unpaid = False
+        for (p, name), batch in zip(names.items(), batches, strict=True):
             found.scores[:, p] = batch.scores
-            self.spent += batch.usage.cost_usd
             found.cost_usd += batch.usage.cost_usd / count
             called = np.ones(count, dtype=bool)
-            for row, reason in batch.errors.items():
-                why = Missing.of(reason)
-                called[row] = why.kind not in (MissingKind.UNAVAILABLE, MissingKind.BUDGET)
-                if why.kind == MissingKind.BUDGET:
-                    unpaid.add(row)
-                    why = self._limit_reached()
-                why = why if why.kind == MissingKind.UNAVAILABLE else why.named(scorers[p].name)
-                add_reason(found.missing, row, why)
+            for row, said in batch.errors.items():
+                reason = Missing.of(said)
+                called[row] = reason.kind not in (MissingKind.UNAVAILABLE, MissingKind.BUDGET)
+                if reason.kind == MissingKind.BUDGET:
+                    unpaid, reason = True, self._limit_reached()
+                add_reason(found.missing, row, reason if reason.kind == MissingKind.UNAVAILABLE else reason.named(name))
             found.called |= called
-        for p in scorers.keys() - set(asked):
-            for row in range(count):
-                add_reason(found.missing, row, self._limit_reached() if self._over else self._broken[p])
-        self._worked |= bool(found.called.any())
         if unpaid:
-            paid = np.flatnonzero(found.called)
-            self._unpaid = count - 1 - int(paid[-1]) if len(paid) else self._unpaid + count
-            if self._unpaid >= LONGEST_UNPAID:
-                self._stop()
-        if self.budget is not None:  # what scorers have counted themselves does not count twice
-            paid_usd = sum(batch.usage.cost_usd for batch in batches)
-            self.budget.settle(0.0, max(0.0, before + paid_usd - self.budget.spent))
-        answers.add(found, rows)
+            self._count_unpaid(found.called)
+        return found
+
+    def _count_unpaid(self, called: NDArray[np.bool_]) -> None:
+        """Stop after many texts in a row without money, although a shorter text may still be affordable."""
+        paid = np.flatnonzero(called)
+        self._unpaid = len(called) - 1 - int(paid[-1]) if len(paid) else self._unpaid + len(called)
+        if self._unpaid >= LONGEST_UNPAID:
+            self._stop()
 
     def _empty(self, count: int) -> ScoreTable:
         return ScoreTable.empty(count, self.config.num_providers, self.config.num_labels)
