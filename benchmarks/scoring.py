@@ -118,7 +118,7 @@ def throughput(repeats: int, count: int) -> list[Row]:
 
 
 def prompts() -> list[Row]:
-    from labelfusion.configuration import LLMProvider
+    from labelfusion.configuration import LLMProvider, Task
     from labelfusion.scoring.api.client import body_length
     from labelfusion.scoring.api.questions import Questions
     from labelfusion.scoring.providers.endpoints import resolve
@@ -128,7 +128,7 @@ def prompts() -> list[Row]:
         provider = LLMProvider("m", api_base="http://localhost:1", method=method)
         lengths = []
         for multi_label in (False, True):
-            questions = Questions(provider, resolve(provider), LABELS, multi_label, {})
+            questions = Questions(provider, resolve(provider), Task(LABELS, multi_label))
             body = questions.method(method).body([FILLER])
             lengths.append(body_length(body) + len(str(body.get("response_format", ""))) - len(FILLER))
         rows.append((f"`{method}`, single-label / multi-label", f"{lengths[0]} / {lengths[1]}", "<= 900"))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from labelfusion.configuration import LLMProvider
+from labelfusion.configuration import LLMProvider, Task
 from labelfusion.scoring.api.questions import METHODS, Questions
 from labelfusion.scoring.methods.decision import DecisionMethod
 from labelfusion.scoring.providers.endpoints import resolve
@@ -132,7 +132,7 @@ def _restart(server: RealServer) -> None:
 def _compare(server: RealServer, method: str, llm: dict[str, Any], text: str, row: Row) -> str:
     """What asking directly says about a row."""
     provider = LLMProvider(**llm)
-    asked = Questions(provider, resolve(provider), LABELS, False, {}, None, None).method(method, text)
+    asked = Questions(provider, resolve(provider), Task(LABELS)).method(method, text)
     body = asked.body([text])
     if isinstance(asked, DecisionMethod):
         body = asked.systemone({name: value for name, value in body.items() if name not in llm["params"]})

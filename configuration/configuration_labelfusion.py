@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .config_checks import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .llm_provider import LLMProvider
 from .origin import foreign_source
-from .sanity import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .secrets import refuse_secrets
 from .task import DecisionRule, Task
 
@@ -66,7 +66,7 @@ class LabelFusionConfig(PretrainedConfig):
         id2label: dict[int, str]
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["encoder_logits", "hidden_states", "attentions"]  # noqa: RUF012  # by the Trainer
-    write_code: ClassVar[Callable[[str | os.PathLike[str]], None] | None] = None  # set by the front door
+    write_code: ClassVar[Callable[[str | os.PathLike[str]], None] | None] = None  # set by the package `labelfusion`
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class LabelFusionConfig(PretrainedConfig):
             llm_providers = [llm_providers]
         declared = [LLMProvider.from_any(p) for p in llm_providers or []]
         self.llm_providers = [p.to_dict() for p in declared]
-        self._llm_sources = [p.source for p in declared]  # whose words they are; not saved
+        self._llm_sources = [p.source for p in declared]  # the model on the Hub that declared each; not saved
         self.class_descriptions = dict(class_descriptions or {})
         self.pooling = pooling
         self.pooling_layers = list(pooling_layers or [])
@@ -149,7 +149,7 @@ class LabelFusionConfig(PretrainedConfig):
 
     @property
     def providers(self) -> list[LLMProvider]:
-        """The declared providers as `LLMProvider` objects, which know whose words they are."""
+        """The declared providers as `LLMProvider` objects, with the model on the Hub that declared them, if one did."""
         sources = [*getattr(self, "_llm_sources", []), *[None] * self.num_providers]
         return [
             replace(LLMProvider.from_any(p), source=self.source or source)
@@ -158,7 +158,7 @@ class LabelFusionConfig(PretrainedConfig):
 
     @property
     def source(self) -> str | None:
-        """The Hub id that the config was loaded by, or its path in a cache of the Hub; None if it is the user's own."""
+        """The Hub id that the config was loaded from, or its path in a Hub cache; None if it is the user's own."""
         return foreign_source(self.name_or_path)
 
     @property
@@ -200,7 +200,7 @@ class LabelFusionConfig(PretrainedConfig):
 
     @property
     def custom_pipelines(self) -> dict[str, Any]:
-        """What `transformers.pipeline` reads to find the pipeline of this model."""
+        """Read by `transformers.pipeline` to find the pipeline of this model."""
         return RegisteredPipelines(custom_pipelines()) if INSTALLED else custom_pipelines()
 
     @property
@@ -226,11 +226,11 @@ class LabelFusionConfig(PretrainedConfig):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Any:
-        """As in Transformers; the config knows where it came from, whatever it says itself."""
+        """As in Transformers. The config records where it was loaded from, whatever its file says."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config.name_or_path = str(pretrained_model_name_or_path)
-        if config.source is not None:  # for good, also if a folder of that name comes to be, or it is given on
+        if config.source is not None:  # kept, even if a folder of that name is made later, or the config is passed on
             config._llm_sources = [config.source] * config.num_providers
         return loaded
 

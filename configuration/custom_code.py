@@ -1,4 +1,4 @@
-"""What Transformers reads in a config to find the code of a model: `auto_map` and `custom_pipelines`."""
+"""The entries of a config by which Transformers finds the code of a model: `auto_map` and `custom_pipelines`."""
 
 from typing import Any
 

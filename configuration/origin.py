@@ -1,11 +1,11 @@
-"""Whose word a config is: its user's, or that of somebody else who put it on the Hub."""
+"""Whether a config is the user's own, or was loaded from the Hub."""
 
 import os
 from pathlib import Path
 
 
 def foreign_source(name_or_path: str | None) -> str | None:
-    """Where a config that somebody else may have written was loaded from.
+    """The source of a config that was loaded from the Hub.
 
     A config made in Python, a folder and a file are the user's own; what came by a Hub id is not, nor is a folder
     inside a cache of the Hub, where downloads are kept.

@@ -101,7 +101,7 @@ def refuse_secrets(value: Any, where: str, by_name: bool = True) -> None:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether `text`, which may be anybody's, holds something that looks like a credential and like nothing else."""
+    """Whether `text`, which may be a user's text, holds something that can only be a credential."""
     if _TOKEN.search(text) or _PASSWORD.search(text) or _ODD_PARAMETER.search(text):
         return True
     return any(_is_basic(match) for match in _BASIC.finditer(text))
@@ -110,7 +110,7 @@ def holds_secret(text: str) -> bool:
 def redact(text: str) -> str:
     """Replace everything in `text` that may be a credential by `[redacted]`, for logs and errors.
 
-    More than `holds_secret` finds: here a word too many does no harm.
+    More than `holds_secret` finds: here a false positive does no harm.
     """
     for pattern in (_HEADER, _TOKEN, _USERINFO, _PARAMETER, _ASSIGNED):
         text = pattern.sub("[redacted]", text)

@@ -88,7 +88,7 @@ def _as_options(message: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _is_users(error: Exception) -> bool:
-    from ..scoring.base import ScoringError
+    from ..scoring.score_batch import ScoringError
 
     return isinstance(error, ValueError | OSError | ImportError | ScoringError)
 

@@ -20,7 +20,7 @@ from .options import add_annotators, add_columns, dollars, provider, told_by_lib
 from .score_setup import Task, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
-    from ..scoring.base import ScoreBatch
+    from ..scoring.score_batch import ScoreBatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +205,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     from ..scoring import score_texts
     from ..scoring.budget import Budget
     from ..scoring.reasons import Missing
-    from ..scoring.session.run_context import Progress, ProgressBar
+    from ..scoring.session.progress import Progress, ProgressBar
 
     task.fit_priors(table, args.text_column)
     summaries = [Summary(scorer.name) for scorer in task.scorers]

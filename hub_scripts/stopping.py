@@ -80,7 +80,7 @@ def told(interrupt: KeyboardInterrupt, verb: str, args: argparse.Namespace | Non
 
 
 def _drain() -> None:
-    if (loop := sys.modules.get("labelfusion.scoring.session.runner")) is not None:
+    if (loop := sys.modules.get("labelfusion.scoring.session.background")) is not None:
         loop.drain()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..scoring.base import check_scores
+from ..scoring.score_batch import check_scores
 
 Row: TypeAlias = tuple[str | None, Any]  # text, None for a missing one; and its scores as they were given
 

@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
-    "ScoreBatch": ".base",
+    "ScoreBatch": ".score_batch",
     "Scorer": ".scorer",
     "TextScorer": ".scorer",
-    "ScoringError": ".base",
-    "Usage": ".base",
+    "ScoringError": ".score_batch",
+    "Usage": ".score_batch",
     "build_scorer": ".factory",
     "ascore_texts": ".session.runner",
-    "run_sync": ".session.runner",
+    "run_sync": ".session.background",
     "score_texts": ".session.runner",
-    "submit": ".session.runner",
+    "submit": ".session.background",
     "LikelihoodScorer": ".local.likelihood_scorer",
 }
 __all__ = list(_EXPORTS)

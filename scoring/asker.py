@@ -1,4 +1,4 @@
-"""Asking the LLMs of a run: scorers built when first needed, answers in the background, one budget for all of it."""
+"""Queries the LLMs of a run: scorers built when first needed, answers in the background, one budget for all."""
 
 import asyncio
 import logging
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig, ProviderKind
-from .base import ScoringError
 from .callable_recorded import CallableScorer
 from .model_scorers import Scorers, Unbroken, build_scorers, check_scorers
 from .reasons import Missing, MissingKind, add_reason
+from .score_batch import ScoreBatch, ScoringError
 from .scorer import Scorer, TextScorer, complete
 from .session.cancellation import gather_or_cancel
 from .session.deadlines import DEADLINE, Patience
@@ -24,47 +24,47 @@ from .session.run_context import Dispatch, Run
 from .session.score_table import ScoreTable, unique
 
 if TYPE_CHECKING:
+    from .session.background import Job
     from .session.dollar_budget import Budget
-    from .session.runner import Job
 
-LONGEST_UNPAID = 32  # texts in a row that there was no money for, after which no more is asked
+LONGEST_UNPAID = 32  # texts in a row without money, after which no more LLM is queried
 NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remaining texts."
 
 logger = logging.getLogger(__name__)
 
 
 class Asking:
-    """A question to the LLMs that is under way on the background loop.
+    """A query of the LLMs that is under way on the background loop.
 
     Args:
-        coro: Asks.
+        coro: Queries them.
         jobs: What the run has under way; this is added.
     """
 
     def __init__(self, coro: Coroutine[Any, Any, ScoreTable], jobs: "list[Job[Any]]") -> None:
-        from .session.runner import Job
+        from .session.background import Job
 
         self._job, self._jobs = Job(coro), jobs
         jobs[:] = [job for job in jobs if not job.ended.is_set()] + [self._job]
 
     def result(self) -> ScoreTable:
-        """Wait for the answers. After Ctrl-C the run asks no more, and what is on the wire is stored first."""
+        """Wait for the answers. After Ctrl-C no request goes out any more, and replies on the wire are stored first."""
         return self._job.result(self._jobs)
 
 
 class Asker:
-    """Asks the LLMs of one run.
+    """Queries the LLMs of one run.
 
     Args:
         config: The model's config.
-        scorers: One for each provider, or a function that makes them, called at the first question. `None`: those that
-            the config declares.
-        max_cost_usd: US dollars that the run may spend, or a budget that its caller can watch; when they are spent, no
-            more is asked.
-        chunk_size: Texts asked at a time while there is a limit that a scorer does not keep to by itself.
+        scorers: One for each provider, or a function that makes them, called at the first query. `None`: those that the
+            config declares.
+        max_cost_usd: US dollars that the run may spend, or a budget that its caller can watch. When they are spent, no
+            LLM is queried any more.
+        chunk_size: Texts in one query while there is a limit that a scorer does not respect by itself.
         progress: Show a progress bar.
-        patience: Deadlines and second requests: each text is then a question of its own to each LLM; with a limit in
-            dollars too, one text after the other.
+        patience: Deadlines and hedged requests. Each text is then queried by itself; with a limit in dollars too, one
+            text after the other.
 
     Raises:
         ValueError: For a `max_cost_usd` that is not a number from 0.
@@ -89,23 +89,23 @@ class Asker:
         self._scorers: dict[int, Scorer] | None = None
         self._worked = False
         self._local = False  # local models alone, which have a progress bar of their own
-        self._broken: dict[int, Missing] = {}  # LLMs that are asked no more, and why
+        self._broken: dict[int, Missing] = {}  # LLMs that are not queried any more, and why
         self._over = False  # the money is spent
-        self._unpaid = 0  # the last texts in a row that there was none for
-        self._turn = asyncio.Lock()  # of those who must know what the last question has cost before they ask the next
+        self._unpaid = 0  # number of the last texts in a row without money
+        self._turn = asyncio.Lock()  # the next query waits until the cost of the last one is known
 
     @property
     def providers(self) -> list[int]:
-        """Indices of the LLMs that can be asked; those of recorded scores cannot."""
+        """Indices of the LLMs that can be queried; recorded scores cannot."""
         return list(self._resolve())
 
     def submit(self, texts: list[str], only: int | None = None, waited_s: NDArray[np.floating] | None = None) -> Asking:
-        """Ask all LLMs, or that of the index `only`, about `texts` in the background.
+        """Query all LLMs, or only that with the index `only`, about `texts` in the background.
 
         Args:
             texts: The texts.
             only: Index of an LLM.
-            waited_s: float `(n,)`: seconds that each text has waited for other LLMs, of which its deadline is the sum.
+            waited_s: float `(n,)`: seconds that each text has waited for other LLMs; they count towards its deadline.
 
         Raises:
             ValueError: If the scorers do not fit the model.
@@ -121,14 +121,14 @@ class Asker:
         return asking
 
     def stop(self) -> None:
-        """Ask no more. What is on the wire has a few seconds to be stored."""
+        """Send no more requests. Replies on the wire have a few seconds to be stored."""
         if self._jobs:
-            from .session.runner import stop
+            from .session.background import stop
 
             stop(self._jobs)
 
     def _resolve(self) -> dict[int, Scorer]:
-        """The scorers that can be asked, by provider."""
+        """The scorers that can be queried, by provider."""
         if self._scorers is None:
             if self._given is None:
                 scorers: Sequence[TextScorer] = build_scorers(self.config)
@@ -165,8 +165,7 @@ class Asker:
     async def _ask_singly(
         self, scorers: dict[int, Scorer], texts: list[str], waited_s: NDArray[np.floating]
     ) -> ScoreTable:
-        """Each text by itself, and each LLM about it, as long as the patience lasts."""
-
+        """Query each text by itself, and each LLM about it by itself, until its deadline."""
         waited = dict(zip(texts, waited_s.tolist(), strict=True))
 
         async def ask(text: str) -> ScoreTable:
@@ -219,7 +218,8 @@ class Asker:
 
         if self.budget is not None and self.budget.over:
             self._stop()
-        asked = [] if self._over else [p for p in scorers if p not in self._broken]
+        over = self._over
+        asked = [] if over else [p for p in scorers if p not in self._broken]
         before = self.budget.spent if self.budget is not None else 0.0
         batches = await run_scorers(
             [Unbroken(scorers[p], partial(self._break, p)) for p in asked],
@@ -227,42 +227,48 @@ class Asker:
             replace(run or Run(), budget=self.budget),
             progress=bool(asked) and self.progress and not self._local and not self.patience.in_use,
         )
-        count = len(rows)
+        found = self._table(len(rows), {p: scorers[p].name for p in asked}, batches)
+        for p in scorers.keys() - set(asked):
+            for row in range(len(rows)):
+                add_reason(found.missing, row, self._limit_reached() if over else self._broken[p])
+        self._worked |= bool(found.called.any())
+        cost_usd = sum(batch.usage.cost_usd for batch in batches)
+        self.spent += cost_usd
+        if self.budget is not None:  # what scorers have counted themselves does not count twice
+            self.budget.settle(0.0, max(0.0, before + cost_usd - self.budget.spent))
+        answers.add(found, rows)
+
+    def _table(self, count: int, names: dict[int, str], batches: Sequence[ScoreBatch]) -> ScoreTable:
+        """One table from the batches of several LLMs about the same `count` texts."""
         found = self._empty(count)
-        unpaid: set[int] = set()
-        for p, batch in zip(asked, batches, strict=True):
+        unpaid = False
+        for (p, name), batch in zip(names.items(), batches, strict=True):
             found.scores[:, p] = batch.scores
-            self.spent += batch.usage.cost_usd
             found.cost_usd += batch.usage.cost_usd / count
             called = np.ones(count, dtype=bool)
-            for row, reason in batch.errors.items():
-                why = Missing.of(reason)
-                called[row] = why.kind not in (MissingKind.UNAVAILABLE, MissingKind.BUDGET)
-                if why.kind == MissingKind.BUDGET:
-                    unpaid.add(row)
-                    why = self._limit_reached()
-                why = why if why.kind == MissingKind.UNAVAILABLE else why.named(scorers[p].name)
-                add_reason(found.missing, row, why)
+            for row, said in batch.errors.items():
+                reason = Missing.of(said)
+                called[row] = reason.kind not in (MissingKind.UNAVAILABLE, MissingKind.BUDGET)
+                if reason.kind == MissingKind.BUDGET:
+                    unpaid, reason = True, self._limit_reached()
+                add_reason(found.missing, row, reason if reason.kind == MissingKind.UNAVAILABLE else reason.named(name))
             found.called |= called
-        for p in scorers.keys() - set(asked):
-            for row in range(count):
-                add_reason(found.missing, row, self._limit_reached() if self._over else self._broken[p])
-        self._worked |= bool(found.called.any())
         if unpaid:
-            paid = np.flatnonzero(found.called)
-            self._unpaid = count - 1 - int(paid[-1]) if len(paid) else self._unpaid + count
-            if self._unpaid >= LONGEST_UNPAID:
-                self._stop()
-        if self.budget is not None:  # some scorers keep it themselves
-            paid_usd = sum(batch.usage.cost_usd for batch in batches)
-            self.budget.settle(0.0, max(0.0, before + paid_usd - self.budget.spent))
-        answers.add(found, rows)
+            self._count_unpaid(found.called)
+        return found
+
+    def _count_unpaid(self, called: NDArray[np.bool_]) -> None:
+        """Stop after many texts in a row without money, although a shorter text may still be affordable."""
+        paid = np.flatnonzero(called)
+        self._unpaid = len(called) - 1 - int(paid[-1]) if len(paid) else self._unpaid + len(called)
+        if self._unpaid >= LONGEST_UNPAID:
+            self._stop()
 
     def _empty(self, count: int) -> ScoreTable:
         return ScoreTable.empty(count, self.config.num_providers, self.config.num_labels)
 
     def late_cost_usd(self) -> float:
-        """US dollars of the answers that have come too late, or second, since this was last called."""
+        """US dollars of answers that came after the deadline, or after a hedged request, since this was last called."""
         total = 0.0
         while self.patience.unheard:
             total += float(self.patience.unheard.pop().cost_usd.sum())
@@ -279,7 +285,7 @@ class Asker:
             logger.warning(NO_MORE, self._limit_reached() + told)
 
     def _break(self, p: int, error: ScoringError) -> Missing:
-        """Ask the LLM `p` no more in this run. What the others say is not lost; at the start of a run all is said."""
+        """Query the LLM `p` no more in this run; the others go on. An error if nothing has worked so far."""
         if not self._worked and (error.batch is None or not error.batch.mask.any()):
             raise ScoringError(f"{error} (For the encoder alone: llm_policy='never', or llm=None in `fit`.)") from error
         if p not in self._broken:

@@ -1,4 +1,4 @@
-"""Scorers that ask no LLM: a Python function, and scores that come with the data."""
+"""Scorers without an LLM: a Python function, and scores that come with the data."""
 
 import asyncio
 import inspect
@@ -10,8 +10,8 @@ import numpy as np
 
 from ..configuration import ProviderKind
 from ..configuration.secrets import redact
-from .base import Capabilities, ScoreBatch, check_scores, missing
 from .reasons import Missing, MissingKind
+from .score_batch import Capabilities, ScoreBatch, check_scores, missing
 from .session.run_context import Run
 
 
@@ -35,7 +35,7 @@ class CallableScorer:
 
         Raises:
             ValueError: If its answer is not `(n, K)` of probabilities.
-            RuntimeError: If it wanted to end the program, or an iterator.
+            RuntimeError: If it raised `SystemExit`, `KeyboardInterrupt` or `StopIteration`.
         """
         if self.function is None or not texts:
             reason = Missing(MissingKind.NO_SCORES, f"{self.name}: no function was given")
@@ -70,14 +70,14 @@ class CallableScorer:
 
 
 def _sender(run: Run | None) -> Callable[[], Any]:
-    """What tells, from a thread, that the query is being answered."""
+    """Reports, from a thread, that the query is being answered."""
     if run is None or run.dispatch is None:
         return lambda: None
     return partial(asyncio.get_running_loop().call_soon_threadsafe, run.dispatch.send)
 
 
 class RecordedScorer:
-    """Stands for scores that come with the data (`llm_scores`): asked, it has no answer."""
+    """For scores that come with the data (`llm_scores`): has no answer for any text."""
 
     method = "recorded"
     kind = ProviderKind.RECORDED

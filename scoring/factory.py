@@ -42,14 +42,15 @@ def build_scorer(
         embed: For the prompt strategy `"nearest"`: `(list of n texts) -> float32 (n, d)`.
         pool: Labelled `(texts, labels)` that few-shot and nearest-neighbour prompts draw examples from; a label is a
             class name, or a list of them for multi-label.
-        failure_limit: Texts in a row without a usable answer, refusals aside, after which an API is asked no more.
+        failure_limit: Texts in a row without a usable answer, refusals not counted, after which an API is not queried
+            any more.
         batch_size: Texts in one forward of a local model.
         device: Torch device of a local model. Default: a GPU if there is one.
         progress: Progress bar of a local model.
 
     Raises:
         ValueError: For a declaration that contradicts itself.
-        ScoringError: For one from the Hub that holds what only its user may say, see `scoring.providers.consent`.
+        ScoringError: For one from the Hub that holds what only the user may declare, see `scoring.providers.consent`.
     """
     provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     name = provider.name or provider.model

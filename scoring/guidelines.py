@@ -5,20 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..configuration import LLMProvider, ProviderKind
+from ..configuration import LLMProvider, ProviderKind, Task
 from .api.client import Client, explain
-from .base import ScoringError, Usage
 from .methods.request_method import Method, UnansweredError, content, first_choice
 from .prompting.examples import Pool, balanced_examples
 from .prompting.prompts import Example, PromptWriter, fill, quote, templates, tidy
 from .providers.consent import allowed
 from .providers.endpoints import resolve
 from .providers.pricing import require_price
-from .providers.transport import RequestError
+from .providers.request_error import RequestError
+from .score_batch import ScoringError, Usage
+from .session.background import run_sync
 from .session.cancellation import gather_or_drain, leave_wire
 from .session.dollar_budget import Budget, BudgetReachedError
 from .session.run_context import Run
-from .session.runner import run_sync
 
 MAX_WORDS = 200
 
@@ -46,7 +46,7 @@ def write_guidelines(
         class_descriptions: `{class name: description}`.
         pool: Labelled `(texts, labels)`; a balanced choice is shown to the LLM.
         num_examples: How many are shown.
-        max_cost_usd: Refuse to ask if it will probably cost more than these US dollars, or than a budget has left.
+        max_cost_usd: No request if it will probably cost more than these US dollars, or than a budget has left.
         seed: Seed of the choice.
         keep: Called with the guidelines when they have come, also if the caller is interrupted meanwhile (Ctrl-C).
 
@@ -55,7 +55,7 @@ def write_guidelines(
 
     Raises:
         ScoringError: If the LLM gives none, or if it is declared by a model from the Hub and not allowed.
-        ValueError: For anything but an LLM behind an API: local models only score, recorded scores ask nobody.
+        ValueError: For a local model, which only scores, and for recorded scores and functions.
     """
     provider = allowed(LLMProvider.from_any(provider), labels, class_descriptions)
     if provider.guidelines:
@@ -63,9 +63,8 @@ def write_guidelines(
     if provider.kind != ProviderKind.API:
         raise ValueError(f"{provider.name} cannot write guidelines: that takes an LLM behind an API.")
     examples = balanced_examples(pool, labels, num_examples, seed) if pool else []
-    method = _GuidelinesMethod(
-        provider, resolve(provider), labels, multi_label, dict(class_descriptions or {}), examples
-    )
+    task = Task(labels, multi_label, dict(class_descriptions or {}))
+    method = _GuidelinesMethod(provider, resolve(provider), task, examples)
     text, usage = run_sync(_ask(provider, method, max_cost_usd, keep or (lambda text: None)))
     return replace(provider, guidelines=text), usage
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from ..configuration import LabelFusionConfig, LLMProvider
-from .base import ScoreBatch, ScoringError, missing
 from .reasons import Missing
+from .score_batch import ScoreBatch, ScoringError, missing
 from .scorer import Scorer, TextScorer
 from .session.run_context import Run
 
 Scorers: TypeAlias = Sequence[TextScorer] | Callable[[], Sequence[TextScorer]]
 
-MAX_DECLARED = 10  # LLMs of a model from the Hub that are asked
+MAX_DECLARED = 10  # LLMs of a model from the Hub that are queried
 
 
 def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) -> list[TextScorer]:
@@ -20,7 +20,7 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
 
     Args:
         config: The model's config.
-        llm: What to ask instead of the declared providers, for one provider or as a list with one entry for each: a
+        llm: What to query instead of the declared providers, for one provider or as a list with one entry for each: a
             function `(list of n texts) -> (n, num_labels)` probabilities, a model string, an `LLMProvider`, a dict of
             its fields, or a `Scorer`. `None`: as declared.
         **runtime: For `scoring.build_scorer` (`store`, `cache`, `embed`, `pool`, ...).
@@ -95,11 +95,11 @@ class DeferredScorers:
 
 
 class Unbroken:
-    """A scorer that, where it cannot work at all, has no answers instead: what others say is not lost.
+    """A scorer whose `ScoringError` becomes missing answers, so that the answers of other scorers are not lost.
 
     Args:
         scorer: The scorer.
-        broke: Called with the error; returns the reason that the texts are given, or raises.
+        broke: Called with the error; returns the reason for the texts, or raises.
     """
 
     def __init__(self, scorer: Scorer, broke: Callable[[ScoringError], Missing]) -> None:
@@ -113,7 +113,7 @@ class Unbroken:
             return await self.scorer.score(texts, run)
         except ScoringError as error:
             reason = self.broke(error)
-            if error.batch is not None:  # its reasons may be words alone
+            if error.batch is not None:  # its reasons may be plain messages
                 told = {row: reason if said == reason else said for row, said in error.batch.errors.items()}
                 return replace(error.batch, errors=told)
             nothing = missing(len(texts), len(self.labels))

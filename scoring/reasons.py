@@ -6,11 +6,11 @@ from enum import StrEnum
 class MissingKind(StrEnum):
     """Why an answer is missing. Members are strings, as those of `ProviderKind`, and compared with `==`."""
 
-    NO_TEXT = "no text"  # nothing to ask about
+    NO_TEXT = "no text"  # there is nothing to query
     REFUSED = "refused"  # by the model, or a content filter
     TOO_LONG = "too long"  # for the model's context
     REJECTED = "rejected"  # the server says that the request is wrong: HTTP 400, 413, 422
-    UNREADABLE = "unreadable"  # the model has answered, but not what was asked
+    UNREADABLE = "unreadable"  # the model has answered, but not in the requested form
     UNDECIDED = "undecided"  # confidences of a scale that is not known yet
     FAILED = "failed"  # a request that may succeed later
     STOPPED = "stopped"  # not queried: the run has been stopped
@@ -19,7 +19,7 @@ class MissingKind(StrEnum):
     UNAVAILABLE = "unavailable"  # not queried: the scorer cannot work at all
     DEADLINE = "deadline"  # no answer in time
     NO_SCORES = "no scores"  # of recorded scores, or a Python function
-    OTHER = "other"  # said by a scorer of somebody else's, in words alone
+    OTHER = "other"  # a plain message of a user's own scorer
 
 
 FINAL = frozenset(
@@ -53,7 +53,7 @@ class Missing(str):
 
     @property
     def is_final(self) -> bool:
-        """Whether the text will have no scores however often it is queried."""
+        """Whether another query of the text would not help either."""
         return self.kind in FINAL
 
     def named(self, source: str) -> "Missing":

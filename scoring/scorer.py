@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from ..configuration import ProviderKind
-from .base import Capabilities, ScoreBatch
+from .score_batch import Capabilities, ScoreBatch
 from .session.run_context import Run
 
 
 class TextScorer(Protocol):
-    """What a scorer of the user's own needs: every function that takes scorers takes such ones."""
+    """The minimal interface, for scorers of the user: every function that takes scorers accepts it."""
 
     name: str
     labels: list[str]
@@ -22,7 +22,7 @@ class TextScorer(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A scorer that also respects a `Run` and says what it is. One instance serves many calls."""
+    """The whole interface: says what it is, and respects a `Run`. One instance serves many calls."""
 
     name: str
     labels: list[str]
@@ -42,7 +42,7 @@ class Scorer(Protocol):
 
 
 class CustomScorer:
-    """A `TextScorer` as a `Scorer`: it knows nothing of runs.
+    """Makes a `TextScorer` a `Scorer`: its `run` is ignored.
 
     Args:
         scorer: The scorer. Its `provider`, an `LLMProvider`, says what kind it is, if it has one; with the `method`
@@ -58,7 +58,7 @@ class CustomScorer:
         self.capabilities: Capabilities = getattr(scorer, "capabilities", Capabilities())
 
     async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
-        """What the scorer says."""
+        """The batch of the scorer."""
         return await self.scorer.score(texts)
 
 

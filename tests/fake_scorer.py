@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
-from labelfusion.scoring.base import ScoreBatch, Usage
+from labelfusion.scoring.score_batch import ScoreBatch, Usage
 
 NAMES = ["class0", "class1", "class2"]
 

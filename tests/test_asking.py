@@ -10,7 +10,7 @@ from labelfusion.configuration import LLMProvider, ProviderKind
 from labelfusion.pipelines import run
 from labelfusion.routing.policy import select
 from labelfusion.scoring import build_scorer
-from labelfusion.scoring.base import Capabilities, ScoreBatch, ScoringError
+from labelfusion.scoring.score_batch import Capabilities, ScoreBatch, ScoringError
 from labelfusion.scoring.session.run_context import Run
 from llm_server import LLMServer
 from transformers import PreTrainedTokenizerBase as Tokenizer

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ascore_texts, build_scorer, score_texts
 from labelfusion.scoring.api import client
-from labelfusion.scoring.base import ScoringError, Usage
 from labelfusion.scoring.providers.endpoints import resolve
 from labelfusion.scoring.providers.pricing import Price, estimate_tokens, find_price
-from labelfusion.scoring.session.dollar_budget import Budget, BudgetReachedError, Costs, Need, Reservation
+from labelfusion.scoring.score_batch import ScoringError, Usage
+from labelfusion.scoring.session.dollar_budget import Budget, BudgetReachedError, Reservation
+from labelfusion.scoring.session.request_costs import Costs, Need
 from llm_server import LABELS, LLMServer
 
 PRICE = (1.0, 4.0)

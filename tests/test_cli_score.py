@@ -385,7 +385,7 @@ def test_mistakes_are_told_in_one_line(
 
 def test_a_local_model_keeps_one_prior_for_all_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from labelfusion.scoring import factory
-    from labelfusion.scoring.base import ScoreBatch
+    from labelfusion.scoring.score_batch import ScoreBatch
 
     class Local:
         name, labels, multi_label = "local/tiny", SORTED, False

@@ -18,8 +18,8 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api.api_scorer import APIScorer
+from labelfusion.scoring.session.background import submit
 from labelfusion.scoring.session.cancellation import on_wire
-from labelfusion.scoring.session.runner import submit
 from labelfusion.scoring.store.score_store import ScoreStore
 from llm_server import LABELS, LLMServer
 

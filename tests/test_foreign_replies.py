@@ -13,22 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from labelfusion.configuration import LLMProvider
+from labelfusion.configuration import LLMProvider, Task
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api.questions import METHODS
 from labelfusion.scoring.guidelines import write_guidelines
 from labelfusion.scoring.methods.json_answer import JSONMethod
 from labelfusion.scoring.methods.request_method import Method, UnansweredError, UnsupportedError, content, first_choice
-from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.providers.endpoints import CHAT, DECISIONS, resolve
 from labelfusion.scoring.providers.pricing import Price, read_usage
-from labelfusion.scoring.providers.transport import (
-    CHAT,
-    DECISIONS,
-    RequestError,
-    checked_reply,
-    from_api_error,
-    retry_after,
-)
+from labelfusion.scoring.providers.request_error import RequestError, checked_reply, from_api_error, retry_after
 
 LABELS = ["a", "b"]
 TEXTS = [f"text {i}" for i in range(10)]
@@ -37,7 +30,7 @@ often = settings(deadline=None, max_examples=80, derandomize=True)
 
 def method(name: str, multi_label: bool = False, **fields: Any) -> Method:
     provider = LLMProvider.from_any({"model": "openai/m", "method": name, "votes": 3, **fields})
-    return METHODS[name](provider, resolve(provider), LABELS, multi_label, {})
+    return METHODS[name](provider, resolve(provider), Task(LABELS, multi_label))
 
 
 def chat(text: Any, **fields: Any) -> dict[str, Any]:
@@ -447,5 +440,5 @@ def test_an_odd_body_through_litellm_is_a_missing_answer(server: Any, body: byte
 
 def test_the_schema_names_the_classes_as_the_prompt_does() -> None:
     provider = LLMProvider.from_any({"model": "openai/m", "method": "json"})
-    asked = JSONMethod(provider, resolve(provider), ["<text>", "b"], False, {})
+    asked = JSONMethod(provider, resolve(provider), Task(["<text>", "b"]))
     assert list(asked.body(["t"])["response_format"]["json_schema"]["schema"]["properties"]) == ["‹text>", "b"]

@@ -16,8 +16,8 @@ from labelfusion.configuration import LabelFusionConfig, LLMProvider
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.formats.self_contained import export_model
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.scoring.base import ScoringError
 from labelfusion.scoring.model_scorers import build_scorers
+from labelfusion.scoring.score_batch import ScoringError
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from labelfusion import AutoFusionClassifier

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.configuration import LLMProvider
+from labelfusion.configuration import LLMProvider, Task
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.api import method_choice
@@ -30,7 +30,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def method(name: str = "json", multi_label: bool = False, **fields: Any) -> Method:
     provider = LLMProvider.from_any({"model": "m", "api_base": "http://127.0.0.1:1/v1", "method": name, **fields})
-    return METHODS[name](provider, resolve(provider), ["a", "b"], multi_label, {})
+    return METHODS[name](provider, resolve(provider), Task(["a", "b"], multi_label))
 
 
 def read(message: Any, name: str = "json", finish: str = "stop", **fields: Any) -> Any:
@@ -273,7 +273,7 @@ def test_unknown_scales_do_not_demote_json_at_once() -> None:
 def limits(**fields: Any) -> Any:
     name = fields.pop("method", "json")
     provider = LLMProvider.from_any({"api_base": "http://127.0.0.1:1/v1", "model": "m", **fields})
-    body = METHODS[name](provider, resolve(provider), LABELS, False, {}).body(["t"])
+    body = METHODS[name](provider, resolve(provider), Task(LABELS)).body(["t"])
     return body.get("max_tokens"), body.get("max_completion_tokens")
 
 
@@ -302,7 +302,7 @@ def test_answers_are_bounded_where_nothing_may_think() -> None:
 )  # fmt: skip
 def test_keys_of_paid_answers_stay_as_they_were(name: str, multi_label: bool, key: str) -> None:
     provider = LLMProvider.from_any({"model": "m", "api_base": "http://127.0.0.1:1/v1"})
-    questions = Questions(provider, resolve(provider), ["a", "b"], multi_label, {})
+    questions = Questions(provider, resolve(provider), Task(["a", "b"], multi_label))
     assert questions.key(name, "a text").hex()[:16] == key
     questions.learnt.limited = False
     assert questions.key(name, "a text").hex()[:16] == key

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import method_choice
-from labelfusion.scoring.base import ScoreBatch
+from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import LABELS, LLMServer, truth
 
 TEXTS = [f"text number {i}" for i in range(7)]

@@ -12,8 +12,8 @@ from fake_scorer import FakeScorer
 from labelfusion.configuration import ProviderKind
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import Inference
-from labelfusion.scoring.base import Capabilities, ScoreBatch
 from labelfusion.scoring.budget import BudgetReachedError
+from labelfusion.scoring.score_batch import Capabilities, ScoreBatch
 from labelfusion.scoring.session.deadlines import LEAST, Patience
 from labelfusion.scoring.session.run_context import Run
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -127,7 +127,7 @@ def test_errors_come_through_and_duplicates_are_asked_once(model: Model, tiny_to
 
 
 def test_a_broken_llm_is_an_error_with_a_deadline_too(model: Model, tiny_tokenizer: Tokenizer) -> None:
-    from labelfusion.scoring.base import ScoringError
+    from labelfusion.scoring.score_batch import ScoringError
 
     async def broken(texts: list[str]) -> None:
         raise ScoringError("no key")

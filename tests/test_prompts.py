@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from labelfusion.configuration import LLMProvider
+from labelfusion.configuration import LLMProvider, Task
 from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.guidelines import write_guidelines
 from labelfusion.scoring.prompting.examples import NearestExamples, balanced_examples
@@ -137,7 +137,7 @@ def test_no_option_is_called_as_another_class() -> None:
         (["D", "A", "C", "B"], "letter of the class (A to D)"),
         (numbers, "number of the class (1 to 30)"),
     ):
-        system = PromptWriter(LLMProvider("x"), labels, False, {}, "letter").write(["t"]).system
+        system = PromptWriter(LLMProvider("x"), Task(labels), "letter").write(["t"]).system
         assert told in system
         assert f"{labels[1]}. {labels[1]}" in system
 
@@ -224,9 +224,7 @@ def test_templates_can_be_read_and_replaced() -> None:
 
 def test_filled_in_values_are_not_filled_in_again() -> None:
     assert fill("{a} {b}", a="{b}", b="x {a}") == "{b} x {a}"
-    prompt = PromptWriter(LLMProvider("m", guidelines="Use {text} and {answer}."), LABELS, False, {}, "json").write(
-        ["t"]
-    )
+    prompt = PromptWriter(LLMProvider("m", guidelines="Use {text} and {answer}."), Task(LABELS), "json").write(["t"])
     assert prompt.system.startswith("Use {text} and {answer}.")
 
 

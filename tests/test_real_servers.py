@@ -22,8 +22,8 @@ import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring.api.api_scorer import APIScorer
 from labelfusion.scoring.api.questions import METHODS
-from labelfusion.scoring.base import ScoreBatch, ScoringError
 from labelfusion.scoring.methods.decision import DecisionMethod
+from labelfusion.scoring.score_batch import ScoreBatch, ScoringError
 from labelfusion.scoring.store.score_store import ScoreStore
 from real_servers import RealServer, missing_packages
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import Scorer, build_scorer, score_texts
-from labelfusion.scoring.base import ScoreBatch, Usage, missing
+from labelfusion.scoring.score_batch import ScoreBatch, Usage, missing
 
 LABELS = ["a", "b"]
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, ascore_texts, build_scorer, run_sync, score_texts, submit
-from labelfusion.scoring.base import ScoreBatch
 from labelfusion.scoring.providers.endpoints import resolve
 from labelfusion.scoring.providers.pricing import Price, find_price, read_usage
-from labelfusion.scoring.providers.transport import retry_after
+from labelfusion.scoring.providers.request_error import retry_after
+from labelfusion.scoring.score_batch import ScoreBatch
 from labelfusion.scoring.session.limits import Slots
-from labelfusion.scoring.session.run_context import Progress
+from labelfusion.scoring.session.progress import Progress
 from llm_server import LABELS, LLMServer, truth
 
 TEXTS = [f"a text with the number {i}" for i in range(60)]

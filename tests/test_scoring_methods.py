@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
-from labelfusion.scoring.base import ScoreBatch
 from labelfusion.scoring.methods.request_method import UnansweredError, UnsupportedError
 from labelfusion.scoring.providers.pricing import Price, read_usage
+from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import CONTENT_FAULTS, LABELS, LLMServer, truth
 from numpy.typing import NDArray
 
@@ -152,12 +152,12 @@ def test_votes_become_shares() -> None:
 
 
 def test_unseen_letters_share_what_is_left() -> None:
-    from labelfusion.configuration import LLMProvider
+    from labelfusion.configuration import LLMProvider, Task
     from labelfusion.scoring.methods.logprob import LogprobMethod
     from labelfusion.scoring.providers.endpoints import resolve
 
     provider = LLMProvider("m", api_base="http://localhost:1")
-    method = LogprobMethod(provider, resolve(provider), LABELS, False, {})
+    method = LogprobMethod(provider, resolve(provider), Task(LABELS))
     top = [
         {"token": "B", "logprob": np.log(0.7)},
         {"token": " B", "logprob": np.log(0.1)},

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
-from labelfusion.scoring.base import ScoreBatch
 from labelfusion.scoring.providers.endpoints import resolve
+from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import LABELS, LLMServer, truth
 
 TEXTS = [f"a text with the number {i}" for i in range(60)]

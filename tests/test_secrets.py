@@ -16,7 +16,7 @@ from labelfusion.configuration import LLMProvider
 from labelfusion.configuration.secrets import holds_secret, redact, refuse_secrets
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.publish.secret_files import refuse_secret_files
-from labelfusion.scoring.providers.transport import RequestError
+from labelfusion.scoring.providers.request_error import RequestError
 
 ALNUM, HEX = string.ascii_letters + string.digits, "0123456789abcdef"
 UPPER, LOWER = string.ascii_uppercase + string.digits, string.ascii_lowercase + string.digits

@@ -15,7 +15,7 @@ from labelfusion.configuration import LabelFusionConfig
 from labelfusion.hub_scripts.stopping import Stopped, stoppable
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.asker import Asker
-from labelfusion.scoring.session.runner import Job
+from labelfusion.scoring.session.background import Job
 from labelfusion.scoring.store.score_store import ScoreStore
 from llm_server import LABELS, LLMServer
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.configuration import LLMProvider
+from labelfusion.configuration import LLMProvider, Task
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import method_choice
-from labelfusion.scoring.base import ScoreBatch
 from labelfusion.scoring.methods.decision import DecisionMethod
 from labelfusion.scoring.methods.request_method import UnansweredError
-from labelfusion.scoring.providers.endpoints import resolve
-from labelfusion.scoring.providers.transport import DECISIONS, SYSTEMONE, RequestError, checked_reply
+from labelfusion.scoring.providers.endpoints import DECISIONS, SYSTEMONE, resolve
+from labelfusion.scoring.providers.request_error import RequestError, checked_reply
+from labelfusion.scoring.score_batch import ScoreBatch
 from llm_server import LABELS, LLMServer, truth
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -38,7 +38,7 @@ def ask(
 def method(multi_label: bool = False, labels: list[str] = LABELS, **fields: Any) -> DecisionMethod:
     provider = LLMProvider.from_any({"model": "m", "api_base": "http://localhost:1/v1", **fields})
     described = {"World": "Politics <b>abroad</b>"}
-    return DecisionMethod(provider, resolve(provider), labels, multi_label, described, provider.examples)
+    return DecisionMethod(provider, resolve(provider), Task(labels, multi_label, described), provider.examples)
 
 
 KINDS = pytest.mark.parametrize(

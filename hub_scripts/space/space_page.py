@@ -69,7 +69,7 @@ class Demonstration:
     def answer(self, text: str, policy: str = "auto") -> str:
         """The answer to one text as HTML; whatever goes wrong with an LLM, the encoder answers."""
         from ...configuration.secrets import redact
-        from ...scoring.base import ScoringError
+        from ...scoring.score_batch import ScoringError
 
         if not text or not text.strip():
             return message_html("Type a text first.")
@@ -90,9 +90,9 @@ def why_not(provider: "LLMProvider") -> str | None:
     """Why a provider cannot be asked in this process, or None if it seems that it can."""
     from ...configuration import ProviderKind
     from ...configuration.secrets import redact
-    from ...scoring.base import ScoringError
     from ...scoring.providers.consent import allowed
     from ...scoring.providers.endpoints import resolve
+    from ...scoring.score_batch import ScoringError
 
     if provider.kind == ProviderKind.RECORDED:
         return "has no model to ask: its scores came with the training data."

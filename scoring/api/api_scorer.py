@@ -1,4 +1,4 @@
-"""`APIScorer`: scores from an LLM behind an API, each distinct question paid once."""
+"""`APIScorer`: scores from an LLM behind an API; each distinct query is paid once."""
 
 import asyncio
 import logging
@@ -13,8 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ...configuration import LLMProvider, ProviderKind
-from ..base import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
+from ...configuration import LLMProvider, ProviderKind, Task
 from ..methods.request_method import Method, UnsupportedError
 from ..methods.server_traits import UnknownScaleError
 from ..prompting.examples import Pool, normalized
@@ -22,8 +21,9 @@ from ..prompting.prompts import Example
 from ..providers.endpoints import resolve
 from ..providers.error_replies import FILTERED, TOO_LONG
 from ..providers.pricing import require_price
-from ..providers.transport import RequestError
+from ..providers.request_error import RequestError
 from ..reasons import Missing, MissingKind
+from ..score_batch import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
 from ..session.cancellation import gather_or_drain, leave_wire
 from ..session.dollar_budget import BudgetReachedError
 from ..session.run_context import Run
@@ -49,7 +49,7 @@ class APIScorer:
         cache: False: no store.
         embed: For `prompt="nearest"`: `(list of n texts) -> (n, d)`.
         pool: Labelled `(texts, labels)` for `"few-shot"` and `"nearest"`.
-        failure_limit: Texts in a row without a usable answer (refusals aside) after which no more is asked.
+        failure_limit: Texts in a row without a usable answer, refusals not counted, after which no more is sent.
 
     Raises:
         ValueError: If the declaration asks for something that is not given, such as examples.
@@ -74,9 +74,8 @@ class APIScorer:
         self.provider, self.name = provider, provider.name or provider.model
         self.labels, self.multi_label = list(labels), multi_label
         self.endpoint = resolve(provider)
-        self.questions = Questions(
-            provider, self.endpoint, self.labels, multi_label, dict(class_descriptions or {}), pool, embed
-        )
+        task = Task(self.labels, multi_label, dict(class_descriptions or {}))
+        self.questions = Questions(provider, self.endpoint, task, pool, embed)
         self.failure_limit = failure_limit
         self._store, self._cache = store, cache
         self._choice = MethodChoice(self.questions, provider.method)
@@ -85,7 +84,7 @@ class APIScorer:
             self.questions.method(provider.method)
 
     async def score(self, texts: Sequence[str], run: Run | None = None) -> ScoreBatch:
-        """Score `texts`, in order. Equal texts have one answer: that in the store, or that of the first of them.
+        """Score `texts`, in order. Equal texts have the same answer, from the store or from the first of them.
 
         Raises:
             ScoringError: If nothing can work: no key, a refused key, an unknown model. Finished answers are stored.
@@ -133,7 +132,7 @@ class APIScorer:
         return batch
 
     async def likely_method(self) -> str:
-        """The method that will be used, as far as is known without asking; `json` where `auto` has not tried yet."""
+        """The method that will be used, as far as is known without a request; `json` where `auto` has not tried yet."""
         return await self._choice.recall(await self.store()) or "json"
 
     async def store(self) -> ScoreStore | None:
@@ -155,7 +154,7 @@ class APIScorer:
         return self._engines[loop]
 
     async def _answer(self, engine: Engine, call: Call, name: str, todo: list[int]) -> None:
-        """Answer the rows `todo`: from the store, from a question that is on its way already, or by asking."""
+        """Answer the rows `todo`: from the store, from an equal query that is under way, or by a request."""
         call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
         found = await engine.stored([call.keys[row] for row in todo])
         again = call.run.is_hedge
@@ -176,7 +175,7 @@ class APIScorer:
             asked.append(row)
         try:
             taken = await self._ask_all(engine, call, name, asked, again)
-            while taken and not call.stopped:  # by other processes; what they give up is asked here
+            while taken and not call.stopped:  # by other processes; what they give up is queried here
                 look = await engine.change([call.keys[row] for row in taken])
                 for row in taken:
                     if (scores := look.found.get(call.keys[row])) is not None:
@@ -201,7 +200,7 @@ class APIScorer:
             await self._answer(engine, call, name, left)
 
     async def _ask_all(self, engine: Engine, call: Call, name: str, rows: list[int], again: bool) -> list[int]:
-        """Ask about `rows`. Returns: those that other processes are asking about."""
+        """Query `rows`. Returns: those that other processes are querying."""
         turns = Turns(
             engine,
             self._groups(name, call, rows),
@@ -227,14 +226,14 @@ class APIScorer:
                 except ScoringError as error:
                     if not call.usage.requests:
                         raise
-                    call.broken, call.stopped = error, error.missing  # it worked at first: keep what is paid
+                    call.broken, call.stopped = error, error.missing  # it worked at first: keep the paid answers
                 finally:
                     leave_wire()
-                # Without an answer: others may ask now. If they had to wait until we have all of theirs, and we for
-                # them, nobody would ever end.
+                # Rows without an answer: other processes may query them now. If they waited for all of our rows, and
+                # we for theirs, neither would end.
                 await engine.release(call.keys[row] for row in turn[1])
 
-        # More workers than requests on the wire: some write prompts and read answers meanwhile.
+        # More workers than concurrent requests: some write prompts and read answers meanwhile.
         workers = self.provider.max_concurrency * 3 // 2
         await gather_or_drain((worker() for _ in range(min(workers, len(rows)))), call.run.halt)
         return turns.taken
@@ -257,14 +256,14 @@ class APIScorer:
     async def _ask(
         self, engine: Engine, call: Call, method: Method, rows: list[int], probing: bool = False, last: bool = False
     ) -> Verdict:
-        """Ask about `rows` in one request, store and note what comes.
+        """Query `rows` in one request; store and note the answers.
 
         Args:
             engine: Client and store.
-            call: The call that the rows are of.
+            call: The call that the rows belong to.
             method: The method.
             rows: Rows that share a prompt.
-            probing: Whether `auto` is finding out if the method works.
+            probing: Whether `auto` is trying whether the method works.
             last: Whether there is no other method.
 
         Raises:
@@ -274,7 +273,7 @@ class APIScorer:
         """
         try:
             reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
-        except BudgetReachedError as error:  # a shorter text may still do
+        except BudgetReachedError as error:  # a shorter text may still be affordable
             call.pay(error.usage)
             for row in rows:
                 call.note(row, error.missing)
@@ -315,7 +314,7 @@ class APIScorer:
         return Verdict.SETTLED if all(isinstance(a, UnknownScaleError) for a in answers) else Verdict.ANSWERED
 
     async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: Missing) -> Verdict:
-        """Ask about each row of a refused request by itself: the fault may be one text's. A row alone has none."""
+        """Query each row of a refused request by itself: one text may be the cause. A single row has no answer."""
         for row in rows if len(rows) > 1 else []:
             await self._ask(engine, call, method, [row])
         if len(rows) == 1:
@@ -335,7 +334,7 @@ class APIScorer:
             return (self._choice.chosen, todo) if await known() else await self._probe(engine, call, todo)
 
     async def _probe(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
-        """Find the method of `auto` by asking about the first texts.
+        """Find the method of `auto` by querying the first texts.
 
         Returns:
             The method, if there is one, and the rows that are still to be answered.

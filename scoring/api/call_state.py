@@ -1,4 +1,4 @@
-"""What one `score` call of an `APIScorer` has found out so far."""
+"""The state of one `score` call of an `APIScorer`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoringError, UnansweredError, Usage
 from ..methods.json_answer import JSONMethod
 from ..methods.request_method import Method
 from ..methods.server_traits import UnknownScaleError
 from ..prompting.prompts import Example
 from ..reasons import Missing, MissingKind
+from ..score_batch import ScoringError, UnansweredError, Usage
 from ..session.run_context import Run
 from ..store.score_store import Answer
 from .coordination import Engine, Outcome
@@ -32,8 +32,8 @@ class Call:
     usage: Usage = field(default_factory=Usage)
     cached: int = 0
     failures: int = 0  # in a row
-    stopped: Missing | None = None  # why no more is asked
-    broken: ScoringError | None = None  # where that is because nothing can work any more
+    stopped: Missing | None = None  # why no more is sent
+    broken: ScoringError | None = None  # if the reason is that nothing can work any more
     asked: bool = False  # something
     # Answers of models whose scale is not known yet: row, and what it has cost.
     pending: list[tuple[JSONMethod, int, UnknownScaleError, Usage]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Call:
         return [row for row in rows if row not in self.errors and np.isnan(self.scores[row]).any()]
 
     def unkept(self, error: str) -> None:
-        """Nothing can be stored: what is paid is returned, and no more is asked that would be lost with the process."""
+        """Nothing can be stored: paid answers are returned, and no more is sent whose answer might be lost."""
         self.stopped = self.stopped or Missing(MissingKind.STOPPED, f"no answer can be kept. {error}")
 
     def pay(self, usage: Usage) -> None:
@@ -96,7 +96,7 @@ class Call:
                 self.failed(engine, [row], answer.missing)
 
     async def reread(self, engine: Engine) -> None:
-        """Read the answers that have waited for the scale of their model, if that is known by now."""
+        """Read the answers that wait for the scale of their model, if it is known by now."""
         ready = [entry for entry in self.pending if entry[0].learnt.scale.known is not None]
         self.pending = [entry for entry in self.pending if entry not in ready]
         for method, row, error, usage in ready:

@@ -12,24 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...configuration import LLMProvider
-from ..base import ScoringError, Usage
 from ..methods.request_method import Method
 from ..prompting.prompts import Example
-from ..providers.endpoints import Endpoint
+from ..providers.endpoints import CHAT, Endpoint
 from ..providers.error_replies import KEY, MODEL
 from ..providers.pricing import Price, estimate_tokens, find_price, read_usage
-from ..providers.transport import (
-    CHAT,
-    UNCONNECTED,
-    LitellmTransport,
-    OpenAITransport,
-    RequestError,
-    Transport,
-    missing_key,
-)
+from ..providers.request_error import UNCONNECTED, RequestError
+from ..providers.transport import LitellmTransport, OpenAITransport, Transport, missing_key
+from ..score_batch import ScoringError, Usage
 from ..session.cancellation import leave_wire
-from ..session.dollar_budget import BudgetReachedError, Costs, Need, Reservation
+from ..session.dollar_budget import BudgetReachedError, Reservation
 from ..session.limits import RateLimit, Slots, current_reservation
+from ..session.request_costs import Costs, Need
 from ..session.run_context import Run
 
 logger = logging.getLogger(__name__)
@@ -39,7 +33,7 @@ ATTEMPTS_AT_LIMIT = 20  # of a request that only came too early (HTTP 429)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 LONGEST_WAIT_S = 900.0  # that a server may ask for: longer ones are those of quotas of a day
 AWAIT_S = 1.0  # between two looks whether a server has started
-# Parameters that a model may refuse and that can be done without; the rest is what the method stands on.
+# Parameters that a model may refuse and that can be left out; the methods need the others.
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}  # of the answer's length
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
 NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
@@ -68,7 +62,7 @@ class Client:
     def __init__(self, provider: LLMProvider, endpoint: Endpoint) -> None:
         self.endpoint, self.name = endpoint, provider.name
         self._patience_s = provider.wait_for_server_s
-        self._down_since: float | None = None  # since when the server is waited for
+        self._down_since: float | None = None  # since when the server is not ready
         self.price: Price | None = find_price(provider, endpoint)
         self._slots = Slots(provider.max_concurrency)
         self._transport: Transport = (
@@ -85,7 +79,7 @@ class Client:
             logger.warning("No price is known for %s: its dollars are not counted. Give `price`.", provider.name)
 
     async def ask(self, method: Method, texts: Sequence[str], neighbours: Sequence[Example], run: Run) -> Reply:
-        """Ask `method`'s question about `texts`, as often as it needs.
+        """Send the requests of `method` about `texts`, as many as it needs.
 
         Raises:
             RequestError: If no usable reply came, also after retries.
@@ -95,7 +89,7 @@ class Client:
         bounded = not self._refused >= _LIMITS.keys()
         if run.halted or not bounded or not method.was_cut(reply.data, len(texts)):
             return reply
-        try:  # a model that rambles on is not waited for, as often as one that is in trouble
+        try:  # one attempt: a model that does not stop is not waited for repeatedly
             again = await self._collect(method, texts, neighbours, run, bounded=False, attempts=1)
         except (BudgetReachedError, RequestError) as error:
             method.learnt.futile += isinstance(error, RequestError)
@@ -115,11 +109,11 @@ class Client:
         bounded: bool = True,
         attempts: int = ATTEMPTS,
     ) -> Reply:
-        """The replies to a question, as many as it needs."""
+        """The replies to a query, as many as the method needs."""
         replies: list[dict[str, Any]] = []
         usage = Usage()
         while not replies or method.more(replies):
-            if run.halted:  # the votes that are in may do
+            if run.halted:  # the votes so far may suffice
                 if replies:
                     break
                 raise RequestError("stopped")
@@ -134,7 +128,7 @@ class Client:
                 if not replies:
                     raise
                 usage += error.usage
-                break  # the votes that are in may do
+                break  # the votes so far may suffice
             replies.append(reply)
             if run.dispatch is not None:
                 run.dispatch.paid = True
@@ -146,7 +140,7 @@ class Client:
     async def _send(
         self, method: Method, body: dict[str, Any], answer_tokens: float, run: Run, attempts: int = ATTEMPTS
     ) -> tuple[dict[str, Any], Usage]:
-        """The reply, and what it and the failed attempts before it have cost."""
+        """The reply, and the cost of it and of the failed attempts before it."""
         attempt, lost, degraded = 0, Usage(), False
         while True:
             if method.route(body) in self._absent:
@@ -200,7 +194,7 @@ class Client:
     async def _attempt(
         self, method: Method, body: dict[str, Any], answer_tokens: float, run: Run
     ) -> tuple[dict[str, Any], Usage]:
-        """One request, and its bill."""
+        """One request, and its cost."""
         need = estimate_need(body, answer_tokens)
         estimate = need.prompt, need.answer
         on_send = run.dispatch.send if run.dispatch is not None else None
@@ -230,7 +224,7 @@ class Client:
             current_reservation.reset(token)
 
     def _is_awaited(self, error: RequestError) -> bool:
-        """Whether the server is starting or loading its model, and there is patience left."""
+        """Whether the server is starting or loading its model, and is still to be waited for."""
         refused = error.status is None and not error.billed and error.reason == UNCONNECTED
         if not self._patience_s or not (refused or error.status == 503):
             return False

@@ -1,4 +1,4 @@
-"""What `APIScorer`s share on one event loop: questions that are on their way, claims on them, answers being stored."""
+"""Who queries what, so that nothing is paid twice: within an event loop by futures, between processes by claims."""
 
 import asyncio
 import itertools
@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoringError
 from ..reasons import Missing
+from ..score_batch import ScoringError
 from ..store.claims import CLAIM_S, owner_name
 from ..store.score_store import Answer, Look, ScoreStore, question_key
 from ..store.sqlite_file import StoreBusyError
@@ -30,10 +30,10 @@ _board_numbers = itertools.count()
 
 
 class Board:
-    """Who asks what, for all scorers with the same store on one event loop.
+    """The queries under way of all scorers with the same store on one event loop.
 
     Args:
-        store: The store; None: nothing is kept, and nobody else told.
+        store: The store; None: nothing is kept or shared.
     """
 
     def __init__(self, store: ScoreStore | None) -> None:
@@ -41,7 +41,7 @@ class Board:
         self.asking: dict[bytes, asyncio.Future[Outcome | None]] = {}
         self.subjects: dict[bytes, asyncio.Lock] = {}
         self.held: set[bytes] = set()  # claims in the store
-        self.unsaved: dict[bytes, Answer] = {}  # paid, and not stored: it cannot be written
+        self.unsaved: dict[bytes, Answer] = {}  # paid, but the store cannot be written
         self.owner = owner_name(next(_board_numbers))
         self._beat: asyncio.TimerHandle | None = None
 
@@ -64,7 +64,7 @@ class Board:
             self.store.extend(self.held, self.owner, wait=False)
         except StoreBusyError:
             wait_s = 0.1
-        except ScoringError:  # storing the answers will tell
+        except ScoringError:  # storing the answers will report it
             pass
         self._beat = asyncio.get_running_loop().call_later(wait_s, self._extend)
 
@@ -110,9 +110,9 @@ class Engine:
     # Within this process: futures.
 
     def start(self, key: bytes) -> "asyncio.Future[Outcome | None] | None":
-        """Announce that the caller asks this question; or, if another call does already, the future of its outcome.
+        """Announce a query of the caller; or, if an equal one is under way, return the future of its outcome.
 
-        The future holds None if the other call has given up without asking.
+        The future holds None if the other call has given up.
         """
         if key in self.board.asking:
             return self.board.asking[key]
@@ -120,23 +120,23 @@ class Engine:
         return None
 
     def tell(self, key: bytes, outcome: Outcome | None) -> None:
-        """Pass an outcome on to whoever waits for the same question."""
+        """Pass an outcome to the calls that wait for the same query."""
         future = self.board.asking.get(key)
         if future is not None and not future.done():
             future.set_result(outcome)
 
     def finish(self, key: bytes) -> None:
-        """End what `start` has begun, after `tell` or without an outcome."""
+        """End what `start` began, after `tell` or without an outcome."""
         self.tell(key, None)
         self.board.asking.pop(key, None)
 
     # Between processes: claims in the store.
 
     async def claim(self, keys: Sequence[bytes]) -> Look:
-        """Claim the questions that nobody else asks, with a last look at the store: they are asked next.
+        """Claim the queries that no other process makes, and look them up in the store once more.
 
         Raises:
-            ScoringError: If nothing can be written: nothing should be paid for, then.
+            ScoringError: If nothing can be written; nothing should be paid for then.
         """
         store = self.store
         if store is None:
@@ -149,7 +149,7 @@ class Engine:
         return look
 
     async def change(self, keys: Sequence[bytes]) -> Look:
-        """Wait until some of the questions that others ask are answered or given up."""
+        """Wait until some of the queries of other processes are answered or given up."""
         assert self.store is not None
         for pause in _pauses():
             await asyncio.sleep(pause)
@@ -160,7 +160,7 @@ class Engine:
 
     @asynccontextmanager
     async def alone(self, subject: bytes, known: Callable[[], Awaitable[bool]]) -> AsyncIterator[None]:
-        """For whoever finds something out about `subject`: others, in other processes too, wait until it is `known`."""
+        """Held by the one who finds out about `subject`; others, in other processes too, wait until it is `known`."""
         key = question_key({"finding out": subject.hex()})
         async with self.board.subjects.setdefault(subject, asyncio.Lock()):
             try:
@@ -231,14 +231,14 @@ def _pauses() -> Iterator[float]:
 
 
 class Turns(Generic[T]):
-    """Hands out requests one by one, their questions claimed some ahead of time, and notes those that others ask.
+    """Hands out requests one by one, claims their queries a few ahead, and notes those that others have claimed.
 
     Args:
         engine: Claims.
         requests: `(what, rows)` of each request.
         keys: Keys of the rows.
-        answered: Called with a row and its scores, where it has turned out to be answered.
-        claimed: False: ask in any case.
+        answered: Called with a row and its scores, if the store has them by now.
+        claimed: False: send them without a claim.
     """
 
     TOGETHER = 8  # requests claimed at a time
@@ -255,7 +255,7 @@ class Turns(Generic[T]):
         self._claimed = claimed
         self._ready: deque[tuple[T, list[int]]] = deque()
         self._alone = asyncio.Lock()
-        self.taken: list[int] = []  # rows that others are asking about
+        self.taken: list[int] = []  # rows that other processes are querying
 
     async def next(self) -> "tuple[T, list[int]] | None":
         """The next request; None if there is none.

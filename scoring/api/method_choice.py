@@ -8,26 +8,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from ..base import ScoringError
 from ..methods.request_method import UnansweredError, UnsupportedError
 from ..reasons import Missing
+from ..score_batch import ScoringError
 from ..store.score_store import ScoreStore
 from .questions import Questions
 
 logger = logging.getLogger(__name__)
 
-PROBES = 3  # texts that a method or an API in trouble is tried on before it is given up
+PROBES = 3  # texts on which a method, or an API in trouble, is tried before it is given up
 CONFIRMED = 2  # texts on which a server must say that it does not offer a method: one may have a fault of its own
 
 _remembered: dict[bytes, str] = {}  # methods found in this process; the store keeps them for the next
 
 
 class Verdict(Enum):
-    """What came of asking about one text."""
+    """The outcome of a query about one text."""
 
     ANSWERED = auto()
-    SETTLED = auto()  # no answer, by a fault of the text: too long, or filtered
-    TROUBLE = auto()  # no answer, by a fault of the API, or for want of money
+    SETTLED = auto()  # no answer because of the text: too long, or filtered
+    TROUBLE = auto()  # no answer because of the API, or the budget
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Found:
     Args:
         method: The method for the rest of the texts; None if there is none yet.
         left: Rows that are still to be answered.
-        unread: `{row: reason}` of rows whose answers could not be read. They are paid, and not asked again.
+        unread: `{row: reason}` of rows whose answers could not be read. They are paid, and not queried again.
         trouble: Whether the API is in trouble.
     """
 
@@ -85,14 +85,14 @@ class MethodChoice:
         ask: Callable[[str, int, bool], Awaitable[Verdict]],
         store: ScoreStore | None,
     ) -> Found:
-        """Ask about the first of `rows` until a method works.
+        """Query the first of `rows` until a method works.
 
         A method is given up where the server does not offer it, on two texts, or where nobody can read the answers, on
         three. With fewer texts than that, the next method serves this call, and nothing is remembered.
 
         Args:
             rows: The rows to answer.
-            ask: `(method, row, last)` asks about a row; whether there is no other method left after this one.
+            ask: `(method, row, last)` queries a row; `last`: no other method is left after this one.
             store: Where the choice is kept.
 
         Raises:
@@ -140,7 +140,7 @@ class MethodChoice:
         raise ScoringError(f"it offers none of the methods: {'; '.join(dict.fromkeys(reasons))}")
 
     def _say(self, what: str) -> None:
-        """Tell what is going on, each thing once."""
+        """Log what is tried, each message once."""
         if what not in self._said:
             self._said.add(what)
             logger.info("%s: %s", self.questions.provider.name, what)

@@ -1,9 +1,9 @@
-"""What one provider is asked about each text: the method's prompt, its examples, and the key of the answer."""
+"""The query of one provider about each text: the method's prompt, its examples, and the key of the answer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ...configuration import LLMProvider
+from ...configuration import LLMProvider, Task
 from ..methods.decision import DecisionMethod
 from ..methods.json_answer import JSONMethod
 from ..methods.logprob import LogprobMethod
@@ -27,9 +27,7 @@ class Questions:
     Args:
         provider: Declaration.
         endpoint: Where its requests go.
-        labels: K class names.
-        multi_label: Whether several classes may apply.
-        descriptions: `{class name: description}`.
+        task: The classes.
         pool: Labelled `(texts, labels)` for few-shot and nearest-neighbour prompts.
         embed: `(list of n texts) -> (n, d)` for nearest-neighbour prompts.
 
@@ -41,14 +39,11 @@ class Questions:
         self,
         provider: LLMProvider,
         endpoint: Endpoint,
-        labels: list[str],
-        multi_label: bool,
-        descriptions: dict[str, str],
+        task: Task,
         pool: Pool | None = None,
         embed: Callable[[list[str]], Any] | None = None,
     ) -> None:
-        self.provider, self.endpoint, self.labels, self.multi_label = provider, endpoint, labels, multi_label
-        self.descriptions = descriptions
+        self.provider, self.endpoint, self.task = provider, endpoint, task
         self.examples: list[Example] = [] if provider.prompt == "zero-shot" else list(provider.examples)
         self._nearest: NearestExamples | None = None
         if provider.prompt == "few-shot" and not self.examples:
@@ -56,7 +51,7 @@ class Questions:
                 raise ValueError(
                     f"{provider.name}: few-shot prompts need `examples` in the provider, or a `pool` to draw them from."
                 )
-            self.examples = balanced_examples(pool, labels, provider.num_examples)
+            self.examples = balanced_examples(pool, task.labels, provider.num_examples)
         if provider.prompt == "nearest":
             if pool is None or embed is None:
                 raise ValueError(f"{provider.name}: nearest-neighbour prompts need a labelled `pool` and `embed`.")
@@ -84,9 +79,7 @@ class Questions:
         if (name, without) not in self._methods:
             examples = [e for e in self.examples if not without or normalized(str(e["text"])) != without]
             try:
-                self._methods[name, without] = METHODS[name](
-                    self.provider, self.endpoint, self.labels, self.multi_label, self.descriptions, examples
-                )
+                self._methods[name, without] = METHODS[name](self.provider, self.endpoint, self.task, examples)
             except UnsupportedError as error:
                 raise ValueError(f"{self.provider.name}: {error}.") from None
             self._methods[name, without].learnt = self.learnt
@@ -105,8 +98,8 @@ class Questions:
             "base": self.endpoint.base or self.provider.api_base,
             "method": name,
             "version": method.version,
-            "labels": self.labels,
-            "multi_label": self.multi_label,
+            "labels": list(self.task.labels),
+            "multi_label": self.task.multi_label,
             "texts_per_request": self.provider.texts_per_request,
             "votes": self.provider.votes if name == "vote" else None,
             **({"min_option_mass": self.provider.min_option_mass} if self._lowered(name) else {}),
@@ -124,8 +117,8 @@ class Questions:
         question = {
             "model": self.endpoint.model,
             "base": self.endpoint.base or self.provider.api_base or self.provider.model,
-            "multi_label": self.multi_label,
-            "num_labels": len(self.labels),
+            "multi_label": self.task.multi_label,
+            "num_labels": self.task.num_labels,
             "texts_per_request": self.provider.texts_per_request,
             "params": self.provider.params,
             "choice": CHOICE_VERSION,

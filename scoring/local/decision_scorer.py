@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ...configuration import LLMProvider
+from ...configuration import LLMProvider, Task
 from ...configuration.secrets import redact
-from ..base import ScoreBatch, ScoringError, Usage, missing
 from ..methods.decision import DecisionMethod
 from ..methods.request_method import UnansweredError, UnsupportedError
 from ..prompting.defuse import quote
 from ..providers.endpoints import resolve
+from ..score_batch import ScoreBatch, ScoringError, Usage, missing
 from .embedded import resolve_model
 from .local_scorer import LocalScorer, split_texts
 
@@ -54,9 +54,8 @@ class LocalDecisionScorer(LocalScorer):
     ) -> None:
         super().__init__(provider, labels, multi_label, **options)
         try:
-            self._method = DecisionMethod(
-                provider, resolve(provider), self.labels, multi_label, class_descriptions or {}, self.examples
-            )
+            task = Task(self.labels, multi_label, class_descriptions or {})
+            self._method = DecisionMethod(provider, resolve(provider), task, self.examples)
         except UnsupportedError as error:
             raise ValueError(f"{self.name}: {error}.") from None
         self._ready: tuple[DecisionModel, int] | None = None

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ...configuration import LLMProvider
-from ..base import ScoreBatch, Usage, missing
 from ..probabilities import softmax
 from ..prompting.prompts import example_labels
 from ..reasons import Missing, MissingKind
+from ..score_batch import ScoreBatch, Usage, missing
 from ..session.run_context import Run
 from .embedded import resolve_model
 from .local_scorer import LocalScorer, split_texts

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from ...configuration import LLMProvider, ProviderKind
 from ...configuration.secrets import redact
-from ..base import Capabilities, ScoreBatch, ScoringError
 from ..reasons import Missing, MissingKind
+from ..score_batch import Capabilities, ScoreBatch, ScoringError
 from ..session.run_context import Run
 
 

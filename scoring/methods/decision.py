@@ -8,8 +8,9 @@ is asked the same in System One's format, `POST /v1/systemone`.
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
+from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example, fill, quote, templates
-from ..providers.transport import DECISIONS, SYSTEMONE
+from ..providers.endpoints import DECISIONS, SYSTEMONE, Endpoint
 from .request_method import Method, Scores, UnansweredError, UnsupportedError, normalize, number
 from .systemone import MAX_QUESTIONS, decision_answers, systemone_questions, systemone_state
 
@@ -22,8 +23,8 @@ class DecisionMethod(Method):
     path: ClassVar[str] = DECISIONS
     max_labels: ClassVar[int | None] = 128  # predicates a request that every client takes; `choice` takes 255
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, provider: LLMProvider, endpoint: Endpoint, task: Task, examples: Sequence[Example] = ()) -> None:
+        super().__init__(provider, endpoint, task, examples)
         if self.multi_label:
             self._questions = [self._predicate(name) for name in self.names]
         else:

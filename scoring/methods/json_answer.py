@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from ..base import UnansweredError
+from ...configuration import LLMProvider, Task
+from ..prompting.prompts import Example
+from ..providers.endpoints import Endpoint
 from ..providers.pricing import estimate_tokens
-from ..providers.transport import RequestError
+from ..providers.request_error import RequestError
+from ..score_batch import UnansweredError
 from .reply_text import BrokenJSONError, json_objects, objects_within, tool_arguments
 from .request_method import (
     Method,
@@ -35,10 +38,10 @@ class JSONMethod(Method):
     answer: ClassVar[str] = "json"
     bounded: ClassVar[bool] = True
 
-    def __init__(self, provider: Any, endpoint: Any, labels: Any, multi_label: bool, *args: Any, **kwargs: Any) -> None:
-        if multi_label:
+    def __init__(self, provider: LLMProvider, endpoint: Endpoint, task: Task, examples: Sequence[Example] = ()) -> None:
+        if task.multi_label:
             self.version = 2  # type: ignore[misc]
-        super().__init__(provider, endpoint, labels, multi_label, *args, **kwargs)
+        super().__init__(provider, endpoint, task, examples)
         if set(self.names) <= {str(number) for number in range(1, provider.texts_per_request + 1)}:
             raise UnsupportedError(
                 f"with texts_per_request={provider.texts_per_request}, the classes {self.labels} could be taken for "

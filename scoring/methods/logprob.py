@@ -4,10 +4,14 @@ Multi-label: the model writes Y or N for each class, and the probability of Y ag
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..providers.transport import RequestError
+from ...configuration import LLMProvider, Task
+from ..prompting.prompts import Example
+from ..providers.endpoints import Endpoint
+from ..providers.request_error import RequestError
 from .request_method import (
     Method,
     Scores,
@@ -34,10 +38,10 @@ class LogprobMethod(Method):
     max_labels: ClassVar[int | None] = TOP
     version: ClassVar[int] = 3
 
-    def __init__(self, provider: Any, endpoint: Any, labels: Any, multi_label: bool, *args: Any, **kwargs: Any) -> None:
-        if multi_label:
+    def __init__(self, provider: LLMProvider, endpoint: Endpoint, task: Task, examples: Sequence[Example] = ()) -> None:
+        if task.multi_label:
             self.answer = "yes_no"  # type: ignore[misc]
-        super().__init__(provider, endpoint, labels, multi_label, *args, **kwargs)
+        super().__init__(provider, endpoint, task, examples)
         self._top = TOP
 
     def parameters(self, num_texts: int) -> dict[str, Any]:

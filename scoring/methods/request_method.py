@@ -1,4 +1,4 @@
-"""What the methods of asking an API share. Each method is one short file: a request body, and how its reply is read."""
+"""What the methods have in common. Each method is one short file: a request body, and how its reply is read."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...configuration import LLMProvider
-from ..base import UnansweredError
+from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example, PromptWriter
-from ..providers.endpoints import Endpoint
+from ..providers.endpoints import CHAT, Endpoint
 from ..providers.pricing import may_think
-from ..providers.transport import CHAT, RequestError
+from ..providers.request_error import RequestError
+from ..score_batch import UnansweredError
 from .reply_text import joined_parts, without_thoughts
 from .server_traits import Learnt
 
@@ -28,14 +28,12 @@ class UnsupportedError(Exception):
 
 
 class Method(ABC):
-    """Asks for the scores of some texts in one request, or a few.
+    """Requests the scores of some texts in one request, or a few.
 
     Args:
         provider: The declaration.
         endpoint: Where its requests go.
-        labels: K class names in order.
-        multi_label: Whether several classes may apply.
-        descriptions: `{class name: description}`.
+        task: The classes.
         examples: The same examples in every prompt.
     """
 
@@ -50,19 +48,18 @@ class Method(ABC):
         self,
         provider: LLMProvider,
         endpoint: Endpoint,
-        labels: Sequence[str],
-        multi_label: bool,
-        descriptions: dict[str, str],
+        task: Task,
         examples: Sequence[Example] = (),
     ) -> None:
-        if self.max_labels is not None and len(labels) > self.max_labels:
+        if self.max_labels is not None and task.num_labels > self.max_labels:
             raise UnsupportedError(
-                f"the method {self.name!r} serves {self.max_labels} classes at most, not {len(labels)}"
+                f"the method {self.name!r} serves {self.max_labels} classes at most, not {task.num_labels}"
             )
         if provider.texts_per_request > 1 and self.answer != "json":
             raise UnsupportedError(f"the method {self.name!r} asks for one text a request; `json` can ask for several")
-        self.provider, self.endpoint, self.labels, self.multi_label = provider, endpoint, list(labels), multi_label
-        self.prompts = PromptWriter(provider, labels, multi_label, descriptions, self.answer, examples)
+        self.provider, self.endpoint = provider, endpoint
+        self.labels, self.multi_label = list(task.labels), task.multi_label
+        self.prompts = PromptWriter(provider, task, self.answer, examples)
         self.names = self.prompts.names  # the classes as the model is told them, and names them
         self.learnt = Learnt()
         own = {"max_tokens", "max_completion_tokens", "max_output_tokens"} & set(provider.params)
@@ -90,12 +87,12 @@ class Method(ABC):
         return self.answer_tokens(num_texts)
 
     def was_cut(self, reply: dict[str, Any], num_texts: int) -> bool:
-        """Whether nothing can be read because of the limit, as far as is known: it is worth asking without."""
+        """Whether the reply is unreadable because of the limit, as far as is known: a request without it may help."""
         bounds = self._bounds and self.learnt.limited and self.learnt.futile < FUTILE
         return bounds and any(map(ended_early, reply["choices"])) and not self._can_read(reply, num_texts)
 
     def unbound(self, reply: dict[str, Any], num_texts: int) -> None:
-        """Learn from the `reply` to what was asked again without the limit."""
+        """Learn from the `reply` to the same request without the limit."""
         if self._can_read(reply, num_texts):
             self.learnt.limited = False
         else:
@@ -106,7 +103,7 @@ class Method(ABC):
             return not all(isinstance(a, UnansweredError) and a.unread for a in self.read(reply, num_texts))
         except UnansweredError as error:
             return not error.unread
-        except Exception:  # whoever reads it in earnest says what
+        except Exception:  # reported where it is read for its scores
             return False
 
     def parameters(self, num_texts: int) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""What replies teach about a model: the formats that its server takes, the length and the scale of its answers."""
+"""What is learned from replies: the formats that a server takes, the length and the scale of a model's answers."""
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..base import ScoringError, UnansweredError
 from ..reasons import Missing, MissingKind
+from ..score_batch import ScoringError, UnansweredError
 from ..store.score_store import ScoreStore, question_key
 
-CERTAIN = 3  # different answers in shares, and none in per cent, after which a model is taken to answer in shares
+CERTAIN = 3  # different answers in shares, and none in per cent, after which shares are assumed
 
 
 class UnknownScaleError(UnansweredError):
@@ -66,7 +66,7 @@ class Scale:
             if broken:
                 raise UnansweredError("confidences on another scale than before")
             return [value / 100 for value in values]
-        if broken and top > 0.5:  # nobody is that unsure in per cent, and so exactly
+        if broken and top > 0.5:  # in per cent nobody would be that unsure with decimals
             self._shares.add(tuple(values))
             if len(self._shares) >= CERTAIN:
                 self.known = "share"
@@ -74,7 +74,7 @@ class Scale:
         raise UnknownScaleError(values)
 
     async def recall(self, store: ScoreStore | None, model_key: bytes) -> None:
-        """Take over what earlier runs have found out, if nothing is known yet."""
+        """Use what earlier runs have found, if nothing is known yet."""
         if self.known is None and store is not None:
             found = await asyncio.to_thread(store.get_method, _scale_key(model_key))
             if found in ("percent", "share"):
@@ -84,7 +84,7 @@ class Scale:
         """Note it for later runs, once."""
         if self.known is not None and not self._kept and store is not None:
             self._kept = True
-            with suppress(ScoringError):  # later runs find it out again
+            with suppress(ScoringError):  # later runs will find it again
                 await asyncio.to_thread(store.put_method, _scale_key(model_key), model, self.known)
 
 

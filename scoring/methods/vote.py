@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..base import UnansweredError
+from ..score_batch import UnansweredError
 from .request_method import Method, Scores, content, normalize, true_reason
 
 

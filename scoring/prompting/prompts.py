@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ...configuration import LLMProvider
+from ...configuration import LLMProvider, Task
 from .defuse import quote
 
 Example = dict[str, Any]  # {"text": ..., "label": name} or {"text": ..., "labels": [name, ...]}
@@ -63,9 +63,7 @@ class PromptWriter:
 
     Args:
         provider: Its `templates`, `guidelines` and few-shot `examples` are used.
-        labels: Class names in order.
-        multi_label: Whether several classes may apply.
-        descriptions: `{class name: description}`.
+        task: The classes.
         answer: `"json"`, `"letter"` or `"yes_no"`: how the method wants to be answered.
         examples: The same examples for every text.
     """
@@ -73,19 +71,17 @@ class PromptWriter:
     def __init__(
         self,
         provider: LLMProvider,
-        labels: Sequence[str],
-        multi_label: bool,
-        descriptions: dict[str, str],
+        task: Task,
         answer: str,
         examples: Sequence[Example] = (),
     ) -> None:
-        self.labels, self.multi_label = list(labels), multi_label
+        self.labels, self.multi_label = list(task.labels), task.multi_label
         # The classes as the model reads them: their names may come from data, too.
         self.names = [quote(label) for label in self.labels]
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"The classes {self.labels} differ only in control tokens or invisible characters.")
         described = dict(zip(self.labels, self.names, strict=True))
-        self.descriptions = {described.get(c, c): quote(text) for c, text in descriptions.items()}
+        self.descriptions = {described.get(c, c): quote(text) for c, text in task.descriptions.items()}
         self.letters = option_letters(self.names) if answer == "letter" else [""] * len(self.labels)
         self.lettered = answer == "letter"
         self._guidelines, self.shown = provider.guidelines or "", list(examples)
@@ -93,7 +89,7 @@ class PromptWriter:
         template = provider.templates[0] if provider.templates else templates()["system"]
         values = {
             "guidelines": self._guidelines,
-            "cardinality": templates()["cardinality"]["multi" if multi_label else "single"],
+            "cardinality": templates()["cardinality"]["multi" if task.multi_label else "single"],
             "classes": self.classes(),
             "answer": self._instruction(answer),
             "examples": self.examples(examples),

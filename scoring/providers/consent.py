@@ -1,7 +1,7 @@
-"""What the config of somebody else's model may make this process do: an allow-list, for each field of a provider.
+"""What the config of a model from the Hub may make this process do: an allow-list for each field of a provider.
 
-`LLMProvider.source` says whose words a provider is; what its user wrote is not looked at here. SECURITY.md gives the
-rules and their reasons; `tests/test_consent.py` walks every field.
+`LLMProvider.source` says which model declared it; a provider that the user declared is not checked. SECURITY.md gives
+the rules and their reasons; `tests/test_consent.py` walks every field.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...configuration import LLMProvider, ProviderKind
-from ..base import ScoringError
+from ..score_batch import ScoringError
 from .endpoints import OTHER_FORMATS
 
 SERVERS_VARIABLE = "LABELFUSION_SERVERS"  # hosts, or host:port, separated by commas, that may be sent texts
@@ -138,7 +138,7 @@ _ROUTES = frozenset({"model", "api_base", "api_key_env", "params"})
 def allowed(
     provider: LLMProvider, labels: Sequence[str] = (), class_descriptions: Mapping[str, str] | None = None
 ) -> LLMProvider:
-    """The provider as it may be asked: unchanged where it is its user's own.
+    """The provider as it may be queried: unchanged if the user declared it.
 
     Args:
         provider: A declaration.
@@ -146,8 +146,8 @@ def allowed(
         class_descriptions: `{class name: description}`, likewise.
 
     Returns:
-        The provider; where it comes from the Hub and asks a known provider, without the `price` that it claims: a
-        budget goes by the price list.
+        The provider. If it comes from the Hub and names a known service, its `price` is dropped: a budget uses the
+        price list.
 
     Raises:
         ScoringError: If it comes from the Hub and holds anything that is not on the allow-list, naming the field and

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ...configuration import LLMProvider
-from ..base import ScoringError
+from ..score_batch import ScoringError
+
+CHAT, DECISIONS, SYSTEMONE = "/chat/completions", "/decisions", "/systemone"  # paths of the APIs
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...configuration import LLMProvider
-from ..base import ScoringError, Usage
+from ..score_batch import ScoringError, Usage
 from .endpoints import Endpoint
 
 MOST_TOKENS = 1e8  # of one request
@@ -43,7 +43,7 @@ class Price:
 
 
 def find_price(provider: LLMProvider, endpoint: Endpoint) -> Price | None:
-    """The price of a model: the declared one, nothing for a server of one's own, else that of litellm's price list.
+    """The price of a model: the declared one, zero for a server of the user's own, else that of litellm's price list.
 
     The list is read from the installed litellm without importing it. With `service_tier` among the provider's `params`
     it is the price of that tier.
@@ -62,7 +62,7 @@ def find_price(provider: LLMProvider, endpoint: Endpoint) -> Price | None:
     tier = provider.params.get("service_tier")
     ending = _TIERS.get(tier, "") if isinstance(tier, str) else ""
     if tier == "priority" and entry.get("input_cost_per_token" + ending) is None:
-        return None  # dearer than the price that is known
+        return None  # more expensive than the price that is known
     found = _listed(entry, "", ending)
     lengths = sorted({int(match[1]) for name in entry if (match := _ABOVE.match(name))})
     above = tuple((1000 * k, _listed(entry, f"_above_{k}k_tokens", ending, found)) for k in lengths)

@@ -1,4 +1,4 @@
-"""Running coroutines together, and stopping them without losing what is being paid for."""
+"""Run coroutines concurrently, and cancel them without losing replies that are being paid for."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -11,7 +11,7 @@ on_wire: set["asyncio.Task[Any]"] = set()  # tasks with a request that is out, o
 
 
 def go_on_wire() -> None:
-    """The running task sends a request: from now on, being stopped waits for the reply."""
+    """The running task sends a request: from now on, cancelling it waits for the reply."""
     if (task := asyncio.current_task()) is not None:
         on_wire.add(task)
 
@@ -38,7 +38,7 @@ async def gather_or_drain(coros: Iterable[Coroutine[Any, Any, T]], halt: Callabl
 
     Args:
         coros: Coroutines.
-        halt: Called before: they are to send nothing new.
+        halt: Called first: no new request may go out.
     """
     tasks = [asyncio.ensure_future(coro) for coro in coros]
     try:
@@ -59,7 +59,7 @@ async def gather_or_drain(coros: Iterable[Coroutine[Any, Any, T]], halt: Callabl
 
 
 async def end_tasks(tasks: Iterable["asyncio.Future[Any]"]) -> None:
-    """Cancel and wait. What went wrong in them is not told."""
+    """Cancel and wait. Their errors are dropped."""
     tasks = list(tasks)
     for task in tasks:
         task.cancel()

@@ -1,4 +1,4 @@
-"""How long to wait for an LLM: deadlines, and a second request where the first one is slow."""
+"""How long to wait for an LLM: deadlines, and hedged requests where the first request is slow."""
 
 import asyncio
 import math
@@ -12,21 +12,21 @@ from .run_context import Dispatch
 
 T = TypeVar("T")
 
-DEADLINE = "deadline"  # the reason that a text is given whose answer came too late
-LEAST = 20  # answers from which the delay of a second request is learnt
+DEADLINE = "deadline"  # the reason for a text whose answer came too late
+LEAST = 20  # answers from which the delay of a hedged request is estimated
 
 
 class Patience:
-    """Waits for answers, each by itself.
+    """Waits for single answers.
 
-    What comes too late is not cancelled if its request is out: it is being paid for, and goes into the score store for
-    the next time. A question that still waits for its turn is given up, and costs nothing.
+    An answer that comes too late is not cancelled once its request is out: it is being paid for, and goes into the
+    score store for the next time. A query whose request is not out yet is cancelled, and costs nothing.
 
     Args:
-        deadline_s: Seconds after which a text goes without its answer; `None`: never.
-        hedge_s: Seconds after which the same is asked once more, and the first answer counts (hedged requests, Dean and
-            Barroso 2013, "The tail at scale"); `"p95"`: as long as 95 % of the answers so far took; `None`: never. Both
-            requests are paid.
+        deadline_s: Seconds after which the answer for a text counts as missing; `None`: never.
+        hedge_s: Seconds after which the same request is sent once more, and the first answer counts (hedged requests,
+            Dean and Barroso 2013, "The tail at scale"); `"p95"`: the time in which 95 % of the answers so far came;
+            `None`: never. Both requests are paid.
 
     Raises:
         ValueError: For anything else.
@@ -41,16 +41,16 @@ class Patience:
         self.deadline_s, self.hedge_s = deadline_s, hedge_s
         self._took: deque[float] = deque(maxlen=1000)
         self._learnt: asyncio.Future[None] | None = None  # done when there are `LEAST` of them
-        self.unheard: list[Any] = []  # results that nobody waited for
+        self.unheard: list[Any] = []  # results that came after the deadline, or second
         self._late: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks only weakly
 
     @property
     def in_use(self) -> bool:
-        """Whether there is anything to watch."""
+        """Whether there is a deadline or a hedge."""
         return self.deadline_s is not None or self.hedge_s is not None
 
     def end(self, waited_s: float = 0.0) -> float:
-        """When a question that starts now is over, by `time.monotonic`; of one that `waited_s` is over already."""
+        """The deadline, by `time.monotonic`, of a query that starts now and has waited `waited_s` before."""
         return math.inf if self.deadline_s is None else time.monotonic() + self.deadline_s - waited_s
 
     async def first(
@@ -102,12 +102,12 @@ class Patience:
             if task is not best:
                 self._forget(task)
         sent = any(dispatch.on_wire for dispatch in asked.values())
-        if watched.on_wire:  # answers from the store tell nothing about the LLM
+        if watched.on_wire:  # answers from the store say nothing about the latency
             self._note(time.monotonic() - watched.sent_at)
         return best.result(), sent
 
     async def _is_slow(self, task: "asyncio.Task[T]", dispatch: Dispatch, end: float) -> bool:
-        """Wait until a second request is due: not before the first one is out, nor before the delay is known."""
+        """Wait until a hedged request is due: not before the first one is out, nor before the delay is known."""
         for event in (dispatch.sent, *([self._enough()] if self.hedge_s == "p95" else [])):
             await _wait({task, event}, end)
             if task.done() or not event.done():
@@ -134,7 +134,7 @@ class Patience:
 
     def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._late.discard(task)
-        if not task.cancelled() and task.exception() is None:  # an error is seen: the loop need not complain about it
+        if not task.cancelled() and task.exception() is None:  # reads the error, so that the loop does not log it
             self.unheard.append(task.result())
 
 

@@ -1,11 +1,6 @@
-"""The budget of a run: a request goes out only when the money that it may take is there.
+"""The budget of a run: a request goes out only when the money that it may cost is there (see `request_costs`).
 
-What a request will cost is known when its reply is there, and no sooner. So it is learnt: the first request of a kind
-goes out alone, the next ones set aside what the dearest so far has cost, and some. A dearer one can still come. Of
-requests that are alike in advance, the two dearest of n + k are both among k of them with a probability of about
-(k / (n + k))^2: among few, as against those seen, there is hardly more than one surprise, and one is what the promise
-leaves room for. What goes out beyond these few sets aside many times the usual, which also covers texts that become
-harder on the way. Far from the limit that holds nobody up; near it, requests go one by one.
+Far from the limit nobody waits; near it, requests go one by one.
 """
 
 import asyncio
@@ -13,19 +8,11 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..base import Usage
 from ..reasons import Missing, MissingKind
+from ..score_batch import Usage
+from .request_costs import PROVEN_AT_MOST, SEEN_FOR_EACH, Costs, Need
 
-if TYPE_CHECKING:
-    from ..providers.pricing import Price
-
-MARGIN = 1.25  # above the dearest so far
-SEEN_FOR_EACH = 4  # replies seen for each request that may be out with this margin alone,
-PROVEN_AT_MOST = 4  # and the most of these
-SURPRISE = 64.0  # how many times dearer than the mean so far the others may be
 NOTE_AHEAD = 1.005  # share by which what is noted is ahead of what is spent
 
 
@@ -41,74 +28,6 @@ class BudgetReachedError(Exception):
     def __init__(self, missing: Missing) -> None:
         super().__init__(missing)
         self.missing, self.usage = missing, Usage()
-
-
-@dataclass(frozen=True)
-class Need:
-    """Tokens of a request: estimates of its prompt and its answer, and the most that either can have."""
-
-    prompt: float
-    answer: float
-    most_prompt: float = math.inf
-    most_answer: float = math.inf
-
-
-class Costs:
-    """What the requests of one kind have cost, as against the estimates.
-
-    Args:
-        price: Price of a token; None: not known, and not counted.
-    """
-
-    def __init__(self, price: "Price | None") -> None:
-        self.price = price
-        self.free = price is None or (price.input == 0 and price.output == 0)
-        self.seen = 0
-        self._estimated, self._told = [0.0, 0.0], [0.0, 0.0]  # sums of tokens of prompts and answers
-        self._highest = [0.0, 0.0]  # of their ratios
-        self._limited = True  # no answer was longer than it may be
-
-    def learn(self, need: Need, prompt: float, answer: float) -> bool:
-        """Learn from a reply of `prompt` and `answer` tokens. Returns: whether dearer ones are to be expected now."""
-        highest = list(self._highest)
-        for i, (estimated, told) in enumerate(((need.prompt, prompt), (need.answer, answer))):
-            if estimated > 0:
-                self._estimated[i] += estimated
-                self._told[i] += told
-                self._highest[i] = max(self._highest[i], told / estimated)
-        self._limited &= answer <= need.most_answer
-        self.seen += 1
-        return self._highest != highest
-
-    def expected(self, need: Need) -> float:
-        """US dollars that a request is likely to cost."""
-        answer = min(need.answer * self._mean(1), need.most_answer if self._limited else math.inf)
-        return self.price.cost(need.prompt * self._mean(0), answer) if self.price else 0.0
-
-    def enough(self, need: Need, proven: bool = True) -> float:
-        """US dollars to set aside for a request, infinite before the first reply.
-
-        Args:
-            need: Its tokens.
-            proven: Few others are out, as against the requests seen.
-        """
-        if self.free or self.price is None:
-            return 0.0
-        if not self.seen:
-            return math.inf
-        prompt, answer = need.prompt * self._highest[0] * MARGIN, need.answer * self._highest[1] * MARGIN
-        if not proven:
-            prompt = max(prompt, min(need.prompt * self._mean(0) * SURPRISE, need.most_prompt))
-            answer = max(answer, need.answer * self._mean(1) * SURPRISE)
-        return self.price.cost(prompt, min(answer, need.most_answer if self._limited else math.inf))
-
-    def _mean(self, part: int) -> float:
-        """Tokens told for each that was estimated."""
-        return self._told[part] / self._estimated[part] if self._estimated[part] else 1.0
-
-    def likely(self, need: Need) -> float:
-        """US dollars of a request whose cost nobody tells: not too few."""
-        return self.enough(need) if self.seen else self.expected(need)
 
 
 class Budget:
@@ -189,19 +108,19 @@ class Budget:
             return self._admit(reservation)
 
     def queue(self, reservation: "Reservation") -> None:
-        """Let a request wait for its turn: what is on its way may cost less than is set aside for it."""
+        """Let a request wait: the requests on their way may cost less than is set aside for them."""
         with self._lock:
             self._waiting.append(reservation)
             self._next()
 
-    def end(self, reservation: "Reservation", cost: float, unsure: bool = False, dearer: bool = False) -> None:
+    def end(self, reservation: "Reservation", cost: float, unsure: bool = False, costlier: bool = False) -> None:
         """A request has ended, or waits no more.
 
         Args:
             reservation: Its reservation.
             cost: US dollars.
-            unsure: Nobody told the cost; it may be nothing.
-            dearer: Others like it may cost more than was set aside for them.
+            unsure: The cost is not known; it may be nothing.
+            costlier: Others like it may cost more than was set aside for them.
         """
         with self._lock:
             if reservation in self._waiting:
@@ -209,7 +128,7 @@ class Budget:
                 self._next()
             if self._out.pop(reservation, None) is not None:
                 self.unsure += cost if unsure else 0.0
-                if dearer and math.isfinite(self.limit):
+                if costlier and math.isfinite(self.limit):
                     self._out.update({other: max(kept, other.enough()) for other, kept in self._out.items()})
                 self._spend(cost)
 
@@ -240,7 +159,7 @@ class Budget:
         return True
 
     def _next(self) -> None:
-        """Let those go out whose turn has come."""
+        """Let the requests go out that are next and affordable."""
         while self._waiting:
             first, error = self._waiting[0], None
             try:
@@ -252,14 +171,14 @@ class Budget:
             first.call(error)
 
     def _keep(self) -> None:
-        """Note what is spent and what is on its way, some way ahead: so it is right whenever the process dies."""
+        """Note what is spent and on its way, a little ahead, so that the note holds whenever the process dies."""
         if self._note is not None:
             spent = self.spent + sum(request.expected() for request in self._out)
             if spent > self._noted:
                 try:
                     self._note(spent * NOTE_AHEAD)
                     self._noted, self._unnoted = spent * NOTE_AHEAD, None
-                except OSError as error:  # the replies that are on their way must not be lost for it
+                except OSError as error:  # must not lose the replies that are on their way
                     self._unnoted = error
 
     def _reached(self) -> BudgetReachedError:
@@ -282,7 +201,7 @@ class Reservation:
         self.budget, self.costs, self.need = budget, costs, need
         self._on_send = on_send
         self.sent = False  # it is on the wire
-        self.refused: BudgetReachedError | None = None  # HTTP clients make other exceptions of it
+        self.refused: BudgetReachedError | None = None  # kept here, because HTTP clients wrap exceptions
         self._turn: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -319,7 +238,7 @@ class Reservation:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._called, error)
-        except RuntimeError:  # its loop is closed: nobody waits any more
+        except RuntimeError:  # its loop is closed: no task waits any more
             if self.budget is not None:
                 self.budget.end(self, 0.0)
 
@@ -339,16 +258,16 @@ class Reservation:
             self._on_send()
 
     def settle(self, usage: Usage) -> None:
-        """The reply is there, with its bill."""
-        dearer = self.costs.learn(self.need, usage.prompt_tokens, usage.completion_tokens)
-        self._end(usage.cost_usd, dearer=dearer)
+        """The reply is there, with its cost."""
+        costlier = self.costs.learn(self.need, usage.prompt_tokens, usage.completion_tokens)
+        self._end(usage.cost_usd, costlier=costlier)
 
     def close(self, billed: bool | None = None) -> None:
-        """There is no bill. `billed`: whether there may be one; None: there may if the request is on the wire."""
+        """No cost was reported. `billed`: whether there may be one; None: if the request went out."""
         unsure = self.sent if billed is None else billed
         self._end(self.costs.likely(self.need) if unsure else 0.0, unsure=unsure)
 
-    def _end(self, cost: float, unsure: bool = False, dearer: bool = False) -> None:
+    def _end(self, cost: float, unsure: bool = False, costlier: bool = False) -> None:
         budget, self.budget = self.budget, None
         if budget is not None:
-            budget.end(self, cost, unsure, dearer)
+            budget.end(self, cost, unsure, costlier)

@@ -1,4 +1,4 @@
-"""Rate limits (requests and tokens a minute, spread evenly) and the bound of what is on the wire at once."""
+"""Rate limits (requests and tokens a minute, spread evenly) and the limit of concurrent requests."""
 
 import asyncio
 import time
@@ -28,9 +28,9 @@ class RateLimit:
 
 
 class Slots:
-    """At most `number` requests on the wire at once, and none while the server has asked for silence.
+    """At most `number` concurrent requests, and none while the server has asked to wait.
 
-    A request sets its money aside when it has a slot. While it waits for money, others may use the slot.
+    A request reserves its cost when it has a slot. While it waits for money, others may use the slot.
 
     Held only from the first byte sent to the last byte received, so that preparing a request and storing an answer,
     which share one thread, do not keep the next request from leaving. Requests take turns, with a look at the sockets
@@ -46,7 +46,7 @@ class Slots:
         """Let no request leave for `seconds`: a server's limit counts for the account, not for one request.
 
         Returns:
-            Whether that is news: by more than a second longer than was known.
+            Whether the pause is more than a second longer than the one known before.
         """
         until, known = time.monotonic() + seconds, self._not_before
         self._not_before = max(known, until)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoreBatch, missing
 from ..reasons import Missing, add_reason
+from ..score_batch import ScoreBatch, missing
 
 
 @dataclass

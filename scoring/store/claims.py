@@ -1,10 +1,10 @@
-"""Who asks what: owners of the claims in the score store."""
+"""Owners of the claims in the score store: which process makes which query."""
 
 import os
 import time
 from functools import cache
 
-CLAIM_S = 30.0  # a claim ends so long after its owner was last heard of
+CLAIM_S = 30.0  # a claim ends this long after its owner last extended it
 
 
 def owner_name(part: int) -> str:
@@ -14,7 +14,7 @@ def owner_name(part: int) -> str:
 
 
 def holds(owner: str, expires: float) -> bool:
-    """Whether a claim stands: its time is not over, and its owner is not known to be dead."""
+    """Whether a claim is valid: its time is not over, and its owner is not known to be dead."""
     now = time.time()
     if not isinstance(expires, int | float) or not now < expires < now + 2 * CLAIM_S:  # clocks are set back, too
         return False

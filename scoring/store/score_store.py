@@ -1,7 +1,7 @@
 """The score store: every paid answer, in one SQLite file under the Hugging Face cache folder.
 
-It holds scores, usage and cost under the hash of the question; no text and no key. Many threads and processes may use
-it at once: who is about to ask a question claims it, and the others wait for the answer.
+It holds scores, usage and cost under the hash of the query; no text and no key. Many threads and processes may use it
+concurrently: a query is claimed before its request goes out, and the others wait for the answer.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import ScoringError
+from ..score_batch import ScoringError
 from .claims import CLAIM_S, holds
 from .sqlite_file import StoreBusyError, open_file, patiently, unusable
 
@@ -66,8 +66,8 @@ class Look:
 
     Args:
         found: Scores, float32 `(K,)`, of those that are stored.
-        free: Keys that nobody asks about; after `ScoreStore.claim`, those that are claimed now.
-        taken: Keys that others are asking about.
+        free: Keys that are not claimed; after `ScoreStore.claim`, those that are claimed now.
+        taken: Keys that other processes have claimed.
     """
 
     found: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class ScoreStore:
     ) -> dict[bytes, NDArray[np.float32]]:
         """Scores, float32 `(K,)`, of the keys that are stored.
 
-        Damaged ones count as not stored, with a warning: they are asked again, and replaced.
+        Damaged ones count as not stored, with a warning: they are queried again, and replaced.
 
         Args:
             keys: The keys.

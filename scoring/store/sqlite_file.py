@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from ..base import ScoringError
+from ..score_batch import ScoringError
 
 T = TypeVar("T")
 

@@ -67,9 +67,9 @@ class ScoreBatch:
 
 
 class ScoringError(RuntimeError):
-    """A scorer cannot work at all: no key, a missing package, an unknown model. The message says how to mend it.
+    """A scorer cannot work at all: no key, a missing package, an unknown model. The message says how to fix it.
 
-    Where it worked at first, `batch` holds what was answered until then.
+    If it worked at first, `batch` holds the answers until then.
     """
 
     batch: ScoreBatch | None = None
@@ -81,11 +81,11 @@ class ScoringError(RuntimeError):
 
 
 class UnansweredError(Exception):
-    """A reply that answers nothing: a refusal, or something that cannot be read. Never holds a text.
+    """A reply without a usable answer: a refusal, or something that cannot be read. Never holds a text.
 
     Args:
         reason: Short description.
-        refused: The model declined; asking again would not help, and the model is not to blame.
+        refused: The model declined. Another request would not help, and does not count as a failure of the model.
     """
 
     def __init__(self, reason: str, refused: bool = False) -> None:
@@ -94,7 +94,7 @@ class UnansweredError(Exception):
 
     @property
     def unread(self) -> bool:
-        """Whether the model has answered, but nobody can read it."""
+        """Whether the model has answered, but the answer cannot be read."""
         return not self.refused
 
     @property

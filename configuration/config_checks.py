@@ -1,4 +1,4 @@
-"""Refuse a config that cannot be right, or cannot be read, before anything of the size that it names is made."""
+"""Refuse an invalid config before anything of the size that it names is allocated."""
 
 from itertools import chain, pairwise
 from typing import Any
@@ -37,7 +37,7 @@ def check_keys(cls: type, given: dict[str, Any]) -> None:
 
 
 def check_sizes(num_labels: Any, providers: Any, encoder_config: Any, heads: dict[str, Any]) -> None:
-    """Refuse sizes that no model has: building one would take all memory, or for ever.
+    """Refuse sizes that no model has: building one would exhaust memory or time.
 
     Raises:
         ValueError: Naming the size.
@@ -73,7 +73,7 @@ def check_layers(layers: list[Any], num_hidden_layers: int | None) -> None:
 
 
 def check_calibration(calibration: Any, num_providers: int) -> None:
-    """Refuse temperatures and monotone maps that cannot be right.
+    """Refuse invalid temperatures and monotone maps.
 
     Raises:
         ValueError: Naming the entry.
