@@ -207,9 +207,9 @@ def test_missing_examples_are_an_error() -> None:
 
 
 def test_templates_can_be_read_and_replaced() -> None:
-    import labelfusion.scoring as room
+    import labelfusion.scoring as package
 
-    file = Path(str(room.__file__)).with_name("prompts.yaml")
+    file = Path(str(package.__file__)).with_name("prompting") / "prompts.yaml"
     own = yaml.safe_load(file.read_text(encoding="utf-8"))["system"].replace("Classify", "Please sort")
     (body,) = bodies(["t"], templates=[own])
     assert body["messages"][0]["content"].startswith("Please sort the text between <text> and </text>.")

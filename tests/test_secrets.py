@@ -99,7 +99,7 @@ def tokens(draw: st.DrawFn, kinds: dict[str, list[str | tuple[str, int]]] = KIND
             # Chance makes letters and digits of a key; what shrinks an example does not.
             mixed = [c for c in "7aZ4b9K2" if c in letters]
             text = "".join(mixed) + text[len(mixed) :] if len(mixed) > 2 else text
-            made.append((text.strip("-._~") or "7", True))
+            made.append((text.strip("-._~").ljust(length, "7"), True))  # as long as keys of its kind are
     secret = max((text for text, hidden in made if hidden), key=len)
     return "".join(text for text, _ in made), secret
 
