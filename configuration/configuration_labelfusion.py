@@ -93,19 +93,8 @@ class LabelFusionConfig(PretrainedConfig):
         fusion_report: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_secrets(kwargs, "LabelFusionConfig")
-        for name in ("custom_pipelines", "_llm_sources"):
-            kwargs.pop(name, None)
-        auto_map = kwargs.pop("auto_map", None)
-        if isinstance(auto_map, dict) and auto_map.keys() >= AUTO_MAP.keys():  # another names no code
-            kwargs["auto_map"] = auto_map
-        check_format(kwargs.pop("format_version", FORMAT))
-        check_keys(type(self), kwargs)
-        if encoder_config is None:
-            encoder_config = {"model_type": "roberta"}
-        encoder_config = copy.deepcopy(encoder_config)
-        if isinstance(encoder_config, dict):
-            encoder_config = AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
+        self._read_saved(kwargs)
+        encoder_config = _as_config(encoder_config)
         heads = {
             "lexical_size": lexical_size,
             "kernel_size": kernel_size,
@@ -254,6 +243,17 @@ class LabelFusionConfig(PretrainedConfig):
             write_code(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
+    def _read_saved(self, kwargs: dict[str, Any]) -> None:
+        """Check the other entries of a saved config, and drop those that are made anew."""
+        refuse_secrets(kwargs, "LabelFusionConfig")
+        for name in ("custom_pipelines", "_llm_sources"):
+            kwargs.pop(name, None)
+        auto_map = kwargs.pop("auto_map", None)
+        if isinstance(auto_map, dict) and auto_map.keys() >= AUTO_MAP.keys():  # another names no code
+            kwargs["auto_map"] = auto_map
+        check_format(kwargs.pop("format_version", FORMAT))
+        check_keys(type(self), kwargs)
+
     def _validate(self) -> None:
         _choice("pooling", self.pooling, POOLING)
         check_layers(self.pooling_layers, getattr(self.encoder_config, "num_hidden_layers", None))
@@ -295,6 +295,14 @@ class LabelFusionConfig(PretrainedConfig):
                 raise ValueError(
                     f"`prior` of {provider.name!r} has {len(provider.prior)} values for {self.num_labels} classes."
                 )
+
+
+def _as_config(encoder_config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
+    """A copy of the encoder's config; RoBERTa's by default."""
+    encoder_config = copy.deepcopy({"model_type": "roberta"} if encoder_config is None else encoder_config)
+    if isinstance(encoder_config, dict):
+        return AutoConfig.for_model(encoder_config.pop("model_type", "roberta"), **encoder_config)
+    return encoder_config
 
 
 def _check_labels(kwargs: dict[str, Any]) -> None:

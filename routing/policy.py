@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
+from ..scoring.probabilities import sigmoid, softmax
 from .gate import NEVER, SHARES, expected_error, gate_values
 from .novelty import doubted
 from .risk import RiskControl, risk_control
@@ -131,10 +132,7 @@ def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) 
 def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float32]:
     """Softmax (single-label) or sigmoid (multi-label) of float `(n, num_labels)`, as float32."""
     logits = np.asarray(logits, dtype=np.float64)
-    if multi_label:
-        return (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)  # a sigmoid that cannot overflow
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return (sigmoid(logits) if multi_label else softmax(logits)).astype(np.float32)
 
 
 def most(values: NDArray[np.floating], count: int) -> NDArray[np.bool_]:

@@ -59,35 +59,34 @@ def build_scorer(
     if provider.kind == ProviderKind.CALLABLE:
         return CallableScorer(name, labels, multi_label, function)
     if provider.kind == ProviderKind.LOCAL:
-        if provider.method not in ("auto", "likelihood", "decision"):
-            raise ValueError(
-                f"{name}: a local model scores with the methods 'likelihood' and 'decision', not {provider.method!r}. "
-                "Serve it behind an OpenAI-compatible URL (`api_base`) for the others."
-            )
-        if provider.method == "decision":
-            from .local_decision import LocalDecisionScorer
-
-            return LocalDecisionScorer(
-                provider, labels, multi_label, class_descriptions,
-                batch_size=batch_size, device=device, progress=progress,
-            )  # fmt: skip
-        from .likelihood import LikelihoodScorer
-
-        return LikelihoodScorer(
-            provider, labels, multi_label, class_descriptions, batch_size=batch_size, device=device, progress=progress
-        )
+        options = {"batch_size": batch_size, "device": device, "progress": progress}
+        return _local_scorer(provider, labels, multi_label, class_descriptions, options)
     if provider.method == "likelihood":
         raise ValueError(f"{name}: the method 'likelihood' needs a local model ('local/...' or 'embedded/...').")
     from .api.api_scorer import APIScorer
 
     return APIScorer(
-        provider,
-        labels,
-        multi_label,
-        class_descriptions,
-        store=store,
-        cache=cache,
-        embed=embed,
-        pool=pool,
-        failure_limit=failure_limit,
-    )
+        provider, labels, multi_label, class_descriptions,
+        store=store, cache=cache, embed=embed, pool=pool, failure_limit=failure_limit,
+    )  # fmt: skip
+
+
+def _local_scorer(
+    provider: LLMProvider,
+    labels: list[str],
+    multi_label: bool,
+    class_descriptions: dict[str, str] | None,
+    options: dict[str, Any],
+) -> Scorer:
+    if provider.method not in ("auto", "likelihood", "decision"):
+        raise ValueError(
+            f"{provider.name}: a local model scores with the methods 'likelihood' and 'decision', not "
+            f"{provider.method!r}. Serve it behind an OpenAI-compatible URL (`api_base`) for the others."
+        )
+    if provider.method == "decision":
+        from .local_decision import LocalDecisionScorer
+
+        return LocalDecisionScorer(provider, labels, multi_label, class_descriptions, **options)
+    from .likelihood import LikelihoodScorer
+
+    return LikelihoodScorer(provider, labels, multi_label, class_descriptions, **options)

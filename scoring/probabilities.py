@@ -10,3 +10,8 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
         return logits
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Sigmoid of each logit, in the type of `logits`; cannot overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))

@@ -1,7 +1,7 @@
 """The contract of a scorer: texts and a `Run` in, a `ScoreBatch` out."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from ..configuration import ProviderKind
 from .score_batch import Capabilities, ScoreBatch
@@ -64,4 +64,5 @@ class CustomScorer:
 
 def complete(scorer: TextScorer) -> Scorer:
     """`scorer` itself if it is a whole `Scorer`, else a `CustomScorer` around it."""
-    return scorer if isinstance(scorer, Scorer) else CustomScorer(scorer)
+    whole = hasattr(scorer, "capabilities") and hasattr(scorer, "kind")  # `isinstance` would take 30 us a call
+    return cast(Scorer, scorer) if whole else CustomScorer(scorer)
