@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
-ROOMS := configuration modeling_labelfusion scoring routing training pipelines hub_scripts
+ROOMS := configuration modeling_labelfusion scoring routing pipelines evaluation training hub_scripts
 TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
 TYPED := .cache/typed
+IMPORTS := .cache/imports
 COMMA := ,
 OLDEST_TESTS := $(patsubst %,tests/test_%.py,configuration modeling modeling_encoders trainer_gradients finetune asking inference \
 	pipeline matrix export hostile_repo hub_round_trip push)
@@ -16,7 +17,7 @@ NEWEST_TESTS := $(OLDEST_TESTS) $(patsubst %,tests/test_%.py,install_line onnx c
 	scoring_methods)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-oldest test-newest soak lint types lock format wheel clean
+.PHONY: help install demo test test-browser test-oldest test-newest soak lint types imports lock format wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -74,7 +75,7 @@ soak: $(STAMP) ## Run the fault suite and write docs/reliability.md; MINUTES=20 
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),20) \
 		--seed $(or $(SEED),0) --write $(ARGS)
 
-lint: $(STAMP) types ## Check style, formatting and types
+lint: $(STAMP) types imports ## Check style, formatting, types and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -86,6 +87,13 @@ types: $(STAMP) ## Check types
 	@ln -s $(addprefix $(CURDIR)/,$(TESTS)) $(TYPED)/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache/typed \
 		labelfusion $(TESTS)
+
+# It reads the files of one folder, so that a tree of copies stands in for the installed package.
+imports: $(STAMP) ## Check which room imports which
+	@rm -rf $(IMPORTS) && mkdir -p $(IMPORTS)
+	@cp -r labelfusion $(IMPORTS)/ && cp -r $(ROOMS) $(IMPORTS)/labelfusion/ && cp pyproject.toml $(IMPORTS)/
+	cd $(IMPORTS) && $(CURDIR)/$(BIN)/python -c \
+		'from importlinter.cli import lint_imports_command as check; check(["--no-cache", "--no-logo"])'
 
 format: $(STAMP) ## Sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix .

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
+from labelfusion.evaluation.metrics import classification_metrics, softmax_or_sigmoid
 from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
 from labelfusion.training.recipe import fit_model
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file

@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 import torch
 from accuracy_data import Embedder, metadata, origin
+from labelfusion.evaluation.metrics import classification_metrics, softmax_or_sigmoid
 from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.training.data import LabelledTexts, prepare
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
-from labelfusion.training.metrics import classification_metrics, softmax_or_sigmoid
 from labelfusion.training.recipe import fit_model
 from transformers.utils import logging as transformers_logging
 

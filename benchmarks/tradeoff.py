@@ -16,19 +16,20 @@ import numpy as np
 import torch
 from accuracy import FOLDS
 from accuracy_data import PARTS, Embedder, load
+from labelfusion.evaluation.metrics import is_right, softmax_or_sigmoid
+from labelfusion.evaluation.statistics import bootstrap_means, percentile_interval
+from labelfusion.evaluation.tradeoff_curve import gain_curve
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import TextEncoder
 from labelfusion.routing.gate import gate_values
 from labelfusion.routing.novelty import novelty_of
 from labelfusion.routing.risk import risk_control
-from labelfusion.training.calibration.gate_fit import gain_curve, is_right, simple_gates
+from labelfusion.training.calibration.gate_fit import simple_gates
 from labelfusion.training.encoder.probe import fit_probe
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.metrics import softmax_or_sigmoid
 from labelfusion.training.recipe import fit_model
 from labelfusion.training.scored_rows import scoring_order
-from labelfusion.training.statistics import bootstrap_means, percentile_interval
 from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 

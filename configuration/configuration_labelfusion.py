@@ -3,15 +3,15 @@
 import copy
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PretrainedConfig
 
 from .config_checks import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
+from .exporter import exporter
 from .llm_provider import LLMProvider
 from .origin import foreign_source
 from .secrets import refuse_secrets
@@ -66,7 +66,6 @@ class LabelFusionConfig(PretrainedConfig):
         id2label: dict[int, str]
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["encoder_logits", "hidden_states", "attentions"]  # noqa: RUF012  # by the Trainer
-    write_code: ClassVar[Callable[[str | os.PathLike[str]], None] | None] = None  # set by the package `labelfusion`
 
     def __init__(
         self,
@@ -237,10 +236,9 @@ class LabelFusionConfig(PretrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """As in Transformers; an error leaves the file as it is; a self-contained model keeps its code."""
         self.to_json_string()
-        write_code = type(self).write_code
-        if self.self_contained and write_code is not None:
+        if self.self_contained and (known := exporter()) is not None:
             os.makedirs(save_directory, exist_ok=True)
-            write_code(save_directory)
+            known.write_code(save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _read_saved(self, kwargs: dict[str, Any]) -> None:

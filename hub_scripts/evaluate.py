@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget | None") -> None:
-    from .tradeoff import tradeoff_table
+    from ..evaluation.tradeoff import tradeoff_table
 
     policy = "auto" if args.llm_policy == "always" else args.llm_policy
     found = clf.tradeoff(args.data, policy, budget, folder=folder, seed=args.seed)
@@ -67,9 +67,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
 
-    `name` is what `data` are called, by default `data` itself; `asking` are the options of `report.measure`.
+    `name` is what `data` are called, by default `data` itself; `asking` are the options of `measure`.
     """
-    from .report import comparisons_table, measure, risk_sentence, sources_table, write_report
+    from ..evaluation.measure import measure
+    from ..evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
 
     report = measure(clf, data, shown_name(name or data), shown_name(model), seed=seed, **asking)
     print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")

@@ -120,10 +120,10 @@ def run(args: argparse.Namespace) -> int:
 
     from labelfusion import AutoFusionClassifier
 
+    from ..evaluation.report import FILES
     from ..scoring.asker import as_budget
     from .cards.emissions import measured
     from .evaluate import shown_name
-    from .report import FILES
 
     folder = Path(args.output_dir)
     if args.review and Path(args.review).suffix.lower() not in (".csv", ".jsonl"):
@@ -168,10 +168,10 @@ def _report(
     clf: "AutoFusionClassifier", args: argparse.Namespace, folder: Path, num_train: int, test: "LabelledTexts | None"
 ) -> None:
     """What comes after the model is saved."""
+    from ..evaluation.training_report import training_summary
     from .cards.model_card import update_card
     from .evaluate import evaluate
     from .publish.hub import push_folder
-    from .training_report import training_summary
 
     summary = training_summary(clf)
     (folder / "training_report.md").write_text(summary, encoding="utf-8")

@@ -57,28 +57,9 @@ def _register(room: str, _: Any) -> None:
     import_module(room)
 
 
-@when_imported("labelfusion.configuration")
-def _let_it_write_code(configuration: Any) -> None:
-    """The config of a self-contained model is saved with its code, which is made in a room that it does not know."""
-
-    def write_code(folder: Any) -> None:
-        import_module("labelfusion.hub_scripts.formats.flat_code").write_code(folder)
-
-    configuration.LabelFusionConfig.write_code = staticmethod(write_code)
-
-
-@when_imported("labelfusion.training.trainer")
-def _let_it_push(trainer: Any) -> None:
-    """Likewise for the card of a model that the Trainer pushes, and for what may go wrong with the Hub."""
-
-    def prepare_repository(*args: Any, **kwargs: Any) -> None:
-        import_module("labelfusion.hub_scripts.publish.trainer_repository").prepare_repository(*args, **kwargs)
-
-    def hub_errors(repo_id: str) -> Any:
-        return import_module("labelfusion.hub_scripts.publish.hub_errors").hub_errors(repo_id)
-
-    trainer.LabelFusionTrainer.prepare_repository = staticmethod(prepare_repository)
-    trainer.LabelFusionTrainer.hub_errors = staticmethod(hub_errors)
+@when_imported("labelfusion.configuration.exporter")
+def _register_exporter(module: Any) -> None:
+    module.register_exporter(lambda: import_module("labelfusion.hub_scripts.publish.exporter"))
 
 
 for _module, _room in _REGISTRATION.items():

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .evaluation.label_errors import suspected_labels
+from .evaluation.metrics import is_right
+from .evaluation.source_metrics import risk_metrics, source_metrics
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .pipelines.answers import hold_back
 from .pipelines.inference import Inference
 from .routing.policy import Policy, controlled_risk, resolve_policy
 from .scoring.budget import Budget
-from .source_metrics import risk_metrics, source_metrics
-from .training.calibration.gate_fit import is_right
 from .training.data import LabelledTexts, with_labels
-from .training.review import suspected_labels
 
 
 class MeasuredClassifierMixin:
@@ -109,7 +109,7 @@ class MeasuredClassifierMixin:
         Returns:
             The most suspect first: `row` (of the training data, after which those of `eval_data` are counted on),
             `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of either by
-            `encoder` and `llm`, see `training.review.suspected_labels`.
+            `encoder` and `llm`, see `evaluation.label_errors.suspected_labels`.
         """
         self._check_fitted()
         if not hasattr(self, "_review"):
@@ -147,9 +147,9 @@ class MeasuredClassifierMixin:
             seed: Seed of the bootstrap.
 
         Returns:
-            See `training.tradeoff_curve.tradeoff_curve`; with `llm_policy`, `cost_usd` (spent now) and `metric`.
+            See `evaluation.tradeoff_curve.tradeoff_curve`; with `llm_policy`, `cost_usd` (spent now) and `metric`.
         """
-        from .hub_scripts.tradeoff import measure_tradeoff, write_tradeoff
+        from .evaluation.tradeoff import measure_tradeoff, write_tradeoff
 
         self._check_fitted()
         found = measure_tradeoff(self, data, llm_policy, max_cost_usd, latency_rows, seed)  # type: ignore[arg-type]

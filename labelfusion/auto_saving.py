@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from .configuration import LLMProvider
+from .configuration.exporter import exporter
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
 from .scoring.providers.consent import is_hub_id
@@ -57,12 +58,12 @@ class SavedClassifierMixin:
         """
         import tempfile
 
-        from .hub_scripts.publish.hub import push_folder
-
         self._check_fitted()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return push_folder(folder, repo_id, private=private, token=token, self_contained=self_contained)
+            known = exporter()
+            assert known is not None  # `labelfusion` has registered one
+            return known.push_folder(folder, repo_id, private=private, token=token, self_contained=self_contained)
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:

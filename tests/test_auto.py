@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
-from labelfusion.hub_scripts.training_report import training_summary
+from labelfusion.evaluation.training_report import training_summary
 from labelfusion.training.data import prepare
 from llm_server import LLMServer
 from sklearn.base import clone

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelfusion.evaluation.metrics import expected_calibration_error
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS
@@ -25,7 +26,6 @@ from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.losses import log_loss
-from labelfusion.training.metrics import expected_calibration_error
 from labelfusion.training.recipe import fit_model
 
 MakeModel = Callable[..., LabelFusionForSequenceClassification]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from labelfusion.evaluation.label_errors import check_class_order
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.data import prepare
-from labelfusion.training.review import check_class_order
 from llm_server import LLMServer, truth
 
 LABELS = ["World", "Sports", "Business"]  # not sorted

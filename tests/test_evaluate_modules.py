@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelfusion.training.metrics import classification_metrics
+from labelfusion.evaluation.metrics import classification_metrics
 
 evaluate = pytest.importorskip("evaluate")
 
 
 @pytest.mark.parametrize("config_name", ["default", "multilabel"])
 def test_combined_modules_give_the_metrics_of_the_package(config_name: str, tmp_path: Path) -> None:
-    from labelfusion.training.evaluate_modules import F1, Accuracy, Calibration
+    from labelfusion.evaluation.evaluate_modules import F1, Accuracy, Calibration
 
     rng = np.random.default_rng(0)
     several = config_name == "multilabel"
@@ -27,7 +27,7 @@ def test_combined_modules_give_the_metrics_of_the_package(config_name: str, tmp_
 
 
 def test_modules_take_batches_and_refuse_other_configs(tmp_path: Path) -> None:
-    from labelfusion.training.evaluate_modules import Accuracy
+    from labelfusion.evaluation.evaluate_modules import Accuracy
 
     module = Accuracy(cache_dir=str(tmp_path))
     module.add_batch(predictions=[[0.9, 0.1], [0.2, 0.8]], references=[0, 0])

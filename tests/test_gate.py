@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.configuration import LabelFusionConfig
+from labelfusion.evaluation.tradeoff_curve import gain_curve, gate_area
 from labelfusion.routing.gate import HEDGE, NEVER, Gate, expected_error, gate_values, uncertainty
 from labelfusion.routing.policy import Above, StreamSelector, for_accuracy, select
 from labelfusion.training.calibration.gate_fit import (
@@ -15,8 +16,6 @@ from labelfusion.training.calibration.gate_fit import (
     calibrate_gate,
     fit_gate,
     fit_gate_threshold,
-    gain_curve,
-    gate_area,
     simple_gates,
 )
 from labelfusion.training.calibration.gates import fit_gates

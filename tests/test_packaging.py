@@ -9,7 +9,6 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -26,8 +25,9 @@ ROOMS = [
     "modeling_labelfusion",
     "scoring",
     "routing",
-    "training",
     "pipelines",
+    "evaluation",
+    "training",
     "hub_scripts",
     "labelfusion",
 ]
@@ -182,29 +182,6 @@ def test_importing_loads_nothing_heavy(installed: Path) -> None:
 
 
 # --- The layout of the source ----------------------------------------------------------------------------------------
-
-
-def imported_rooms(path: Path) -> Iterator[str]:
-    """The rooms that a module imports from, anywhere in it; `"labelfusion"` is the front door."""
-    depth = len(path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).parts)  # dots that lead out of the room
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level > depth:
-            for name in [node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names]:
-                yield name if name in ROOMS else "labelfusion"
-        elif isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.level == 0):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            for first, second in ((*module.split("."), "")[:2] for module in modules):
-                if first == "labelfusion":
-                    yield second if second in ROOMS else "labelfusion"
-
-
-@pytest.mark.parametrize("room", ROOMS[:-1])
-def test_a_room_imports_only_rooms_above_it(room: str) -> None:
-    allowed = set(ROOMS[: ROOMS.index(room) + 1])
-    if room == "hub_scripts":
-        allowed.add("labelfusion")  # the command is used in place of the front door, and made of it
-    wrong = {(path.name, name) for path in sources(room) for name in imported_rooms(path) if name not in allowed}
-    assert not wrong
 
 
 def test_heavy_packages_are_imported_in_the_functions_that_use_them() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.hub_scripts.report import markdown_table, plain, to_markdown, write_report
-from labelfusion.training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+from labelfusion.evaluation.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+from labelfusion.evaluation.markdown import markdown_table, plain
+from labelfusion.evaluation.report import to_markdown, write_report
 
 
 def make_report(classes: list[str], n: int = 120, multi_label: bool = False, silent: bool = False) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def test_without_matplotlib_the_rest_is_written(
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
-    monkeypatch.delitem(sys.modules, "labelfusion.hub_scripts.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "labelfusion.evaluation.plots", raising=False)
     import labelfusion.hub_scripts
 
     monkeypatch.delattr(labelfusion.hub_scripts, "plots", raising=False)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from labelfusion.evaluation.label_errors import suspected_labels
 from labelfusion.hub_scripts.cli import main
-from labelfusion.training.review import suspected_labels
 from labelfusion.training.scored_rows import scoring_order
 
 from labelfusion import AutoFusionClassifier, LLMProvider

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from labelfusion.evaluation.label_errors import check_quality
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import client, method_choice
-from labelfusion.training.review import check_quality
 from llm_server import LABELS, LLMServer
 
 LOADING = (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
@@ -140,6 +140,6 @@ def test_a_rare_class_that_is_recognised_counts() -> None:
     scores[:45] = [0.4, 0.6]  # right about 175 of 200, fewer than always naming the first class
     with pytest.MonkeyPatch.context() as patch:
         said: list[Any] = []
-        patch.setattr("labelfusion.training.review.logger.warning", lambda *args: said.append(args))
+        patch.setattr("labelfusion.evaluation.label_errors.logger.warning", lambda *args: said.append(args))
         check_quality(scores[:, None], truth, False, ["m"])
     assert said == []

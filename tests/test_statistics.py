@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
-from labelfusion.training.metrics import classification_metrics
-from labelfusion.training.statistics import (
+from labelfusion.evaluation.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+from labelfusion.evaluation.metrics import classification_metrics
+from labelfusion.evaluation.statistics import (
     bootstrap_means,
     holm,
     mcnemar,
@@ -36,7 +36,7 @@ def test_bootstrap_is_seeded_and_independent_of_its_chunks(monkeypatch: pytest.M
     means = bootstrap_means(x, 100, seed=3)
     assert np.array_equal(means, bootstrap_means(x, 100, seed=3))
     assert not np.array_equal(means, bootstrap_means(x, 100, seed=4))
-    monkeypatch.setattr("labelfusion.training.statistics._CHUNK", 350)
+    monkeypatch.setattr("labelfusion.evaluation.statistics._CHUNK", 350)
     assert np.allclose(means, bootstrap_means(x, 100, seed=3))
     with pytest.raises(ValueError, match="no rows"):
         bootstrap_means(x[:0])

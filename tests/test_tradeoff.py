@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from labelfusion.evaluation.tradeoff_curve import tradeoff_curve
 from labelfusion.hub_scripts.cli import main
-from labelfusion.training.tradeoff_curve import tradeoff_curve
 from llm_server import LLMServer
 
 from labelfusion import AutoFusionClassifier, LLMProvider

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from labelfusion.evaluation.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
 from labelfusion.routing.decisions import decide
 from labelfusion.training.calibration.calibration_maps import fit_temperature
 from labelfusion.training.calibration.thresholds import tune_thresholds
 from labelfusion.training.encoder.probe import fit_probe
 from labelfusion.training.folds import assign_folds
-from labelfusion.training.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
 from sklearn.linear_model import LogisticRegression
 
 

@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..evaluation.metrics import classification_metrics, make_compute_metrics
     from .collator import LabelFusionDataCollator
-    from .metrics import classification_metrics, make_compute_metrics
     from .trainer import LabelFusionTrainer
 
 _EXPORTS = {
     "LabelFusionDataCollator": ".collator",
     "LabelFusionTrainer": ".trainer",
-    "classification_metrics": ".metrics",
-    "make_compute_metrics": ".metrics",
+    "classification_metrics": "..evaluation.metrics",
+    "make_compute_metrics": "..evaluation.metrics",
 }
 __all__ = ["LabelFusionDataCollator", "LabelFusionTrainer", "classification_metrics", "make_compute_metrics"]
 

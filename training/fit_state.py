@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..evaluation.metrics import classification_metrics, softmax_or_sigmoid
 from ..modeling_labelfusion.encoding import TextEncoder
 from .fit_options import FitOptions
 from .folds import assign_folds
 from .fusion.fusion_data import FusionData
 from .fusion.label_sets import LabelSets
-from .metrics import classification_metrics, softmax_or_sigmoid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

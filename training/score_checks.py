@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .review import check_class_order, check_quality
+from ..evaluation.label_errors import check_class_order, check_quality
 
 if TYPE_CHECKING:
     from .fit_state import FitState

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..evaluation.metrics import softmax_or_sigmoid
 from ..routing.gate import expected_error
 from .encoder.probe import fit_probe
 from .folds import assign_folds
-from .metrics import softmax_or_sigmoid
 
 
 def scoring_order(

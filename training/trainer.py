@@ -1,17 +1,17 @@
 """The Trainer with a learning rate for each part of the model."""
 
 import re
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..configuration.exporter import exporter
+from ..evaluation.metrics import make_compute_metrics
 from .collator import LabelFusionDataCollator
-from .metrics import make_compute_metrics
 
 DEFAULT_LEARNING_RATES = {r"^(encoder_head|score_pool|fusion_mlp)\.": 1e-3}
 
@@ -40,8 +40,6 @@ class LabelFusionTrainer(Trainer):
     """
 
     # Set by the front door: what is done before a push, and how the errors of the Hub are put.
-    prepare_repository: ClassVar[Callable[..., None] | None] = None
-    hub_errors: ClassVar[Callable[[str], AbstractContextManager[Any]]] = nullcontext
 
     def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         brings_collator = len(args) < 3 and kwargs.get("data_collator") is None
@@ -88,9 +86,8 @@ class LabelFusionTrainer(Trainer):
         Raises:
             ValueError: If a file holds something like a credential.
         """
-        prepare = type(self).prepare_repository
-        if prepare is not None and self.is_world_process_zero():
-            prepare(self, **dict(zip(("language", "license", "tags"), args, strict=False)), **kwargs)
+        if self.is_world_process_zero() and (known := exporter()) is not None:
+            known.prepare_repository(self, **dict(zip(("language", "license", "tags"), args, strict=False)), **kwargs)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository on the Hub.
@@ -99,13 +96,17 @@ class LabelFusionTrainer(Trainer):
             PermissionError: Without a token, or one that may not write there.
             ConnectionError: If the Hub cannot be reached.
         """
-        with type(self).hub_errors(self._repository()):
+        with self._hub_errors():
             super().init_hf_repo(*args, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; raises what `init_hf_repo` and `create_model_card` raise."""
-        with type(self).hub_errors(self._repository()):
+        with self._hub_errors():
             return super().push_to_hub(*args, **kwargs)
+
+    def _hub_errors(self) -> AbstractContextManager[None]:
+        known = exporter()
+        return nullcontext() if known is None else known.hub_errors(self._repository())
 
     def _repository(self) -> str:
         return self.args.hub_model_id or Path(str(self.args.output_dir)).name

@@ -24,7 +24,7 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
         parts.append(text)
     points = folder / "evaluation" / "tradeoff.json"
     if points.is_file():
-        from ..tradeoff import tradeoff_table
+        from ...evaluation.tradeoff import tradeoff_table
 
         parts.append("What asking about fewer texts would give ([figures](evaluation/tradeoff.csv)):")
         parts.append(tradeoff_table(json.loads(points.read_text(encoding="utf-8"))))

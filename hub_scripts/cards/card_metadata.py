@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..report import FUSION, METRIC_TITLES
+from ...evaluation.measure import FUSION
+from ...evaluation.metrics import METRIC_TITLES
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...configuration import ProviderKind
-from ..report import FUSION, METRIC_TITLES, comparisons_table, markdown_table, plain, seen_before, sources_table
+from ...evaluation.markdown import markdown_table, plain
+from ...evaluation.measure import FUSION
+from ...evaluation.metrics import METRIC_TITLES
+from ...evaluation.report import comparisons_table, seen_before, sources_table
 from .card_cost import carbon_sentence, cost_section, dollars
 from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
 from .llm_needs import keys

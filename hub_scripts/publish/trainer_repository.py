@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ...evaluation.markdown import markdown_table
 from ..cards.model_card import update_card
-from ..report import markdown_table
 from .secret_files import refuse_secret_files
 
 METADATA = ("language", "license", "tags", "dataset")  # arguments of `Trainer.push_to_hub` that go into the card

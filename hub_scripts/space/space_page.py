@@ -230,6 +230,6 @@ def _privacy(demonstration: Demonstration) -> str:
 
 
 def _plain(text: str) -> str:
-    from ..report import plain
+    from ...evaluation.markdown import plain
 
     return plain(text)

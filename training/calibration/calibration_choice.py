@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..metrics import classification_metrics, softmax_or_sigmoid
+from ...evaluation.metrics import calibration_error, softmax_or_sigmoid
 
 CALIBRATIONS = ("auto", "none", "temperature", "vector", "isotonic")
 FEWEST_ROWS = {"vector": 100, "isotonic": 300}
@@ -30,15 +30,6 @@ def cross_fitted(fit: Fit, x: torch.Tensor, labels: torch.Tensor, folds: NDArray
         held_out = torch.from_numpy(folds == fold)
         out[held_out] = fit(x[~held_out], labels[~held_out])(x[held_out])
     return out
-
-
-def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> dict[str, float]:
-    """`brier` and `ece` of `classification_metrics`, of the rows without NaN; rounded, for the report."""
-    rows = ~np.isnan(probabilities).any(axis=1)
-    if not rows.any():
-        return {}
-    metrics = classification_metrics(probabilities[rows], labels[rows], multi_label)
-    return {name: round(metrics[name], 5) for name in ("log_loss", "brier", "ece")}
 
 
 def candidate_maps(wanted: str, rows: int, flexible: str) -> list[str]:

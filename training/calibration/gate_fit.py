@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...routing.decisions import decide, widen
+from ...evaluation.metrics import is_right
+from ...evaluation.tradeoff_curve import gain_curve, gate_area
 from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
 from ...routing.novelty import doubted
 
@@ -189,33 +190,6 @@ def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating],
     # Halfway to the next value below, so that texts of equal value are treated alike.
     last = values[order[enough]]
     return float((last + values[values < last].max(initial=0.0)) / 2)
-
-
-def gain_curve(values: NDArray[np.floating], gain: NDArray[np.floating]) -> NDArray[np.float64]:
-    """float64 `(101,)`: mean gain over all n rows if the share of 0, 0.01, ... 1 with the largest values is asked."""
-    if len(values) == 0:
-        return np.zeros(len(SHARES))
-    total = np.concatenate([[0.0], np.cumsum(gain[np.argsort(-values, kind="stable")])]) / len(values)
-    return np.asarray(np.interp(SHARES, np.arange(len(total)) / len(values), total))
-
-
-def gate_area(values: NDArray[np.floating], gain: NDArray[np.floating]) -> float:
-    """Mean of the curve of gain by share asked, less that of asking at random; in accuracy."""
-    return float(gain_curve(values, gain).mean() - gain.mean() / 2) if len(gain) else 0.0
-
-
-def is_right(
-    probs: NDArray[np.floating],
-    labels: NDArray[Any],
-    multi_label: bool,
-    thresholds: list[float] | None = None,
-    min_labels: int = 0,
-) -> NDArray[np.bool_]:
-    """bool `(n,)`: rows that are right, in all classes for multi-label. Classes from K on are none of the model's."""
-    if multi_label:
-        decided = widen(decide(probs, thresholds, min_labels), labels.shape[1])
-        return np.asarray((decided == (labels > 0)).all(axis=1))
-    return np.asarray(probs.argmax(axis=1) == labels)
 
 
 def _truth(probs: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..calibration.calibration_choice import calibration_error
+from ...evaluation.metrics import calibration_error
 from .baseline_fit import fit_baseline, out_of_fold
 from .fusion_fit import FusionFit, fit_fusion
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...evaluation.metrics import softmax_or_sigmoid
 from ...modeling_labelfusion.fusion import pool_features
 from ..losses import log_loss
-from ..metrics import softmax_or_sigmoid
 from .label_sets import LabelSets
 
 

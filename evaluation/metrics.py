@@ -8,6 +8,15 @@ from numpy.typing import NDArray
 
 from ..routing.decisions import decide, widen
 
+METRIC_TITLES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+}
+
 
 def classification_metrics(
     probabilities: NDArray[np.floating],
@@ -54,6 +63,29 @@ def classification_metrics(
         "brier": float(((p - targets) ** 2).sum(axis=1).mean()),
         "ece": ece,
     }
+
+
+def is_right(
+    probs: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    thresholds: list[float] | None = None,
+    min_labels: int = 0,
+) -> NDArray[np.bool_]:
+    """bool `(n,)`: rows that are right, in all classes for multi-label. Classes from K on are none of the model's."""
+    if multi_label:
+        decided = widen(decide(probs, thresholds, min_labels), labels.shape[1])
+        return np.asarray((decided == (labels > 0)).all(axis=1))
+    return np.asarray(probs.argmax(axis=1) == labels)
+
+
+def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> dict[str, float]:
+    """`brier` and `ece` of `classification_metrics`, of the rows without NaN; rounded, for the report."""
+    rows = ~np.isnan(probabilities).any(axis=1)
+    if not rows.any():
+        return {}
+    metrics = classification_metrics(probabilities[rows], labels[rows], multi_label)
+    return {name: round(metrics[name], 5) for name in ("log_loss", "brier", "ece")}
 
 
 def expected_calibration_error(

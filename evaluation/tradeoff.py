@@ -17,14 +17,15 @@ from ..pipelines.inference import run
 from ..routing.gate import gate_values
 from ..routing.policy import check_policy
 from ..scoring.asker import Asker, as_budget
-from ..training.calibration.gate_fit import is_right
-from ..training.data import LabelledTexts
-from ..training.tradeoff_curve import tradeoff_curve
+from .markdown import markdown_table, plain
+from .metrics import is_right
+from .tradeoff_curve import tradeoff_curve
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
     from ..scoring.budget import Budget
+    from ..training.data import LabelledTexts
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _timed(clf: "AutoFusionClassifier", texts: list[str]) -> NDArray[np.float64]
 
 def _ask_everything(
     clf: "AutoFusionClassifier",
-    table: LabelledTexts,
+    table: "LabelledTexts",
     max_cost_usd: "float | Budget | None",
     latency_rows: int,
     seed: int,
@@ -180,8 +181,6 @@ def write_tradeoff(found: dict[str, Any], folder: Path) -> list[Path]:
 
 def tradeoff_table(found: dict[str, Any]) -> str:
     """The named points, and the curve at 10, 30 and 50 %, as Markdown."""
-    from .report import markdown_table, plain
-
     curve = {f"share {p['share']:.1f}": p for p in found["curve"] if round(p["share"], 2) in (0.1, 0.3, 0.5)}
     points = sorted({**found["points"], **curve}.items(), key=lambda item: item[1]["share"])
     rows = [

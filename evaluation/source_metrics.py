@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .configuration import LabelFusionConfig
-from .pipelines.answers import hold_back, source_names
-from .pipelines.inference import Inference
-from .routing.decisions import widen
-from .routing.risk import RiskControl
-from .training.calibration.gate_fit import is_right
-from .training.metrics import classification_metrics
+from ..configuration import LabelFusionConfig
+from ..pipelines.answers import hold_back, source_names
+from ..pipelines.inference import Inference
+from ..routing.decisions import widen
+from ..routing.risk import RiskControl
+from .metrics import classification_metrics, is_right
 
 
 def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionConfig) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from ..pipelines.answers import source_names
-from .report import METRIC_TITLES, markdown_table, plain
+from .markdown import markdown_table, plain
+from .metrics import METRIC_TITLES
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier

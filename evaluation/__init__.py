@@ -1,0 +1,1 @@
+"""How good a model is: metrics with intervals, comparisons of its sources, reports, trade-offs, suspected labels."""

@@ -1,0 +1,115 @@
+"""Everything that the evaluation report says, measured: each source, their comparison, calibration, risk and cost."""
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ..configuration.secrets import redact
+from ..pipelines.answers import source_names
+from ..routing.decisions import widen
+from ..routing.policy import controlled_risk, resolve_policy
+from .comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+from .statistics import NUM_RESAMPLES
+
+if TYPE_CHECKING:
+    from labelfusion import AutoFusionClassifier
+
+    from ..scoring.budget import Budget
+
+FUSION, ENCODER = "Fusion", "Encoder alone"
+
+
+def measure(
+    clf: "AutoFusionClassifier",
+    data: Any,
+    data_name: str,
+    model_name: str,
+    *,
+    llm_policy: Any = "always",
+    max_cost_usd: "float | Budget | None" = None,
+    target_accuracy: float | None = None,
+    max_risk: float | None = None,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Any]:
+    """Everything that the report says, as JSON-ready data; holds no text of the data set.
+
+    Args:
+        clf: A fitted classifier.
+        data: Labelled data, as for `fit`.
+        data_name: How the data are called in the report.
+        model_name: How the model is called.
+        llm_policy: Which texts the LLMs are asked about.
+        max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
+        target_accuracy: Instead of a policy, see `routing.policy.for_accuracy`.
+        max_risk: Adds `risk`: what was promised, and what came of it.
+        seed: Seed of the bootstrap.
+        num_resamples: Bootstrap resamples.
+
+    Returns:
+        `sources` and `comparisons` as of `evaluation.comparison.compare_sources`, `per_class`, `confusion`
+        (single-label: truth by prediction of the fusion), `reliability` by source, and what was measured, how, and at
+        what cost.
+    """
+    config = clf.model_.config
+    table = clf._prepare_measured(data)
+    names = [*config.label_names, *table.unseen]
+    policy = resolve_policy(llm_policy, target_accuracy, config)
+    control = None if max_risk is None else controlled_risk(max_risk, policy, config)
+    started = time.perf_counter()
+    result = clf.predict_sources(table, llm_policy=policy, max_cost_usd=max_cost_usd)
+    seconds = time.perf_counter() - started
+    assert table.labels is not None
+    truth = truth_matrix(table.labels, len(names))
+    settings = (config.multi_label, config.thresholds, config.min_labels)
+    sources = [
+        Source.make(FUSION, result.probabilities, *settings),
+        Source.make(ENCODER, result.encoder_probabilities, *settings),
+    ]
+    for p, name in enumerate(source_names(config)):
+        sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
+    for source in sources:  # the model has no probability for classes that it does not know
+        source.probabilities = widen(source.probabilities, len(names))
+        source.decided = widen(source.decided, len(names))
+    heard = result.answered.any(axis=1)
+    reasons = Counter(redact(reason) for reason in result.errors.values())
+    report = {
+        "model": model_name,
+        "data": data_name,
+        "rows": len(table),
+        "classes": names,
+        "multi_label": config.multi_label,
+        "llm_policy": llm_policy if target_accuracy is None else f"for an accuracy of {target_accuracy:g}",
+        "confidence_level": 0.95,
+        "num_resamples": num_resamples,
+        "seed": seed,
+        **compare_sources(sources, truth, config.multi_label, num_resamples, seed),
+        "per_class": per_class(sources, truth, names),
+        "reliability": {s.name: reliability(s, truth, config.multi_label) for s in sources if s.answered.any()},
+        "llm_share": float(heard.mean()),
+        "llm_asked": int(result.llm_called.sum()),
+        "cost_usd": result.total_cost_usd,
+        "seconds": round(seconds, 2),
+        "missing_answers": dict(reasons.most_common(5)),
+        "training": clf.report_,
+        "versions": _versions(),
+    }
+    if control is not None:
+        from labelfusion.evaluation.source_metrics import risk_metrics
+
+        report["risk"] = risk_metrics(result, table.labels, config, control, max_risk)
+    if not config.multi_label:
+        report["confusion"] = confusion(sources[0], truth).tolist()
+    return report
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("labelfusion-transformers", "transformers", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
