@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _Result = TypeVar("_Result")
+_TEXTS = ("string", "large_string")
 
 
 def to_series(column: "pa.ChunkedArray") -> pd.Series:
     """A column for a data frame: the same memory for texts, whole numbers and booleans, otherwise objects."""
-    if is_text(column) or _is_plain(column):
+    if _is_plain(column):
         return pd.Series(pd.arrays.ArrowExtensionArray(column), copy=False)
     array = np.empty(len(column), dtype=object)
     array[:] = column.to_pylist()
@@ -32,7 +33,7 @@ def to_arrow(series: pd.Series) -> "pa.ChunkedArray | None":
         return None
     found: Any = pa.array(series.array)
     column = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
-    return column if is_text(column) or _is_plain(column) else None
+    return column if _is_plain(column) else None
 
 
 def to_objects(series: pd.Series) -> list[Any]:
@@ -43,16 +44,15 @@ def to_objects(series: pd.Series) -> list[Any]:
 
 def is_text(column: "pa.ChunkedArray") -> bool:
     """Whether its values are texts."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+    return str(column.type) in _TEXTS
 
 
 def _is_plain(column: "pa.ChunkedArray") -> bool:
+    """Whether its values are texts (each kept once, or not), whole numbers or booleans."""
     import pyarrow as pa
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean))
+    return str(kind) in _TEXTS or bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
 def has_blanks(texts: "pa.ChunkedArray") -> bool:

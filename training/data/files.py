@@ -88,7 +88,9 @@ def _opened(
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, read_dictionary=list(repeated))
+        kinds = {field.name: field.type for field in pq.read_schema(path)} if repeated else {}
+        texts = [name for name in repeated if str(kinds.get(name)) in ("string", "large_string")]
+        file = pq.ParquetFile(path, read_dictionary=texts)
         yield file, [name for name in file.schema_arrow.names if columns is None or name in columns]
     except pa.ArrowException as error:
         raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
