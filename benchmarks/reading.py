@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import resource
 import subprocess
@@ -186,19 +187,31 @@ import pyarrow.parquet, pyarrow.csv
 started = measure()
 table = read[kind](path)
 """,
-    "lists": """
+    "pandas, as lists": """
 import pandas as pd
 read = {"csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True), "parquet": pd.read_parquet}
 import pyarrow.parquet, pyarrow.csv
 started = measure()
 lists = [column.tolist() for _, column in read[kind](path).items()]
 """,
-    "labelfusion": """
+    "fit's data": """
 from labelfusion.training.data import prepare
 import pyarrow.parquet, pyarrow.csv
 started = measure()
 data = prepare(path)
 """,
+    "fit's data, with a list of texts": """
+from labelfusion.training.data import prepare
+import pyarrow.parquet, pyarrow.csv
+started = measure()
+texts = prepare(path).texts
+""",
+}
+FILES = {
+    "CSV": "d.csv",
+    "CSV, cells of several lines": "lines/d.csv",
+    "JSON Lines": "d.jsonl",
+    "Parquet": "d.parquet",
 }
 MEASURED = """
 import resource, sys, time
@@ -212,31 +225,37 @@ print(time.perf_counter() - started[0], peak() - started[1])
 """
 
 
-def speed(rows: int, folder: Path, repeats: int = 2) -> None:
-    """Print seconds and memory (MB more at the peak) of reading a file, into `fit`'s data and by pandas."""
+def speed(rows: int, folder: Path, repeats: int = 7) -> None:
+    """Print seconds and memory (MB more at the peak) of reading a file, into `fit`'s data and by pandas.
+
+    Each is a process of its own; they take turns, and the medians count. In brackets the ratio to pandas.
+    """
     import pandas as pd
 
     rng = np.random.default_rng(0)
     words = np.array(re.split(" ", "stocks fell after the central bank raised its rate, and analysts said nothing new"))
     texts = [" ".join(words[row]) for row in rng.integers(0, len(words), (rows, 20))]
     table = pd.DataFrame({"text": texts, "label": rng.choice(["World", "Sports", "Business"], rows)})
-    table.to_csv(folder / "d.csv", index=False)
     table.to_json(folder / "d.jsonl", orient="records", lines=True)
     table.to_parquet(folder / "d.parquet", index=False)
+    table.to_csv(folder / "d.csv", index=False)
+    (folder / "lines").mkdir()
+    table.assign(text=table["text"].str.replace(", ", ",\n")).to_csv(folder / "lines" / "d.csv", index=False)
     del table, texts
-    print(f"| {rows:,} rows | pandas | pandas, as lists | `fit`'s data | MB: pandas | as lists | `fit`'s data |")
-    print("| :-- | --: | --: | --: | --: | --: | --: |")
-    for kind in ("csv", "jsonl", "parquet"):
-        best = {}
-        for name, program in READ.items():
-            runs = []
-            for _ in range(repeats):
-                arguments = [sys.executable, "-c", MEASURED % program, str(folder / f"d.{kind}"), kind]
+    print(f"{rows:,} rows, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, medians of {repeats} runs\n")
+    print(f"| file | {' | '.join(READ)} |\n| :-- |{' --: |' * len(READ)}")
+    for name, path in FILES.items():
+        runs: dict[str, list[list[float]]] = {way: [] for way in READ}
+        for _ in range(repeats):
+            for way, program in READ.items():
+                arguments = [sys.executable, "-c", MEASURED % program, str(folder / path), Path(path).suffix[1:]]
                 done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-                runs.append([float(x) for x in done.stdout.split()])
-            best[name] = [min(r[i] for r in runs) for i in (0, 1)]
-        seconds, memory = ([best[name][i] for name in READ] for i in (0, 1))
-        print(f"| {kind} | {' s | '.join(f'{x:.2f}' for x in seconds)} s | {' | '.join(f'{x:.0f}' for x in memory)} |")
+                runs[way].append([float(x) for x in done.stdout.split()])
+        found = {way: np.median(taken, axis=0) for way, taken in runs.items()}
+        shown = (f"{s:.2f} s ({s / first[0]:.1f}), {m:.0f} MB ({m / first[1]:.1f})"
+                 for first in [found["pandas"]] for s, m in found.values())  # fmt: skip
+        print(f"| {name} | {' | '.join(shown)} |", flush=True)
+    print(f"\nload {os.getloadavg()[0]:.1f}")
 
 
 def main() -> int:

@@ -333,5 +333,6 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _between(name: str, value: Any, low: float, high: float) -> None:
-    if not (isinstance(value, Real) and low <= float(value) <= high):
+    number = value  # as it is: there are integers too large for a float
+    if not (isinstance(value, Real) and low <= number <= high):
         raise ValueError(f"`{name}` must lie between {low} and {high}, got {value!r}.")

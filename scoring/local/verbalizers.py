@@ -79,7 +79,7 @@ def resolve_verbalizers(
     if unknown:
         raise ValueError(f"`verbalizers` names unknown classes {unknown}; the classes are {list(labels)}.")
     for label, words in given.items():
-        if isinstance(words, str) or not words or not all(isinstance(w, str) and w.strip() for w in words):
+        if not isinstance(words, list | tuple) or not words or not all(isinstance(w, str) and w.strip() for w in words):
             raise ValueError(f"`verbalizers[{label!r}]` must be a list of words such as ['Science'], got {words!r}.")
     return [
         list(dict.fromkeys(map(str.strip, given[label])))

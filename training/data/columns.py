@@ -133,7 +133,7 @@ def parse_row(value: Any, row: int) -> list[Any] | None:
     if is_missing(value) or (is_vector(value) and len(value) == 0):
         return None
     if not is_vector(value):
-        raise ValueError(f"`llm_scores` row {row} is {value!r}; expected providers x classes, or null.")
+        raise ValueError(f"`llm_scores` row {row} is {repr(value)[:60]}; expected providers x classes, or null.")
     items = list(value)
     if items and not any(is_vector(v) for v in items) and any(v is not None for v in items):
         return [items]

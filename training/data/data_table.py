@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .annotations import EXPORT_SUFFIXES, read_export
+from .arrow_columns import to_objects, to_series
 from .cell_files import DELIMITERS
 from .columns import check_binary, name_labels
 from .files import SUFFIXES, read_batches, read_columns
@@ -155,13 +156,14 @@ def _read_file(
     metadata = _metadata(path)
     says = json.loads(metadata.get(b"labelfusion", b"{}"))
     scored = says.get("labels")
-    read = read_columns(path, columns)
-    table = pd.DataFrame({name: _objects(values) for name, values in read.items()}, copy=False)
+    read = read_columns(path, columns, (label_column,) if label_column else LABEL_COLUMNS)
+    columns_read = {name: _objects(v) if isinstance(v, list) else to_series(v) for name, v in read.items()}
+    table = pd.DataFrame(columns_read, copy=False)
     features = _features(metadata)
     table, names = _named(table, features, label_column, scored)
     if says.get("indices") and not features:
         for column in {label_column, *LABEL_COLUMNS} & set(table.columns):
-            found = name_labels(read_labels(table[column].tolist(), has_cells(path)), scored)
+            found = name_labels(read_labels(to_objects(table[column]), has_cells(path)), scored)
             table = table.assign(**{str(column): _objects(found)})
     return table, scored or names
 
@@ -197,5 +199,5 @@ def _named(
         if names and column in table:
             names = scored if scored and len(scored) == len(names) else names
             declared = declared or list(names)
-            table = table.assign(**{column: _objects(name_labels(table[column].tolist(), names))})
+            table = table.assign(**{column: _objects(name_labels(to_objects(table[column]), names))})
     return table, declared

@@ -6,10 +6,15 @@ digits or dates. What cannot be read rightly is an error that names file and row
 
 import json
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cell_files import DELIMITERS, find_encoding, named, read_all_cells, read_cells, read_error
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 BATCH = 10_000  # rows held at once as columns
@@ -29,16 +34,9 @@ def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator
     if suffix in DELIMITERS:
         yield from read_cells(path, columns)
     elif suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            file = pq.ParquetFile(path)
-            names = [n for n in file.schema_arrow.names if columns is None or n in columns]
+        with _opened(path, columns) as (file, names):
             for batch in file.iter_batches(batch_size=1 << 16, columns=names):
                 yield batch.num_rows, {name: batch.column(name).to_pylist() for name in names}
-        except pa.ArrowException as error:
-            raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
     else:
         yield from _in_columns(read_objects(path), columns)
 
@@ -54,18 +52,48 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, values, strict=True))
 
 
-def read_columns(path: Path, columns: Collection[str] | None = None) -> dict[str, list[Any]]:
-    """All rows of a file as columns; a row that lacks one has None there. Otherwise as `read_batches`."""
+def read_columns(
+    path: Path, columns: Collection[str] | None = None, repeated: Collection[str] = ()
+) -> "dict[str, list[Any] | pa.ChunkedArray]":
+    """All rows of a file as columns; a row that lacks one has None there. Otherwise as `read_batches`.
+
+    Those of a CSV, TSV or Parquet file are columns of Arrow: no cell is a Python object before it is needed. Of the
+    `repeated` ones, texts that are alike are kept once.
+    """
+    suffix = path.suffix.lower()
+    if suffix in DELIMITERS:
+        return {**read_all_cells(path, columns, repeated)}
+    if suffix == ".parquet":
+        with _opened(path, columns, repeated) as (file, names):
+            table = file.read(columns=names)
+            table.validate(full=True)  # texts are not looked at before they are needed
+            return {name: table.column(name) for name in names}
     found: dict[str, list[Any]] = {}
     count = 0
-    cells = path.suffix.lower() in DELIMITERS
-    for size, batch in read_all_cells(path, columns) if cells else read_batches(path, columns):
+    for size, batch in read_batches(path, columns):
         for name in found.keys() - batch.keys():
             found[name] += [None] * size
         for name, values in batch.items():
             found.setdefault(name, [None] * count).extend(values)
         count += size
-    return found
+    return {**found}
+
+
+@contextmanager
+def _opened(
+    path: Path, columns: Collection[str] | None, repeated: Collection[str] = ()
+) -> "Iterator[tuple[pq.ParquetFile, list[str]]]":
+    """A Parquet file, and which of the wanted columns it has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        kinds = {field.name: field.type for field in pq.read_schema(path)} if repeated else {}
+        texts = [name for name in repeated if str(kinds.get(name)) in ("string", "large_string")]
+        file = pq.ParquetFile(path, read_dictionary=texts)
+        yield file, [name for name in file.schema_arrow.names if columns is None or name in columns]
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
 
 
 def read_objects(path: Path) -> Iterator[dict[str, Any]]:
