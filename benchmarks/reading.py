@@ -219,14 +219,14 @@ path, kind = sys.argv[1:]
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 def measure():
-    return time.perf_counter(), peak()
+    return time.perf_counter(), time.process_time(), peak()
 %s
-print(time.perf_counter() - started[0], peak() - started[1])
+print(*(end - start for start, end in zip(started, measure())))
 """
 
 
 def speed(rows: int, folder: Path, repeats: int = 7) -> None:
-    """Print seconds and memory (MB more at the peak) of reading a file, into `fit`'s data and by pandas.
+    """Print seconds, seconds of all cores and MB (more at the peak) of reading a file into `fit`'s data, and by pandas.
 
     Each is a process of its own; they take turns, and the medians count. In brackets the ratio to pandas.
     """
@@ -252,8 +252,9 @@ def speed(rows: int, folder: Path, repeats: int = 7) -> None:
                 done = subprocess.run(arguments, capture_output=True, text=True, check=True)
                 runs[way].append([float(x) for x in done.stdout.split()])
         found = {way: np.median(taken, axis=0) for way, taken in runs.items()}
-        shown = (f"{s:.2f} s ({s / first[0]:.1f}), {m:.0f} MB ({m / first[1]:.1f})"
-                 for first in [found["pandas"]] for s, m in found.values())  # fmt: skip
+        first = found["pandas"]
+        form = "{:.2f} s ({:.1f}), {:.2f} s ({:.1f}), {:.0f} MB ({:.1f})"
+        shown = (form.format(*np.ravel([taken, taken / first], "F")) for taken in found.values())
         print(f"| {name} | {' | '.join(shown)} |", flush=True)
     print(f"\nload {os.getloadavg()[0]:.1f}")
 

@@ -98,12 +98,13 @@ def _read(
     source: Path | Watched, names: list[str], form: Form, columns: Collection[str] | None, repeated: Collection[str]
 ) -> "tuple[int, dict[str, pa.ChunkedArray]]":
     """Number of rows, and the columns. Each line of a `Watched` file is taken for a row."""
+    import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     if not names:
         return 0, {}
     options = _options(form, names, columns, repeated, isinstance(source, Watched))
-    table = arrow_csv.read_csv(source, **options).slice(1)
+    table = arrow_csv.read_csv(source, memory_pool=pa.system_memory_pool(), **options).slice(1)
     return table.num_rows, dict(zip(_wanted(names, columns).values(), table.columns, strict=False))
 
 
