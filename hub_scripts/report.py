@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configuration.secrets import redact
-from ..pipelines.answers import source_names
+from ..pipelines.formatting import source_names
 from ..routing.decisions import widen
 from ..routing.policy import controlled_risk, resolve_policy
 from ..training.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..pipelines.answers import source_names
+from ..pipelines.formatting import source_names
 from .report import METRIC_TITLES, markdown_table, plain
 
 if TYPE_CHECKING:
