@@ -5,7 +5,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ..configuration.secrets import redact
-from ..pipelines.answers import source_names
+from ..pipelines.formatting import source_names
 from ..routing.decisions import widen
 from ..routing.policy import controlled_risk, resolve_policy
 from .comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..pipelines.answers import hold_back, source_names
+from ..pipelines.formatting import hold_back, source_names
 from ..pipelines.inference import Inference
 from ..routing.decisions import widen
 from ..routing.risk import RiskControl

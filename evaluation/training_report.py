@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..pipelines.answers import source_names
+from ..pipelines.formatting import source_names
 from .markdown import markdown_table, plain
 from .metrics import METRIC_TITLES
 

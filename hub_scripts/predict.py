@@ -240,7 +240,7 @@ def _answers(
     control: "RiskControl | None" = None,
 ) -> Iterator[Row]:
     """The new columns of each row."""
-    from ..pipelines.answers import hold_back, source_names
+    from ..pipelines.formatting import hold_back, source_names
     from ..routing.decisions import decide
 
     probabilities, encoder = part.probabilities, part.encoder_probabilities

@@ -15,13 +15,16 @@ from .auto_checks import check_data, check_options
 from .auto_measuring import MeasuredClassifierMixin
 from .auto_saving import LLM, SavedClassifierMixin
 from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .modeling_labelfusion.encoding import encode_texts
+from .modeling_labelfusion.encoding import TextEncoder, encode_texts
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
 from .original import from_original
-from .pipelines.inference import Inference, infer, run
-from .pipelines.inputs import Row
+from .pipelines.formatting import hold_back
+from .pipelines.inference import Inference, infer
+from .pipelines.inputs import Row, read_inputs
 from .routing.decisions import decide
 from .routing.policy import Policy
+from .routing.risk import RiskControl
+from .routing.routing import Routing
 from .scoring.budget import Budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, prepare, with_labels
@@ -260,14 +263,11 @@ class AutoFusionClassifier(
         Returns:
             n classes; multi-label: n lists of classes. None for a text that is missing (`empty_texts`).
         """
-        self._check_fitted()
-        if max_risk is not None:
-            self._control(max_risk, options)  # what cannot be promised is said before anything is asked
-        result = self.predict_sources(texts, **options)
+        result, control = self._infer(texts, max_risk=max_risk, **options)
         named = self._named(result.probabilities)
-        if max_risk is None:
+        if control is None:
             return named
-        answered, _ = self._held_back(result, max_risk, options)
+        answered, _ = hold_back(result, self.model_.config, control)
         return [name if given else None for name, given in zip(named, answered, strict=True)]
 
     def _named(self, probabilities: NDArray[np.float32]) -> list[Any]:
@@ -295,13 +295,21 @@ class AutoFusionClassifier(
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
     ) -> Inference:
-        """What fusion, encoder and each LLM say about n texts; for the arguments see `pipelines.inference.infer`.
+        """What fusion, encoder and each LLM say about n texts; for the options see `routing.routing.Routing.parse`.
 
         Returns:
             [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
             answer), `llm_called` and `cost_usd` `(n,)`, and `errors` by row.
         """
+        options = {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "target_accuracy": target_accuracy}
+        waiting = {"deadline_s": deadline_s, "hedge_s": hedge_s}
+        return self._infer(texts, llm_scores=llm_scores, **options, **waiting)[0]
+
+    def _infer(self, texts: Any, llm_scores: Any = None, **options: Any) -> tuple[Inference, RiskControl | None]:
+        """The answers to n texts, and which of them are given; the options are those of `Routing.parse`."""
         self._check_fitted()
+        # What cannot be guaranteed or is no policy is an error before anything is asked.
+        routing = Routing.parse(self.model_.config, **options)
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
         if not isinstance(texts, LabelledTexts):
@@ -311,37 +319,20 @@ class AutoFusionClassifier(
                 texts = self._prepare(texts, known, count, require_labels=False, empty_texts=kept)
             else:
                 texts = LabelledTexts(list(texts), None, None, [])
-        return run(
-            self.model_,
-            self.tokenizer_,
-            texts.texts,
-            scorers=self._scorers,
-            llm_scores=texts.llm_scores if llm_scores is None else llm_scores,
-            llm_policy=llm_policy,
-            max_cost_usd=max_cost_usd,
-            target_accuracy=target_accuracy,
-            deadline_s=deadline_s,
-            hedge_s=hedge_s,
-            empty_texts=self.empty_texts,
-            **self.encoding_options(),
-            progress=self.progress,
-        )
+        given = texts.llm_scores if llm_scores is None else llm_scores
+        rows = read_inputs(texts.texts, given, self.empty_texts)
+        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.progress)
+        parts = list(infer(encoder, rows, routing, self._scorers))
+        return Inference.concatenate(parts or [Inference.empty(self.model_.config)]), routing.control
 
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
     ) -> Generator[Inference, None, None]:
         """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
         self._check_fitted()
-        return infer(
-            self.model_,
-            self.tokenizer_,
-            rows,
-            scorers=self._scorers,
-            llm_policy=llm_policy,
-            max_cost_usd=max_cost_usd,
-            **self.encoding_options(),
-            **options,
-        )
+        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options())
+        routing = Routing.parse(self.model_.config, llm_policy, max_cost_usd, **options)
+        return infer(encoder, rows, routing, self._scorers)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 `(n, hidden_size)`: the encoder's embeddings, without what other heads have put beside them."""

@@ -12,9 +12,10 @@ from .evaluation.label_errors import suspected_labels
 from .evaluation.metrics import is_right
 from .evaluation.source_metrics import risk_metrics, source_metrics
 from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .pipelines.answers import hold_back
+from .pipelines.formatting import hold_back
 from .pipelines.inference import Inference
-from .routing.policy import Policy, controlled_risk, resolve_policy
+from .routing.policy import Policy
+from .routing.risk import RiskControl
 from .scoring.budget import Budget
 from .training.data import LabelledTexts, with_labels
 
@@ -24,7 +25,8 @@ class MeasuredClassifierMixin:
 
     model_: LabelFusionForSequenceClassification
     classes_: NDArray[Any]
-    predict_sources: Callable[..., Inference]  # of the class that this is mixed into
+    predict_sources: Callable[..., Inference]  # of the class that this is mixed into, as is `_infer`
+    _infer: Callable[..., tuple[Inference, RiskControl | None]]
     label_column: str | None
     _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any], NDArray[np.int64] | None]
 
@@ -69,9 +71,9 @@ class MeasuredClassifierMixin:
         table = self._prepare_measured(data)
         assert table.labels is not None
         options |= {"llm_policy": llm_policy}
-        control = None if max_risk is None else self._control(max_risk, options)
+        options |= {"max_cost_usd": max_cost_usd, "llm_scores": llm_scores, "max_risk": max_risk}
         started = time.perf_counter()
-        result = self.predict_sources(table, max_cost_usd=max_cost_usd, llm_scores=llm_scores, **options)
+        result, control = self._infer(table, **options)
         seconds = time.perf_counter() - started
         return {
             "rows": len(table),
@@ -93,10 +95,10 @@ class MeasuredClassifierMixin:
             max_risk: The risk, in (0, 1).
             **options: Those of `predict_sources`.
         """
-        self._check_fitted()
-        self._control(max_risk, options)  # what cannot be promised is said before anything is asked
-        result = self.predict_sources(texts, **options)
-        _, sets = self._held_back(result, max_risk, options)
+        result, control = self._infer(texts, max_risk=max_risk, **options)
+        if control is None:
+            raise ValueError("`max_risk` must be a number between 0 and 1, got None.")
+        _, sets = hold_back(result, self.model_.config, control)
         order = np.argsort(-result.probabilities, axis=1, kind="stable")
         classes = self.classes_.tolist()
         return [[classes[k] for k in row if chosen[k]] for row, chosen in zip(order, sets, strict=True)]
@@ -156,16 +158,6 @@ class MeasuredClassifierMixin:
         if folder is not None:
             write_tradeoff(found, Path(folder))
         return found
-
-    def _control(self, max_risk: float, options: dict[str, Any]) -> Any:
-        config = self.model_.config
-        policy = resolve_policy(options.get("llm_policy", "always"), options.get("target_accuracy"), config)
-        return controlled_risk(max_risk, policy, config)
-
-    def _held_back(
-        self, result: Inference, max_risk: float, options: dict[str, Any]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        return hold_back(result, self.model_.config, self._control(max_risk, options))
 
     def _prepare_measured(self, data: Any) -> LabelledTexts:
         """Labelled data as the fitted model takes them, whatever their classes."""

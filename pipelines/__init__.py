@@ -4,7 +4,7 @@ from transformers import AutoModelForSequenceClassification, TextClassificationP
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..routing.policy import select
-from .encoder_alone import warning_check
+from .encoder_only_warning import warning_check
 from .inference import Inference, run
 from .pipeline_labelfusion import TASK, LabelFusionPipeline
 

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import Pipeline
 
-from ..modeling_labelfusion.encoding import encode_texts, tokenize
+from ..modeling_labelfusion.encoding import TextEncoder, encode_texts, tokenize
 from ..modeling_labelfusion.encoding import max_length as longest_input
 from ..modeling_labelfusion.tokenizer_files import tokenizer_error
-from ..routing.policy import Policy, check_policy, controlled_risk, resolve_policy
+from ..routing.policy import Policy, check_policy
+from ..routing.routing import Routing
 from ..scoring.model_scorers import DeferredScorers, Scorers, build_scorers
 from ..scoring.scorer import TextScorer
-from .answers import UNSET, format_answers
-from .inference import Inference, infer
+from .formatting import UNSET, format_answers
+from .inference import ENCODING, Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
 
 if TYPE_CHECKING:
@@ -156,19 +157,13 @@ class LabelFusionPipeline(Pipeline):
         return (read_input(item, i, empty_texts) for i, item in enumerate(iterate(inputs)))
 
     def _answer(self, rows: list[Row] | Iterator[Row], forward: dict[str, Any], post: dict[str, Any]) -> Iterator[Any]:
-        post = self._with_control(post, forward.get("llm_policy", "always"), forward.get("target_accuracy"))
-        parts = infer(self.model, self.tokenizer, rows, scorers=self.scorers, **forward)
-        return (answer for part in parts for answer in format_answers(part, self.model.config, **post))
-
-    def _with_control(
-        self, post: dict[str, Any], llm_policy: Policy = "always", target_accuracy: float | None = None
-    ) -> dict[str, Any]:
-        """The options of `format_answers`, with the thresholds that keep `max_risk` under the policy."""
-        options = {name: value for name, value in post.items() if name != "max_risk"}
-        if post.get("max_risk") is None:
-            return options
-        policy = resolve_policy(llm_policy, target_accuracy, self.model.config)
-        return {**options, "control": controlled_risk(post["max_risk"], policy, self.model.config)}
+        config = self.model.config
+        encoding = {name: value for name, value in forward.items() if name in ENCODING}
+        asked = {name: value for name, value in forward.items() if name not in ENCODING}
+        routing = Routing.parse(config, max_risk=post.get("max_risk"), **asked)
+        style = {name: value for name, value in post.items() if name != "max_risk"}
+        parts = infer(TextEncoder(self.model, self.tokenizer, **encoding), rows, routing, self.scorers)
+        return (answer for part in parts for answer in format_answers(part, config, control=routing.control, **style))
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The encoder's embeddings, for prompts with the nearest examples."""
@@ -243,7 +238,8 @@ class LabelFusionPipeline(Pipeline):
         arrays = {name: model_outputs[name].float().numpy() for name in ("logits", "encoder_logits", "llm_scores")}
         inference = Inference(**arrays, llm_called=np.zeros(1, bool), cost_usd=np.zeros(1))
         inference.multi_label = self.model.config.multi_label
-        return next(format_answers(inference, self.model.config, **self._with_control(post)))
+        control = Routing.parse(self.model.config, max_risk=post.pop("max_risk", None)).control
+        return next(format_answers(inference, self.model.config, control=control, **post))
 
 
 class _Answers:

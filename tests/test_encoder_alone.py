@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from labelfusion.pipelines import encoder_alone
+from labelfusion.pipelines import encoder_only_warning
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers import pipeline as make_pipeline
 
@@ -17,7 +17,7 @@ pipeline: Any = make_pipeline  # its overloads do not know the tasks of others
 
 @pytest.fixture(autouse=True)
 def forgotten() -> None:
-    encoder_alone._warn.cache_clear()
+    encoder_only_warning._warn.cache_clear()
 
 
 def test_text_classification_warns_once_a_model(
@@ -30,7 +30,7 @@ def test_text_classification_warns_once_a_model(
         model, tokenizer = (
             kind.from_pretrained(folders[0]) for kind in (AutoModelForSequenceClassification, AutoTokenizer)
         )
-        encoder_alone._warn.cache_clear()
+        encoder_only_warning._warn.cache_clear()
         pipeline("sentiment-analysis", model=model, tokenizer=tokenizer, device="cpu")
     said = [record.getMessage() for record in caplog.records if "encoder alone" in record.getMessage()]
     assert len(said) == 3
@@ -55,6 +55,6 @@ def test_nothing_else_warns(saved_model: Callable[..., Path], caplog: pytest.Log
 
 def test_other_models_are_checked_as_before() -> None:
     seen = []
-    check = encoder_alone.warning_check(lambda pipe, models: seen.append(models))
+    check = encoder_only_warning.warning_check(lambda pipe, models: seen.append(models))
     check(SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(model_type="bert"))), ["a"])
     assert seen == [["a"]]

@@ -11,6 +11,7 @@ from labelfusion.modeling_labelfusion.heads import NoveltyHead
 from labelfusion.pipelines.inference import infer, run
 from labelfusion.routing.gate import expected_error, gate_values
 from labelfusion.routing.novelty import doubted, novelty_of
+from labelfusion.routing.routing import Routing
 from labelfusion.training.encoder.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.recipe import fit_model
@@ -105,7 +106,7 @@ def test_a_share_stays_exact_and_goes_to_the_strangers(fitted: Any, tiny_tokeniz
     assert asked[180:].mean() > 0.9
     order = np.random.default_rng(0).permutation(200)
     rows = [(texts[i], heard(np.zeros(1, dtype=int), 1)[0]) for i in np.tile(order, 5)]
-    parts = list(infer(model, tiny_tokenizer, iter(rows), llm_policy=0.2))
+    parts = list(infer(TextEncoder(model, tiny_tokenizer), iter(rows), Routing.parse(model.config, 0.2)))
     streamed = np.concatenate([part.answered[:, 0] for part in parts])
     assert streamed.mean() == pytest.approx(0.2, abs=0.03)
     foreign = np.tile(order >= 180, 5)

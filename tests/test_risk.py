@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.pipelines import run
-from labelfusion.pipelines.answers import format_answers, lacking
+from labelfusion.pipelines.formatting import format_answers, lacking
 from labelfusion.pipelines.inference import Inference
 from labelfusion.routing.gate import SHARES
 from labelfusion.routing.policy import Above, controlled_risk

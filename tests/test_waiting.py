@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from fake_scorer import NAMES, FakeScorer
+from labelfusion.modeling_labelfusion.encoding import TextEncoder
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import infer
+from labelfusion.routing.routing import Routing
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.session.deadlines import Patience
 from labelfusion.scoring.session.run_context import Dispatch
@@ -98,8 +100,8 @@ def test_the_deadline_of_a_cascade_counts_the_llms_alone(make_model: MakeModel, 
     model.config.calibration["gate"] = {"stages": [{"recall": [0.9] * 3, "rate": [1 / 3] * 3, "threshold": 0.0}] * 2}
     texts = [f"w{i % 10} w{i // 10 % 10} w{i // 100}" for i in range(384)]
     scorers = [FakeScorer("a"), FakeScorer("b")]
-    options: dict[str, Any] = {"scorers": scorers, "llm_policy": "auto", "deadline_s": 1.0}
-    for part in infer(model, tiny_tokenizer, iter([(text, None) for text in texts]), **options):
+    routing = Routing.parse(model.config, llm_policy="auto", deadline_s=1.0)
+    for part in infer(TextEncoder(model, tiny_tokenizer), iter([(text, None) for text in texts]), routing, scorers):
         assert part.answered.all()
         time.sleep(1.2)  # a slow reader
 

@@ -107,7 +107,7 @@ def _llm_phrase(config: "LabelFusionConfig") -> str:
 
 
 def _llm_table(config: "LabelFusionConfig") -> str:
-    from ...pipelines.answers import source_names
+    from ...pipelines.formatting import source_names
 
     rows = []
     for name, p in zip(source_names(config), config.providers, strict=True):

@@ -36,7 +36,7 @@ class Demonstration:
     def __init__(self, model: str | Path, max_cost_usd: float | None = 1.0, llm: Any = None) -> None:
         from labelfusion import AutoFusionClassifier
 
-        from ...pipelines.answers import source_names
+        from ...pipelines.formatting import source_names
         from ...scoring.budget import Budget
 
         self.clf = AutoFusionClassifier.from_pretrained(model, llm=llm)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...configuration import LabelFusionConfig
-from ...pipelines.answers import format_labels, source_names
+from ...pipelines.formatting import format_labels, source_names
 from ...pipelines.inference import Inference
 
 SHOWN = 6  # classes of a source that are shown at once

@@ -1,0 +1,154 @@
+"""The engine behind the pipeline and `AutoFusionClassifier`: texts in, fused logits out, window by window."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..configuration import ProviderKind
+from ..modeling_labelfusion.encoding import TextEncoder, evaluating
+from ..routing.gate import gate_values
+from ..routing.novelty import novelty_of
+from ..routing.policy import Policy, is_cascade, to_probabilities
+from ..scoring.asker import Asker
+from ..scoring.session.score_table import ScoreTable
+from .inference_result import Inference
+from .inputs import Row, given_scores
+from .window import Window
+
+FUSE_BATCH = 1024
+
+
+@dataclass
+class Engine:
+    """Takes windows of texts through encoder and LLMs: while one is encoded, the LLMs answer about another.
+
+    Args:
+        encoder: The model with its tokenizer.
+        asker: Asks the LLMs of this run.
+        policy: Which texts are sent to them.
+        choose: From encoder logits `(n, num_labels)` and `novelty` `(n,)` to bool `(n,)`: the texts to query.
+    """
+
+    encoder: TextEncoder
+    asker: Asker
+    policy: Policy
+    choose: Callable[..., NDArray[np.bool_]]
+
+    def __post_init__(self) -> None:
+        self.model = self.encoder.model
+
+    def run(self, rows: Iterator[Row], size: int) -> Generator[Inference, None, None]:
+        """Start each window before the one in front of it is finished."""
+        open_windows: list[Window] = []
+        failure: Exception | None = None
+        start = 0
+        try:
+            while failure is None:
+                chunk: list[Row] = []
+                try:
+                    chunk.extend(islice(rows, size))
+                except Exception as error:  # what was read before it is answered all the same
+                    failure = error
+                if not chunk:
+                    break
+                try:
+                    scores = given_scores([scores for _, scores in chunk], self.model.config, start)
+                except ValueError as error:
+                    failure = error
+                    break
+                known = ScoreTable(scores, np.zeros(len(chunk), dtype=bool), np.zeros(len(chunk)))
+                open_windows.append(Window([text or "" for text, _ in chunk], known))
+                start += len(chunk)
+                self.begin(open_windows[-1])
+                if len(open_windows) == 2:
+                    yield self.finish(open_windows.pop(0))
+            while open_windows:
+                yield self.finish(open_windows.pop(0))
+        finally:  # also when the caller stops reading
+            self.asker.stop()
+        if failure is not None:
+            raise failure
+
+    def begin(self, window: Window) -> None:
+        """Choose the texts to ask about, and ask. Only a policy that looks at the encoder waits for it."""
+        config = self.model.config
+        recorded = np.array([p.kind == ProviderKind.RECORDED for p in config.providers], dtype=bool)
+        brought = np.any(np.all(~np.isnan(window.known.scores), axis=2), axis=1)
+        blank = np.array([not text.strip() for text in window.texts])  # nothing to ask about
+        subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
+        if is_cascade(self.policy, config):
+            if subject.any():
+                window.embeddings = self.encoder(window.texts)
+                window.steps = self.cascade(window, recorded, subject, subject & ~brought)
+                window.proceed()
+            return
+        chosen = np.zeros(len(window.texts), dtype=bool)
+        order = np.flatnonzero(subject)
+        if self.policy == "always":
+            chosen = subject
+        elif self.policy != "never" and order.size:
+            window.embeddings = self.encoder(window.texts)
+            logits = self.fuse(window.embeddings, None)[1][order]
+            novelty = novelty_of(window.embeddings, config)[order]
+            chosen[order] = self.choose(logits, novelty=novelty)
+            probs = to_probabilities(logits, config.multi_label)
+            values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
+            order = order[np.argsort(-values, kind="stable")]  # if money runs out, then on the easy ones
+        window.known.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
+        window.wanted[chosen | (self.policy == "always")] = True
+        window.asked = order[(chosen & ~brought)[order]]
+        if window.asked.size:
+            window.asking = self.asker.submit([window.texts[i] for i in window.asked])
+
+    def cascade(
+        self, window: Window, recorded: NDArray[np.bool_], subject: NDArray[np.bool_], open_: NDArray[np.bool_]
+    ) -> Iterator[None]:
+        """Ask one LLM after the other, each about what its gate lets through after those before it were heard."""
+        config = self.model.config
+        brought = window.known.scores.copy()
+        window.known.scores[np.ix_(subject, recorded)] = np.nan
+        for p in range(config.num_providers):
+            assert window.embeddings is not None
+            probs = to_probabilities(self.fuse(window.embeddings, window.known.scores)[0], config.multi_label)
+            novelty = novelty_of(window.embeddings, config)
+            values, threshold = gate_values(probs, config.calibration, config.multi_label, p, novelty)
+            wanted = subject & (values > (0.0 if threshold is None else threshold))
+            window.wanted[wanted, p] = True
+            if recorded[p]:
+                window.known.scores[wanted, p] = brought[wanted, p]
+                continue
+            rows = np.flatnonzero(wanted & open_)
+            if rows.size:
+                window.asked = rows[np.argsort(-values[rows], kind="stable")]
+                texts, waited_s = [window.texts[i] for i in window.asked], window.waited_s[window.asked]
+                window.asking = self.asker.submit(texts, p, waited_s)
+                yield
+
+    def finish(self, window: Window) -> Inference:
+        """Encode, if that is not done yet, while the answers come in; then fuse."""
+        embeddings = self.encoder(window.texts) if window.embeddings is None else window.embeddings
+        while window.asking is not None:
+            window.take(window.asking.result())
+            window.proceed()
+        logits, encoder_logits = self.fuse(embeddings, window.known.scores)
+        known, errors = window.known, dict[int, str](sorted(window.known.missing.items()))
+        told = (known.scores, known.called, known.cost_usd, self.model.config.multi_label, errors)
+        novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
+        return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
+
+    def fuse(
+        self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """float32 `(logits, encoder_logits)`, from embeddings that are kept and scores."""
+        parts = []
+        with evaluating(self.model), torch.inference_mode():
+            for start in range(0, len(embeddings), FUSE_BATCH):
+                rows = slice(start, start + FUSE_BATCH)
+                batch = embeddings[rows].to(self.model.device, self.model.dtype)
+                given = None if scores is None else torch.from_numpy(scores[rows]).to(self.model.device)
+                parts.append([logits.float().cpu().numpy() for logits in self.model.fuse(batch, given)])
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
