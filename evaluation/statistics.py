@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binomtest
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
@@ -57,11 +57,8 @@ def wilson_interval(successes: int, n: int, level: float = LEVEL) -> tuple[float
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"`successes`={successes} of `n`={n} is no proportion.")
-    z = float(norm.ppf((1 + level) / 2))
-    p, shrink = successes / n, 1 + z * z / n
-    middle = (p + z * z / (2 * n)) / shrink
-    half = z / shrink * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int, int, float]:
@@ -76,8 +73,8 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int
         binomial test that either is as likely.
     """
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    p = 2.0 * float(binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)) if only_a + only_b else 1.0
-    return only_a, only_b, min(1.0, p)
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return only_a, only_b, p
 
 
 def paired_bootstrap_p(differences: NDArray[np.floating]) -> float:

@@ -13,6 +13,9 @@ from labelfusion.routing.gate import SHARES
 from labelfusion.routing.policy import Above, controlled_risk
 from labelfusion.routing.risk import risk_control
 from labelfusion.training.calibration.risk_fit import calibrate_risk
+from mapie.classification import SplitConformalClassifier
+from mapie.risk_control import MultiLabelClassificationController
+from sklearn.base import BaseEstimator, ClassifierMixin
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model
@@ -165,3 +168,49 @@ def test_a_text_without_the_scores_that_the_policy_counts_on_is_held_back(
     for policy, wanted in (("never", 0), (0.5, 1)):  # of the two texts that bring scores
         result = run(model, tiny_tokenizer, ["good", "bad"], llm_scores=[scores, half], llm_policy=policy)
         assert result.wanted.sum() == 2 * wanted
+
+
+class Table(ClassifierMixin, BaseEstimator):
+    """A classifier that knows the probabilities already: its "texts" are their row numbers."""
+
+    def __init__(self, probs: Any = None) -> None:
+        self.probs = probs
+
+    def fit(self, rows: Any, labels: Any) -> "Table":
+        self.classes_ = np.arange(self.probs.shape[1])
+        return self
+
+    def predict_proba(self, rows: Any) -> Any:
+        return self.probs[np.asarray(rows).ravel()]
+
+    def predict(self, rows: Any) -> Any:
+        return self.predict_proba(rows).argmax(axis=1)
+
+
+@pytest.mark.parametrize("max_risk", [0.02, 0.05, 0.1])
+def test_label_sets_are_those_of_mapie(max_risk: float) -> None:
+    """With a loss of 0 or 1, conformal risk control is split conformal prediction (score LAC), which MAPIE has."""
+    encoder, _, _, labels = rows(600, 1, 1.0)
+    number = np.arange(600)[:, None]
+    stored = calibrate_risk(encoder[:300], encoder[:300], np.zeros(300), labels[:300], False)
+    control = risk_control(max_risk, stored, False)
+    oracle = SplitConformalClassifier(
+        Table(encoder).fit(number[:300], labels[:300]), confidence_level=1 - max_risk, conformity_score="lac"
+    )
+    _, sets = oracle.conformalize(number[:300], labels[:300]).predict_set(number[300:])
+    assert control.cutoff < encoder.max(axis=1).min()  # the predicted class, always in ours, is in theirs
+    assert 1.0 < sets.sum(axis=1).mean() < 3.0
+    np.testing.assert_array_equal(control.label_sets(encoder[300:]), sets[:, :, 0])
+
+
+def test_multi_label_sets_are_those_of_mapie() -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.beta(0.5, 0.5, (900, 5))
+    truth = (rng.random((900, 5)) < 0.8 * probs + 0.05).astype(int)
+    truth[:, 0] |= truth.sum(axis=1) == 0  # a recall of 0 classes is defined otherwise there
+    stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300], True)
+    cutoff = risk_control(0.05, stored, True).cutoff
+    grid = np.linspace(0, 0.5, 5001)
+    oracle = MultiLabelClassificationController(lambda x: probs[np.ravel(x)], target_level=0.95, predict_params=grid)
+    oracle.calibrate(np.arange(300)[:, None], truth[:300])
+    assert cutoff == pytest.approx(float(oracle.best_predict_param[0]), abs=2e-4)
