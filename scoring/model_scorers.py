@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 from ..configuration import LabelFusionConfig, LLMProvider
 from .reasons import Missing
 from .score_batch import ScoreBatch, ScoringError, missing
-from .scorer import Scorer, TextScorer
 from .session.run_context import Run
+from .session.scorer import Scorer, TextScorer
 
 Scorers: TypeAlias = Sequence[TextScorer] | Callable[[], Sequence[TextScorer]]
 
