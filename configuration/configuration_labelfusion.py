@@ -40,12 +40,12 @@ class LabelFusionConfig(PretrainedConfig):
         fusion_hidden_size: Width of the `FusionMLP`.
         fusion_dropout: Dropout probability in the `FusionMLP`.
         classifier_dropout: Dropout probability before the encoder's head.
-        lexical_size: Rows of the lexical head, which reads the words of a text beside the encoder; 0: there is none.
+        lexical_size: Rows of the lexical (TF-IDF) head beside the encoder; 0: there is none.
         kernel_size: Landmarks of the kernel head, which compares a text with labelled ones; 0: there is none.
-        novelty_size: Directions of the novelty head, which tells texts that are unlike the training texts; 0: none.
-        label_set_size: Sets of labels of the label-set head, which knows what classes come together; 0: none.
+        novelty_size: Directions of the novelty head, which gives an out-of-distribution score; 0: there is none.
+        label_set_size: Label sets of the label-set head, which models the co-occurrence of classes; 0: there is none.
         score_floor: Smallest probability before a logarithm is taken of an LLM score.
-        score_dropout: Probability with which training hides a provider's scores for a text.
+        score_dropout: Probability with which training masks a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
         thresholds: Multi-label: probability from which each class is predicted. Default: 0.5 for all.
         min_labels: Multi-label: fewest classes predicted for a text; 1 where every training text has a class.
@@ -111,18 +111,12 @@ class LabelFusionConfig(PretrainedConfig):
         self.llm_providers = [p.to_dict() for p in declared]
         self._llm_sources = [p.source for p in declared]  # the model on the Hub that declared each; not saved
         self.class_descriptions = dict(class_descriptions or {})
-        self.pooling = pooling
-        self.pooling_layers = list(pooling_layers or [])
-        self.fusion = fusion
-        self.fusion_hidden_size = fusion_hidden_size
-        self.fusion_dropout = fusion_dropout
-        self.classifier_dropout = classifier_dropout
-        self.lexical_size = lexical_size
-        self.kernel_size = kernel_size
-        self.novelty_size = novelty_size
-        self.label_set_size = label_set_size
-        self.score_floor = score_floor
-        self.score_dropout = score_dropout
+        self.pooling, self.pooling_layers = pooling, list(pooling_layers or [])
+        self.fusion, self.fusion_hidden_size = fusion, fusion_hidden_size
+        self.fusion_dropout, self.classifier_dropout = fusion_dropout, classifier_dropout
+        self.lexical_size, self.kernel_size = lexical_size, kernel_size
+        self.novelty_size, self.label_set_size = novelty_size, label_set_size
+        self.score_floor, self.score_dropout = score_floor, score_dropout
         self.encoder_loss_weight = encoder_loss_weight
         self.thresholds = None if thresholds is None else [float(t) if isinstance(t, Real) else t for t in thresholds]
         self.min_labels = min_labels

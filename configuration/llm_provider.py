@@ -50,7 +50,7 @@ class LLMProvider:
         api_key_env: Name of the environment variable with the key. Default: the provider's own.
         params: Extra request parameters, such as `{"reasoning_effort": "minimal"}`.
         price: `(input, output)` in US dollars per million tokens, overriding the price list.
-        texts_per_request: Texts asked in one request.
+        texts_per_request: Texts in one request.
         votes: Samples for the method `"vote"`.
         min_option_mass: Share of the returned probability, in (0, 1], that the option letters must hold together for
             the method `"logprob"` to count as an answer. From one half on, the likeliest token must be a letter too.

@@ -52,7 +52,7 @@ _VALUE = r"[^&#\s\"'<>]"
 _PARAMETER = re.compile(
     rf"(?i)[?&#;](?:[\w.-]{{0,40}}(?:key|token)|{_WORDS}|[\w-]{{0,40}}(?:secret|signature|credential)|code|sig|auth)={_VALUE}+"
 )
-_ODD_PARAMETER = re.compile(  # also in a text of a data set nobody has typed this
+_ODD_PARAMETER = re.compile(  # not found by chance in a text of a data set
     rf"(?i)[?&#;](?:[\w.-]{{0,40}}{_KEY}|{_TOKENS}|{_WORDS}|[\w-]{{0,40}}(?:secret|signature)|sig)=(?={_VALUE}{{0,99}}[0-9]){_VALUE}{{8,}}"
     rf"|[?&#;](?:key|code)=(?=(?:[A-Za-z]*[0-9]){{4}})(?=(?:[0-9]*[A-Za-z]){{4}})[A-Za-z0-9]{{24,}}"
 )
@@ -66,7 +66,7 @@ _ASSIGNED = re.compile(
 )
 _QUERY_NAME = re.compile(r"(?i)^(?:key|code|sig|signature)$")  # a secret where a dict holds a URL's parameters
 # Here the keys are class names ("lost_password") or another library's ("mask_token"), or the values are texts of
-# anybody: only what no text holds is searched for.
+# users: only patterns that no text holds are searched for.
 _FREE_NAMES = frozenset({"class_descriptions", "verbalizers", "encoder_config", "fusion_report", "examples"})
 
 

@@ -14,7 +14,7 @@ from .options import from_json, read_descriptions
 
 if TYPE_CHECKING:
     from ..configuration import LLMProvider
-    from ..scoring.scorer import Scorer
+    from ..scoring.session.scorer import Scorer
 
 PRIOR_TEXTS = 128  # from which a local model estimates its prior
 

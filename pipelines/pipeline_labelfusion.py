@@ -15,7 +15,7 @@ from ..modeling_labelfusion.tokenizer_files import tokenizer_error
 from ..routing.policy import Policy, check_policy
 from ..routing.routing import Routing
 from ..scoring.model_scorers import DeferredScorers, Scorers, build_scorers
-from ..scoring.scorer import TextScorer
+from ..scoring.session.scorer import TextScorer
 from .formatting import UNSET, format_answers
 from .inference import ENCODING, Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs

@@ -5,8 +5,8 @@ from typing import Any
 
 _EXPORTS = {
     "ScoreBatch": ".score_batch",
-    "Scorer": ".scorer",
-    "TextScorer": ".scorer",
+    "Scorer": ".session.scorer",
+    "TextScorer": ".session.scorer",
     "ScoringError": ".score_batch",
     "Usage": ".score_batch",
     "build_scorer": ".factory",

@@ -17,11 +17,11 @@ from .callable_recorded import CallableScorer
 from .model_scorers import Scorers, Unbroken, build_scorers, check_scorers
 from .reasons import Missing, MissingKind, add_reason
 from .score_batch import ScoreBatch, ScoringError
-from .scorer import Scorer, TextScorer, complete
 from .session.cancellation import gather_or_cancel
 from .session.deadlines import DEADLINE, Patience
 from .session.run_context import Dispatch, Run
 from .session.score_table import ScoreTable, unique
+from .session.scorer import Scorer, TextScorer, complete
 
 if TYPE_CHECKING:
     from .session.background import Job

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..configuration import LLMProvider, ProviderKind
 from .callable_recorded import CallableScorer, RecordedScorer
 from .providers.consent import allowed
-from .scorer import Scorer
+from .session.scorer import Scorer
 
 if TYPE_CHECKING:
     from .store.score_store import ScoreStore

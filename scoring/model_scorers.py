@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 from ..configuration import LabelFusionConfig, LLMProvider
 from .reasons import Missing
 from .score_batch import ScoreBatch, ScoringError, missing
-from .scorer import Scorer, TextScorer
 from .session.run_context import Run
+from .session.scorer import Scorer, TextScorer
 
 Scorers: TypeAlias = Sequence[TextScorer] | Callable[[], Sequence[TextScorer]]
 
@@ -56,7 +56,7 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
             provider, function = LLMProvider(model="callable", name=provider.name), choice
         elif choice is not None:
             provider = LLMProvider.from_any(choice)
-            if config.source:  # the user's LLM, but a stranger's classes
+            if config.source:  # the user's LLM, but classes from the Hub
                 check_texts(LLMProvider("classes", source=config.source), config.label_names, config.class_descriptions)
         scorers.append(
             build_scorer(

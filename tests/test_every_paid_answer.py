@@ -205,7 +205,7 @@ def test_a_reply_that_comes_after_the_run_is_stored_before_the_process_ends(tmp_
         "s = build_scorer({'model': 'm', 'api_base': sys.argv[1], 'method': 'json'}, sys.argv[3].split(','), False,\n"
         "                 store=sys.argv[2])\n"
         "def query(out): return s.score(['a'], Run(dispatch=out))\n"
-        "async def ask(): return await s._engine() and await Patience(0.3).first(query, None, True)\n"
+        "async def ask(): return await s._coordinator() and await Patience(0.3).first(query, None, True)\n"
         "print(submit(ask()).result())"
     )
     with LLMServer(latency=1.5) as server:

@@ -12,7 +12,7 @@ _DATA_FILE = re.compile(r"files\(__package__\)\.joinpath\(\"([\w.]+)\"\)\.read_t
 
 @dataclass(frozen=True)
 class Import:
-    """Where a name comes from: a module of ours (`"scoring.base"`) or the outside, and what it is called there."""
+    """Where a name comes from: a module of ours (`"scoring.reasons"`) or the outside, and what it is called there."""
 
     module: str
     name: str | None  # None for `import module`

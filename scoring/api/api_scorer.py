@@ -30,7 +30,7 @@ from ..session.run_context import Run
 from ..store.score_store import ScoreStore
 from .call_state import Call
 from .client import Client, explain, is_missing_feature, is_refused
-from .coordination import Engine, Outcome, Turns
+from .coordination import Coordinator, Outcome, Turns
 from .method_choice import MethodChoice, Verdict
 from .questions import Questions
 
@@ -79,7 +79,7 @@ class APIScorer:
         self.failure_limit = failure_limit
         self._store, self._cache = store, cache
         self._choice = MethodChoice(self.questions, provider.method)
-        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = WeakKeyDictionary()
+        self._coordinators: WeakKeyDictionary[asyncio.AbstractEventLoop, Coordinator] = WeakKeyDictionary()
         if provider.method != "auto":
             self.questions.method(provider.method)
 
@@ -104,19 +104,19 @@ class APIScorer:
             call.note(row, Missing(MissingKind.NO_TEXT, "empty text"))
         name = self._choice.chosen
         if todo:
-            engine = await self._engine()
-            await self.questions.learnt.scale.recall(engine.store, self.questions.model_key())
+            shared = await self._coordinator()
+            await self.questions.learnt.scale.recall(shared.store, self.questions.model_key())
             if name is None:
-                ((name, todo),) = await gather_or_drain([self._method(engine, call, todo)], run.halt)
+                ((name, todo),) = await gather_or_drain([self._method(shared, call, todo)], run.halt)
             if name is not None:
                 try:
-                    await self._answer(engine, call, name, todo)
+                    await self._answer(shared, call, name, todo)
                 except UnsupportedError:  # the server has changed since the method was found
-                    await self._choice.forget(engine.store)
-                    ((name, todo),) = await gather_or_drain([self._method(engine, call, call.open(todo))], run.halt)
+                    await self._choice.forget(shared.store)
+                    ((name, todo),) = await gather_or_drain([self._method(shared, call, call.open(todo))], run.halt)
                     if name is not None:
-                        await self._answer(engine, call, name, todo)
-            await call.reread(engine)  # another call may have shown the scale
+                        await self._answer(shared, call, name, todo)
+            await call.reread(shared)  # another call may have shown the scale
             for _, row, error, _ in call.pending:
                 call.note(row, error.missing)
         for row in np.flatnonzero(np.isnan(call.scores).any(axis=1)).tolist():
@@ -145,18 +145,18 @@ class APIScorer:
                 self._store = opened
         return self._store
 
-    async def _engine(self) -> Engine:
+    async def _coordinator(self) -> Coordinator:
         loop = asyncio.get_running_loop()
-        if loop not in self._engines:
+        if loop not in self._coordinators:
             store = await self.store()
             client = await asyncio.to_thread(Client, self.provider, self.endpoint)  # its imports take seconds
-            self._engines.setdefault(loop, Engine(client, store, len(self.labels), self.multi_label))
-        return self._engines[loop]
+            self._coordinators.setdefault(loop, Coordinator(client, store, len(self.labels), self.multi_label))
+        return self._coordinators[loop]
 
-    async def _answer(self, engine: Engine, call: Call, name: str, todo: list[int]) -> None:
+    async def _answer(self, shared: Coordinator, call: Call, name: str, todo: list[int]) -> None:
         """Answer the rows `todo`: from the store, from an equal query that is under way, or by a request."""
         call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
-        found = await engine.stored([call.keys[row] for row in todo])
+        found = await shared.stored([call.keys[row] for row in todo])
         again = call.run.is_hedge
         ours: list[int] = []
         waiting: dict[int, asyncio.Future[Outcome | None]] = {}
@@ -166,7 +166,7 @@ class APIScorer:
             if key in found:
                 call.note(row, found[key], cached=True)
                 continue
-            future = engine.start(key)
+            future = shared.start(key)
             if future is None:
                 ours.append(row)
             elif not again:
@@ -174,21 +174,21 @@ class APIScorer:
                 continue
             asked.append(row)
         try:
-            taken = await self._ask_all(engine, call, name, asked, again)
+            taken = await self._ask_all(shared, call, name, asked, again)
             while taken and not call.stopped:  # by other processes; what they give up is queried here
-                look = await engine.change([call.keys[row] for row in taken])
+                look = await shared.change([call.keys[row] for row in taken])
                 for row in taken:
                     if (scores := look.found.get(call.keys[row])) is not None:
-                        self._found(engine, call, row, scores)
+                        self._found(shared, call, row, scores)
                 free = [row for row in taken if call.keys[row] in look.free]
                 taken = [row for row in taken if call.keys[row] in look.taken]
-                taken += await self._ask_all(engine, call, name, free, again)
+                taken += await self._ask_all(shared, call, name, free, again)
         finally:
             try:
-                await engine.release([call.keys[row] for row in ours])
+                await shared.release([call.keys[row] for row in ours])
             finally:
                 for row in ours:
-                    engine.finish(call.keys[row])
+                    shared.finish(call.keys[row])
         left = []
         for row, future in waiting.items():
             outcome = await asyncio.shield(future)
@@ -197,15 +197,15 @@ class APIScorer:
             else:
                 call.note(row, outcome, cached=True)
         if left and not call.stopped:
-            await self._answer(engine, call, name, left)
+            await self._answer(shared, call, name, left)
 
-    async def _ask_all(self, engine: Engine, call: Call, name: str, rows: list[int], again: bool) -> list[int]:
+    async def _ask_all(self, shared: Coordinator, call: Call, name: str, rows: list[int], again: bool) -> list[int]:
         """Query `rows`. Returns: those that other processes are querying."""
         turns = Turns(
-            engine,
+            shared,
             self._groups(name, call, rows),
             call.keys,
-            lambda row, scores: self._found(engine, call, row, scores),
+            lambda row, scores: self._found(shared, call, row, scores),
             claimed=not again,
         )
 
@@ -222,7 +222,7 @@ class APIScorer:
                     return
                 call.asked = True
                 try:
-                    await self._ask(engine, call, *turn)
+                    await self._ask(shared, call, *turn)
                 except ScoringError as error:
                     if not call.usage.requests:
                         raise
@@ -231,17 +231,17 @@ class APIScorer:
                     leave_wire()
                 # Rows without an answer: other processes may query them now. If they waited for all of our rows, and
                 # we for theirs, neither would end.
-                await engine.release(call.keys[row] for row in turn[1])
+                await shared.release(call.keys[row] for row in turn[1])
 
         # More workers than concurrent requests: some write prompts and read answers meanwhile.
         workers = self.provider.max_concurrency * 3 // 2
         await gather_or_drain((worker() for _ in range(min(workers, len(rows)))), call.run.halt)
         return turns.taken
 
-    def _found(self, engine: Engine, call: Call, row: int, scores: NDArray[np.float32]) -> None:
+    def _found(self, shared: Coordinator, call: Call, row: int, scores: NDArray[np.float32]) -> None:
         """Another process has answered."""
         call.note(row, scores, cached=True)
-        engine.tell(call.keys[row], scores)
+        shared.tell(call.keys[row], scores)
 
     def _groups(self, name: str, call: Call, rows: list[int]) -> Iterator[tuple[Method, list[int]]]:
         """The requests to send: rows that share a prompt, `texts_per_request` together."""
@@ -254,12 +254,18 @@ class APIScorer:
                 yield method, members[start : start + size]
 
     async def _ask(
-        self, engine: Engine, call: Call, method: Method, rows: list[int], probing: bool = False, last: bool = False
+        self,
+        shared: Coordinator,
+        call: Call,
+        method: Method,
+        rows: list[int],
+        probing: bool = False,
+        last: bool = False,
     ) -> Verdict:
         """Query `rows` in one request; store and note the answers.
 
         Args:
-            engine: Client and store.
+            shared: Client and store.
             call: The call that the rows belong to.
             method: The method.
             rows: Rows that share a prompt.
@@ -272,7 +278,7 @@ class APIScorer:
             UnansweredError: While probing, if the answer cannot be read.
         """
         try:
-            reply = await engine.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
+            reply = await shared.client.ask(method, [call.texts[r] for r in rows], _joint(call, rows), call.run)
         except BudgetReachedError as error:  # a shorter text may still be affordable
             call.pay(error.usage)
             for row in rows:
@@ -281,14 +287,14 @@ class APIScorer:
         except RequestError as error:
             call.pay(error.usage)
             if error.kind in (FILTERED, TOO_LONG):
-                return await self._ask_apart(engine, call, method, rows, error.missing)
+                return await self._ask_apart(shared, call, method, rows, error.missing)
             if is_refused(error, method) and (
                 (probing and not last) or (self._choice.recalled and is_missing_feature(error))
             ):
                 raise UnsupportedError(error.reason) from None
             if (fatal := explain(error, self.provider, self.endpoint, method.name)) is not None:
                 raise fatal from None
-            call.failed(engine, rows, error.missing)
+            call.failed(shared, rows, error.missing)
             return Verdict.TROUBLE
         call.pay(reply.usage)
         answers: list[NDArray[np.float32] | UnansweredError]
@@ -307,33 +313,35 @@ class APIScorer:
         if probing and all(isinstance(answer, UnansweredError) and answer.unread for answer in answers):
             raise UnansweredError(str(answers[0]))
         self._choice.recalled = False
-        await call.keep(engine, method, rows, answers, reply.usage)
+        await call.keep(shared, method, rows, answers, reply.usage)
         if self.multi_label:
-            await self.questions.learnt.scale.keep(engine.store, self.questions.model_key(), self.endpoint.model)
-            await call.reread(engine)
+            await self.questions.learnt.scale.keep(shared.store, self.questions.model_key(), self.endpoint.model)
+            await call.reread(shared)
         return Verdict.SETTLED if all(isinstance(a, UnknownScaleError) for a in answers) else Verdict.ANSWERED
 
-    async def _ask_apart(self, engine: Engine, call: Call, method: Method, rows: list[int], reason: Missing) -> Verdict:
+    async def _ask_apart(
+        self, shared: Coordinator, call: Call, method: Method, rows: list[int], reason: Missing
+    ) -> Verdict:
         """Query each row of a refused request by itself: one text may be the cause. A single row has no answer."""
         for row in rows if len(rows) > 1 else []:
-            await self._ask(engine, call, method, [row])
+            await self._ask(shared, call, method, [row])
         if len(rows) == 1:
             call.note(rows[0], reason)
-            engine.tell(call.keys[rows[0]], reason)
+            shared.tell(call.keys[rows[0]], reason)
         return Verdict.SETTLED
 
-    async def _method(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
+    async def _method(self, shared: Coordinator, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
         """The method of `auto`, known or found out; and the rows that are still to be answered."""
 
         async def known() -> bool:
-            return await self._choice.recall(engine.store) is not None
+            return await self._choice.recall(shared.store) is not None
 
         # One call finds out for all.
-        alone = nullcontext() if call.run.is_hedge else engine.alone(self.questions.model_key(), known)
+        alone = nullcontext() if call.run.is_hedge else shared.alone(self.questions.model_key(), known)
         async with alone:
-            return (self._choice.chosen, todo) if await known() else await self._probe(engine, call, todo)
+            return (self._choice.chosen, todo) if await known() else await self._probe(shared, call, todo)
 
-    async def _probe(self, engine: Engine, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
+    async def _probe(self, shared: Coordinator, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
         """Find the method of `auto` by querying the first texts.
 
         Returns:
@@ -344,16 +352,16 @@ class APIScorer:
             call.keys[row] = self.questions.key(name, call.texts[row], call.neighbours[row])
             method = self.questions.method(name, call.texts[row])
             try:
-                return await self._ask(engine, call, method, [row], probing=True, last=last)
+                return await self._ask(shared, call, method, [row], probing=True, last=last)
             finally:
                 leave_wire()
 
         try:
-            found = await self._choice.find(todo, ask, engine.store)
+            found = await self._choice.find(todo, ask, shared.store)
         except ScoringError as error:
             raise ScoringError(f"{self.name}: {error}") from None
         for row, reason in found.unread.items():
-            call.failed(engine, [row], reason)
+            call.failed(shared, [row], reason)
         if found.trouble and not call.stopped:
             last = next(reversed(call.errors.values()))
             unpaid = last.kind in (MissingKind.BUDGET, MissingKind.UNRECORDED)

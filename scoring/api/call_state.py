@@ -14,7 +14,7 @@ from ..reasons import Missing, MissingKind
 from ..score_batch import ScoringError, UnansweredError, Usage
 from ..session.run_context import Run
 from ..store.score_store import Answer
-from .coordination import Engine, Outcome
+from .coordination import Coordinator, Outcome
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Call:
 
     async def keep(
         self,
-        engine: Engine,
+        shared: Coordinator,
         method: Method,
         rows: Sequence[int],
         answers: Sequence[NDArray[np.float32] | UnansweredError],
@@ -75,7 +75,7 @@ class Call:
         """Store what was answered, then note all of it."""
         share = 1 / len(rows)
         tokens = round(usage.prompt_tokens * share), round(usage.completion_tokens * share)
-        unsaved = await engine.save(
+        unsaved = await shared.save(
             [
                 Answer(self.keys[row], answer, self.model, method.name, *tokens, usage.cost_usd * share)
                 for row, answer in zip(rows, answers, strict=True)
@@ -91,11 +91,11 @@ class Call:
             elif not isinstance(answer, UnansweredError) or answer.refused:
                 outcome = answer.missing if isinstance(answer, UnansweredError) else answer
                 self.note(row, outcome)
-                engine.tell(self.keys[row], outcome)
+                shared.tell(self.keys[row], outcome)
             else:
-                self.failed(engine, [row], answer.missing)
+                self.failed(shared, [row], answer.missing)
 
-    async def reread(self, engine: Engine) -> None:
+    async def reread(self, shared: Coordinator) -> None:
         """Read the answers that wait for the scale of their model, if it is known by now."""
         ready = [entry for entry in self.pending if entry[0].learnt.scale.known is not None]
         self.pending = [entry for entry in self.pending if entry not in ready]
@@ -105,14 +105,14 @@ class Call:
                 answer = method.scores_of(error.values)
             except UnansweredError as contradiction:
                 answer = contradiction
-            await self.keep(engine, method, [row], [answer], usage)
+            await self.keep(shared, method, [row], [answer], usage)
 
-    def failed(self, engine: Engine, rows: Sequence[int], reason: Missing) -> None:
+    def failed(self, shared: Coordinator, rows: Sequence[int], reason: Missing) -> None:
         """These rows have no usable answer."""
         for row in rows:
             self.note(row, reason)
             if reason.is_final:  # else another call may try
-                engine.tell(self.keys[row], reason)
+                shared.tell(self.keys[row], reason)
             self._count_failure(reason)
 
     def _count_failure(self, reason: str) -> None:

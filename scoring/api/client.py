@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 6
 ATTEMPTS_AT_LIMIT = 20  # of a request that only came too early (HTTP 429)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
-LONGEST_WAIT_S = 900.0  # that a server may ask for: longer ones are those of quotas of a day
+LONGEST_WAIT_S = 900.0  # the longest wait that a server may ask for; longer ones come from daily quotas
 AWAIT_S = 1.0  # between two looks whether a server has started
 # Parameters that a model may refuse and that can be left out; the methods need the others.
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}  # of the answer's length
@@ -247,12 +247,12 @@ class Client:
 
 
 def is_missing_feature(error: RequestError) -> bool:
-    """Whether an error says by itself that the server does not have what was asked for, whatever the text."""
+    """Whether an error shows that the server lacks the requested feature, whatever the text."""
     return error.status in NOT_THERE or (error.status in NOT_OFFERED and error.param is not None)
 
 
 def is_refused(error: RequestError, method: Method) -> bool:
-    """Whether the server may lack what `method` asks for, rather than the model, or the account a key."""
+    """Whether the server may lack what `method` requests, rather than the model or a key."""
     # Decisions may be offered for some of the models only.
     absent = error.kind == KEY or (error.kind == MODEL and method.path == CHAT)
     return error.status in NOT_OFFERED and not absent

@@ -85,7 +85,7 @@ def shared_board(store: ScoreStore | None) -> Board:
     return board
 
 
-class Engine:
+class Coordinator:
     """What one scorer uses on one event loop.
 
     Args:
@@ -234,7 +234,7 @@ class Turns(Generic[T]):
     """Hands out requests one by one, claims their queries a few ahead, and notes those that others have claimed.
 
     Args:
-        engine: Claims.
+        shared: Claims.
         requests: `(what, rows)` of each request.
         keys: Keys of the rows.
         answered: Called with a row and its scores, if the store has them by now.
@@ -245,13 +245,13 @@ class Turns(Generic[T]):
 
     def __init__(
         self,
-        engine: Engine,
+        shared: Coordinator,
         requests: Iterator[tuple[T, list[int]]],
         keys: dict[int, bytes],
         answered: Callable[[int, NDArray[np.float32]], None],
         claimed: bool = True,
     ) -> None:
-        self._engine, self._requests, self._keys, self._answered = engine, requests, keys, answered
+        self._coordinator, self._requests, self._keys, self._answered = shared, requests, keys, answered
         self._claimed = claimed
         self._ready: deque[tuple[T, list[int]]] = deque()
         self._alone = asyncio.Lock()
@@ -275,7 +275,7 @@ class Turns(Generic[T]):
             return self._ready.popleft()
 
     async def _claim(self, portion: list[tuple[T, list[int]]]) -> None:
-        look = await self._engine.claim([self._keys[row] for _, rows in portion for row in rows])
+        look = await self._coordinator.claim([self._keys[row] for _, rows in portion for row in rows])
         for what, rows in portion:
             for row in rows:
                 if (scores := look.found.get(self._keys[row])) is not None:

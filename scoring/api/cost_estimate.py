@@ -1,4 +1,4 @@
-"""What scoring would take, before anything is asked."""
+"""An estimate of what scoring will cost and take, made without a request."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from ..providers.pricing import estimate_tokens, find_price
 from .api_scorer import APIScorer
 from .client import prompt_parts
 
-SECONDS_PER_REQUEST = 1.0  # assumed, as nothing is asked
+SECONDS_PER_REQUEST = 1.0  # assumed, as no request is sent
 
 
 @dataclass

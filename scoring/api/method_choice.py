@@ -51,7 +51,7 @@ class MethodChoice:
     """The method of one provider.
 
     Args:
-        questions: What the provider is asked.
+        questions: The queries of the provider.
         declared: The method that its declaration names, or `"auto"`.
     """
 

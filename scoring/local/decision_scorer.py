@@ -90,7 +90,7 @@ class LocalDecisionScorer(LocalScorer):
         return ScoreBatch(scores, self.method, Usage(requests=len(rows), prompt_tokens=tokens), errors)
 
     def request(self, text: str) -> dict[str, Any]:
-        """What Transformers' decision pipeline is asked about a text."""
+        """The request about a text for Transformers' decision pipeline."""
         asked = self._method.systemone(self._method.body([text]))
         return {"state": asked["state"], "questions": asked["questions"]}
 

@@ -32,7 +32,7 @@ def resolve_model(name: str) -> str | Path:
         A folder with the model and its tokenizer, or a Hub id.
 
     Raises:
-        ImportError: If the package that carries the model is not installed; tells the command that installs it.
+        ImportError: If the package that carries the model is not installed; names the command that installs it.
         ValueError: For an unknown `embedded/` name.
     """
     if name.startswith("local/"):

@@ -107,7 +107,7 @@ class LikelihoodScorer(LocalScorer):
     def suggest_verbalizers(
         self, texts: Sequence[str], labels: Sequence[str | Sequence[str]], num_words: int = 10
     ) -> dict[str, list[str]]:
-        """Find words that tell the classes apart, by what the LM would say after labelled texts.
+        """Find words that discriminate the classes, from the next-token log-likelihoods after labelled texts.
 
         For each class: the words whose log-likelihood, relative to all words', is most above that of the other classes'
         texts, in standard deviations. They join the class's own words. A class gets one word for every four of its
@@ -208,7 +208,7 @@ class LikelihoodScorer(LocalScorer):
                 from .causal_lm import load_causal_lm
 
                 try:
-                    safe = True if self.provider.source else None  # no pickle that a stranger names
+                    safe = True if self.provider.source else None  # no pickle from the Hub
                     lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device, safe)
                 except (ImportError, OSError) as error:
                     raise self._unloadable(error) from error

@@ -2,7 +2,7 @@
 
 `POST /v1/decisions` (OpenAI, public beta since October 2026, and the servers that follow it): one `choice` question for
 single-label; one `predicate` for each class, all in one request, for multi-label. A server that does not have this path
-is asked the same in System One's format, `POST /v1/systemone`.
+gets the same query in System One's format, `POST /v1/systemone`.
 """
 
 from collections.abc import Collection, Sequence
@@ -85,7 +85,7 @@ class DecisionMethod(Method):
         if not isinstance(given, list | tuple) or not all(isinstance(p, dict) and "probability" in p for p in given):
             raise UnansweredError("an answer without probabilities")
         names = self.names
-        if any(key in p for p in given) or not self.multi_label:  # predicates without names come in the order asked
+        if any(key in p for p in given) or not self.multi_label:  # predicates without names are in order
             names = [p.get(key) for p in given]
             if len(names) != len(self.names) or any(name not in names for name in self.names):
                 raise UnansweredError("unknown or missing classes in the answer")

@@ -32,7 +32,7 @@ _PER_CENT = {"type": "integer", "minimum": 0, "maximum": 100}
 
 
 class JSONMethod(Method):
-    """Confidences as JSON; the only method that can ask for several texts in one request."""
+    """Confidences as JSON; the only method with several texts in one request."""
 
     name: ClassVar[str] = "json"
     answer: ClassVar[str] = "json"
@@ -117,7 +117,7 @@ class JSONMethod(Method):
         return answers
 
     def _answer(self, choice: Any, numbers: list[str]) -> dict[str, Any]:
-        """The one object that the choice holds with exactly the classes, or the numbers, that were asked for.
+        """The one object in the choice with exactly the requested classes, or numbers of texts.
 
         It may stand among other words, in a code block, within another object, or be a tool's arguments.
         """

@@ -128,7 +128,7 @@ def _read_options(position: dict[str, Any], letters: list[str], min_mass: float)
     """The options among the alternatives of a token.
 
     Raises:
-        UnansweredError: If the token is something else than an option, for all that the alternatives tell.
+        UnansweredError: If the token is no option, as far as the alternatives show.
         UnsupportedError: If there are no alternatives.
     """
     tokens = [t for t in position.get("top_logprobs") or [] if t.get("logprob") is not None]

@@ -79,6 +79,6 @@ def objects_within(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """The object, unless a key comes twice: which of its values counts is anybody's guess."""
+    """The object, or None if a key comes twice: it is not clear which of its values counts."""
     found = dict(pairs)
     return found if len(found) == len(pairs) else None

@@ -60,7 +60,7 @@ class Method(ABC):
         self.provider, self.endpoint = provider, endpoint
         self.labels, self.multi_label = list(task.labels), task.multi_label
         self.prompts = PromptWriter(provider, task, self.answer, examples)
-        self.names = self.prompts.names  # the classes as the model is told them, and names them
+        self.names = self.prompts.names  # the classes as the prompt spells them, and the answer
         self.learnt = Learnt()
         own = {"max_tokens", "max_completion_tokens", "max_output_tokens"} & set(provider.params)
         self._bounds = self.bounded and not own and not may_think(provider, endpoint)

@@ -36,7 +36,7 @@ class UnknownScaleError(UnansweredError):
 
 @dataclass
 class Scale:
-    """What the confidences of a model mean: per cent, as it is asked for, or shares of 1. Decided once, not per text.
+    """The scale of the confidences of a model: per cent, as requested, or shares of 1. Decided once, not per text.
 
     Args:
         known: `"percent"`, `"share"`, or None: no reply has shown it yet.

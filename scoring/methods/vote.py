@@ -1,4 +1,4 @@
-"""Method `vote`: the model is asked several times, and each class scores its share of the votes.
+"""Method `vote`: several answers are sampled, and the score of a class is its share of the votes.
 
 Self-consistency: Wang et al. 2023, arXiv:2203.11171. The last resort: works with everything that can write a letter.
 """
@@ -33,7 +33,7 @@ class VoteMethod(Method):
         return 4.0 * len(self.labels) if self.multi_label else 3.0
 
     def more(self, replies: Sequence[dict[str, Any]]) -> bool:
-        """Servers that ignore `n` are asked again until the votes are complete."""
+        """Servers that ignore `n` get further requests until the votes are complete."""
         return sum(len(reply.get("choices") or [{}]) for reply in replies) < self.provider.votes
 
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:

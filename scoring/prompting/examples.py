@@ -45,7 +45,7 @@ def balanced_examples(pool: Pool, labels: Sequence[str], count: int, seed: int =
 
 
 class NearestExamples:
-    """The labelled texts nearest to each asked text, most similar last (closest to the question).
+    """The labelled texts nearest to each queried text, most similar last (closest to the question).
 
     Method: KATE, Liu et al. 2022, "What Makes Good In-Context Examples for GPT-3?", arXiv:2101.06804.
 
@@ -61,7 +61,7 @@ class NearestExamples:
         self._normalized = np.asarray([normalized(t) for t in pool[0]], dtype=object)
 
     def __call__(self, texts: Sequence[str]) -> list[list[Example]]:
-        """Examples for each of `texts`. An asked text and its duplicates are never among its own examples."""
+        """Examples for each of `texts`. A queried text and its duplicates are never among its own examples."""
         if self._vectors is None:
             self._vectors = _unit(self.embed(list(self.pool[0])), len(self.pool[0]))
         similarity = _unit(self.embed(list(texts)), len(texts)) @ self._vectors.T

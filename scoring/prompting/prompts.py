@@ -111,7 +111,7 @@ class PromptWriter:
         return Prompt(self._before, user)
 
     def context(self, neighbours: Sequence[Example] = ()) -> str:
-        """What a decision API is told before the text: guidelines and examples; empty if there are none."""
+        """The context of a decision API: guidelines and examples; empty if there are none."""
         examples = [*self.shown, *neighbours]
         if not (self._guidelines or examples):
             return ""

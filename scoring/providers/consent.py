@@ -30,8 +30,8 @@ class _Known:
     keys: tuple[str, ...]
 
 
-# Not here: who runs code of its customers (replicate, baseten, ...), and whoever's address depends on an account, a
-# region or the model's name (azure, bedrock, vertex_ai, huggingface, oobabooga, ...).
+# Not here: services that run code of their customers (replicate, baseten, ...), or whose address depends on an account,
+# a region or the model's name (azure, bedrock, vertex_ai, huggingface, oobabooga, ...).
 KNOWN_PROVIDERS = {
     "openai": _Known("api.openai.com", ("OPENAI_API_KEY",)),
     "gemini": _Known("generativelanguage.googleapis.com", ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
@@ -90,7 +90,7 @@ def _flag(value: Any) -> bool:
 
 # How a model samples and how long it thinks; nothing that says where a request goes or what else is done with it.
 def sampling_parameters() -> dict[str, _Check]:
-    """`{name: check of its value}` of the `params` that a stranger's config may hold for an API."""
+    """`{name: check of its value}` of the `params` that a config from the Hub may hold for an API."""
     return {
         "temperature": _any_number(0, 2),
         "top_p": _any_number(0, 1),
@@ -115,7 +115,7 @@ def _local_parameters() -> dict[str, _Check]:
 
 
 def _numbers() -> dict[str, tuple[float, float, Any]]:
-    """Lowest and highest value of each number, and its type: nobody pays, or waits, more than these."""
+    """Lowest and highest value of each number, and its type. They limit what a user pays and waits."""
     return {
         "num_examples": (1, 64, int),
         "texts_per_request": (1, 100, int),
@@ -172,7 +172,7 @@ def allowed(
 
 
 def consent_needed(provider: LLMProvider) -> dict[str, str]:
-    """`{environment variable: what it must name}` before a provider from the Hub may be asked; empty if it may be."""
+    """`{environment variable: what it must name}` before a provider from the Hub may be queried; empty if it may be."""
     if not provider.source or not _asks(provider):
         return {}
     missing = {}
@@ -196,7 +196,7 @@ def is_hub_id(name: str) -> bool:
 def check_texts(
     provider: LLMProvider, labels: Sequence[str] = (), class_descriptions: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse prompts of a stranger's config that are no text, or so long that every request would cost a fortune.
+    """Refuse prompts of a config from the Hub that are no text, or so long that every request would be expensive.
 
     Raises:
         ScoringError: Naming the field.

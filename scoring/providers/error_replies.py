@@ -57,7 +57,7 @@ def read_error(status: int, body: Any, message: str, sent: Iterable[str]) -> Err
     Args:
         status: HTTP status.
         body: The reply's JSON: a dict, a list with one (Gemini), or anything else.
-        message: What the client makes of it, where the body tells nothing.
+        message: The message of the client, used if the body says nothing.
         sent: Names of the parameters that were sent.
     """
     body = body[0] if isinstance(body, list) and body else body

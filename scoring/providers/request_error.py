@@ -28,7 +28,7 @@ class RequestError(Exception):
         retry_after: Seconds that the server asked to wait.
         param: The request parameter that the server complains about.
         kind: What it is about, as in `ErrorReply`.
-        billed: Whether it may have been billed all the same: it was sent, and nobody said that it came to nothing.
+        billed: Whether it may have been billed: it was sent, and no reply says that it failed.
         reply: The reply, if there was one that cannot be used.
 
     `usage` is what this and the attempts before it have cost, as far as the server has told.

@@ -1,6 +1,6 @@
 """The budget of a run: a request goes out only when the money that it may cost is there (see `request_costs`).
 
-Far from the limit nobody waits; near it, requests go one by one.
+Far from the limit no request waits; near it, they go out one by one.
 """
 
 import asyncio

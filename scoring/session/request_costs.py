@@ -1,4 +1,4 @@
-"""What requests cost, as far as is known: how much a budget reserves for a request before its reply is there.
+"""Estimated costs of requests: how much a budget reserves for a request before its reply is there.
 
 The cost of a request is known only when its reply is there, so it is estimated from the replies before. The first
 request of a kind goes out alone. Each later one reserves the cost of the most expensive request so far, with a margin.

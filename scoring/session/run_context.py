@@ -1,4 +1,4 @@
-"""What a scorer is given with the texts: the budget, the progress display, and who waits until when."""
+"""`Run`: what a scorer gets with the texts: budget, progress display, deadline."""
 
 import asyncio
 import math
@@ -10,13 +10,13 @@ from .progress import Progress
 
 
 class Dispatch:
-    """When the request about one text goes out, for somebody who waits for its answer with a deadline or hedges it.
+    """Records when the request about one text goes out, for a caller that waits with a deadline or a hedged request.
 
-    The scorer calls `send` when a request goes out, and `unsend` when that came to nothing. While none is out, nothing
-    is being paid, and the query may be cancelled. Belongs to the running event loop.
+    The scorer calls `send` when a request goes out, and `unsend` when it failed. While no request is out, nothing is
+    being paid, and the query may be cancelled. Belongs to the running event loop.
 
     Args:
-        again: A hedged request: the same query is under way already, too slowly. Do not wait for that answer.
+        again: A hedged request: an equal query is under way, too slowly. Its answer is not to be waited for.
     """
 
     def __init__(self, again: bool = False) -> None:
@@ -38,20 +38,20 @@ class Dispatch:
 
 @dataclass
 class Run:
-    """What a scorer is to respect and to report to during one call of `score`.
+    """What a scorer respects and reports to during one call of `score`.
 
     Args:
-        budget: Limit in US dollars, shared by everybody who spends from it. `None`: no limit.
-        progress: What is shown to the user.
-        dispatch: Of a call about one text that somebody waits for, see `Dispatch`.
-        deadline: When nobody waits for the answer any more, by `time.monotonic`. Whoever waits gives up by himself.
+        budget: Limit in US dollars; other calls may share it. `None`: no limit.
+        progress: The progress display.
+        dispatch: For a call about a single text, see `Dispatch`.
+        deadline: When the answer is of no use any more, by `time.monotonic`. The caller enforces it.
     """
 
     budget: Budget | None = None
     progress: Progress | None = None
     dispatch: Dispatch | None = None
     deadline: float = math.inf
-    halted: bool = False  # it is being stopped: no request may go out any more
+    halted: bool = False  # no request may go out any more
 
     def halt(self) -> None:
         """Let nothing new go out."""
@@ -59,5 +59,5 @@ class Run:
 
     @property
     def is_hedge(self) -> bool:
-        """Whether the same query is under way already, and its answer is not to be waited for."""
+        """Whether an equal query is under way, and its answer is not to be waited for."""
         return self.dispatch is not None and self.dispatch.again

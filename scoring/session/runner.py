@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..score_batch import ScoreBatch
-from ..scorer import Scorer, TextScorer, complete
 from .background import run_sync
 from .cancellation import gather_or_cancel
 from .dollar_budget import Budget
 from .progress import Progress, shown_progress
 from .run_context import Run
 from .score_table import expand, unique
+from .scorer import Scorer, TextScorer, complete
 
 
 def score_texts(

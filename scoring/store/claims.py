@@ -27,7 +27,7 @@ def holds(owner: str, expires: float) -> bool:
 
 @cache
 def _machine() -> str:
-    """Names the boot and, for containers, the process numbers' namespace; "?" where that is not told."""
+    """Names the boot and, for containers, the process numbers' namespace; "?" where that is not known."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"

@@ -100,7 +100,7 @@ def _prepare(path: str, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if _check_version(path, connection) < STORE_VERSION:  # nobody else was quicker
+            if _check_version(path, connection) < STORE_VERSION:  # no other process was faster
                 connection.execute("DROP TABLE IF EXISTS methods")  # of earlier versions: found anew
                 for name, columns in TABLES.items():
                     connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) WITHOUT ROWID")

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
-from ..configuration import ProviderKind
-from .score_batch import Capabilities, ScoreBatch
-from .session.run_context import Run
+from ...configuration import ProviderKind
+from ..score_batch import Capabilities, ScoreBatch
+from .run_context import Run
 
 
 class TextScorer(Protocol):
