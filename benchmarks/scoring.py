@@ -268,8 +268,8 @@ def main() -> None:
         "# Scoring: measured figures\n\n"
         f"Written by `python benchmarks/scoring.py --write` on {datetime.now(UTC):%Y-%m-%d}, {machine}, against a "
         "loopback stand-in for the OpenAI HTTP API (`tests/llm_server.py`), on the same machine. Speed is the median "
-        f"of {args.repeats} runs of {args.count:,} texts, each beside a run of the bare client. The local LLM has "
-        "figures of its own in [local-llm.md](local-llm.md).\n\n"
+        f"of {args.repeats} runs of {args.count:,} texts; each run alternates with a run of the plain client. Figures "
+        "of the local LLM are in [local-llm.md](local-llm.md).\n\n"
     )
     text += "\n\n".join(f"## {title}\n\n{table(rows)}" for title, rows in sections.items()) + "\n"
     print(text)
