@@ -81,7 +81,7 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
     lines = [
         "# Training the encoder on little data",
         "",
-        "Written by `python benchmarks/encoder_training.py`. No LLM is used. The encoder is frozen (`probe`), or trained",
+        "Written by `python benchmarks/encoder_training.py`. No LLM is used. The encoder is frozen (`probe`) or fitted",
         f'with `encoder_training="auto"` and `max_train_minutes={", ".join(f"{m:g}" for m in minutes)}`, which tries',
         "contrastive training and fine-tuning as well. It keeps the variant that does best on held-out training rows.",
         "Accuracy is measured on rows outside the training data. `±`: the standard error of the mean difference over",

@@ -28,12 +28,12 @@ BATCH_SIZE = 32
 PEER = "`text-classification`, Transformers"
 INTRO = """# Speed
 
-Written by `python benchmarks/inference.py`. A model classifies texts that `fit` has not seen. {threads} CPU threads, batches
-of {batch_size}. Figures are medians of {runs} runs; each run measures all ways in turn. In brackets: the ratio to the peer's
-median. The peer is Transformers' `text-classification` pipeline with the same encoder, batch size and truncation, and a
-linear head. The LLM scores are recorded and passed with the texts. The fused model has two inner layers, a TF-IDF head
-and a kernel head in addition to its linear head. It is faster on lists because texts of similar length share a batch.
-*One text*: milliseconds from the call to the result.
+Written by `python benchmarks/inference.py`. A model classifies texts that `fit` has not seen.
+{threads} CPU threads, batches of {batch_size}. Figures are medians of {runs} runs; each run
+measures all ways in turn. In brackets: the ratio to the peer's median. The peer is Transformers' `text-classification`
+pipeline with the same encoder, batch size and truncation, and a linear head. The LLM scores are recorded and passed
+with the texts. The fused model has two inner layers, a TF-IDF head and a kernel head in addition to its linear head. It
+is faster on lists because texts of similar length share a batch. *One text*: milliseconds from the call to the result.
 """
 
 

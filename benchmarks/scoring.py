@@ -110,9 +110,9 @@ def throughput(repeats: int, count: int) -> list[Row]:
             f"{statistics.median(ours):.0f} ({spread})",
             ">= 200",
         ),
-        ("the server's own ceiling, bare sockets", f"{statistics.median(ceilings):.0f}", ""),
+        ("ceiling of the stand-in server, plain sockets", f"{statistics.median(ceilings):.0f}", ""),
         ("share of the ceiling", f"{statistics.median(ratios):.0%}", ">= 90 %"),
-        ("processor time of ours a text", f"{cpu_ms:.1f} ms", ""),
+        ("our CPU time per text", f"{cpu_ms:.1f} ms", ""),
         ("texts a second, one request after the other", f"{alone:.1f}", ""),
     ]
 
@@ -162,7 +162,7 @@ def caching(count: int = 10_000) -> list[Row]:
     return [
         (f"{count:,} texts answered from the store", f"{answered:.2f} s", "< 1 s"),
         (f"{count:,} answers stored, in transactions of 100", f"{stored:.2f} s", "< 2 s"),
-        ("bytes an answer on disk", f"{size / count:.0f}", ""),
+        ("bytes per answer on disk", f"{size / count:.0f}", ""),
     ]
 
 
@@ -185,7 +185,7 @@ def faults(count: int = 2000) -> list[Row]:
     return [
         ("kinds of fault", ", ".join(kinds), ""),
         (
-            "requests, of these failed on purpose",
+            "requests, and how many failed on purpose",
             f"{stats['requests']}, {injected} ({injected / stats['requests']:.0%})",
             "20 %",
         ),
