@@ -105,7 +105,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     intro = INTRO.format(threads=torch.get_num_threads(), batch_size=BATCH_SIZE, runs=args.runs)
     lines = [intro, f"Encoder `{Path(args.encoder).name}`, {args.texts} texts; {os.cpu_count()} cores.", ""]
-    lines += ["| data set | way | texts a second | one text, ms |", "| --- | --- | --- | --- |"]
+    lines += ["| data set | way | texts per second | one text, ms |", "| --- | --- | --- | --- |"]
     for name in PARTS:
         table = measure(*ways(name, args), args.runs)
         peer = table.loc[PEER]

@@ -106,14 +106,14 @@ def throughput(repeats: int, count: int) -> list[Row]:
     spread = f"{min(ours):.0f} to {max(ours):.0f}"
     return [
         (
-            f"texts a second, {IN_FLIGHT} in flight, answers stored",
+            f"texts per second, {IN_FLIGHT} in flight, answers stored",
             f"{statistics.median(ours):.0f} ({spread})",
             ">= 200",
         ),
         ("ceiling of the stand-in server, plain sockets", f"{statistics.median(ceilings):.0f}", ""),
         ("share of the ceiling", f"{statistics.median(ratios):.0%}", ">= 90 %"),
         ("our CPU time per text", f"{cpu_ms:.1f} ms", ""),
-        ("texts a second, one request after the other", f"{alone:.1f}", ""),
+        ("texts per second, one request after the other", f"{alone:.1f}", ""),
     ]
 
 

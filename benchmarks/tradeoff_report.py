@@ -119,7 +119,7 @@ def _policies(found: dict[str, Any]) -> list[str]:
     for name, c in found.items():
         share, accuracy = c["auto"]
         cascade = c.get("cascade")
-        staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers a text"
+        staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers per text"
         drift = [f"{c[kind]:.0%}" for kind in ("drift", "drift without")]
         far = [f"{share:.1%}" for share in c["novel"]]
         rows.append([name, f"{share:.0%}", f"{accuracy:.1%}", f"{c['after']:.1%}", staged, *drift, *far])
