@@ -29,7 +29,7 @@ def _rare(text: str) -> int:
 
 _THINKS: dict[str, Callable[[str], int]] = {
     "short answers": lambda text: 0,
-    "thought of very different length": _skewed,
+    "reasoning of very different length": _skewed,
     "one in twenty 100 times longer": _rare,
 }
 

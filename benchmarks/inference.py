@@ -28,12 +28,12 @@ BATCH_SIZE = 32
 PEER = "`text-classification`, Transformers"
 INTRO = """# Speed
 
-Written by `python benchmarks/inference.py`. Texts are classified by a model that `fit` has trained on others;
-{threads} CPU threads, batches of {batch_size}; medians of {runs} runs, in each of which all ways take turns. In
-brackets the ratio to the peer's median: Transformers' `text-classification` pipeline with the same encoder, batch size
-and truncation, and a linear head. The LLMs' recorded scores come with the texts. The fused model has two inner layers,
-words and labelled neighbours beside its linear head; lists go faster because texts of like length share a batch. *One
-text*: milliseconds from the call to the answer.
+Written by `python benchmarks/inference.py`. A model classifies texts that `fit` has not seen.
+{threads} CPU threads, batches of {batch_size}. Figures are medians of {runs} runs; each run
+measures all ways in turn. In brackets: the ratio to the peer's median. The peer is Transformers' `text-classification`
+pipeline with the same encoder, batch size and truncation, and a linear head. The LLM scores are recorded and passed
+with the texts. The fused model has two inner layers, a TF-IDF head and a kernel head in addition to its linear head. It
+is faster on lists because texts of similar length share a batch. *One text*: milliseconds from the call to the result.
 """
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     intro = INTRO.format(threads=torch.get_num_threads(), batch_size=BATCH_SIZE, runs=args.runs)
     lines = [intro, f"Encoder `{Path(args.encoder).name}`, {args.texts} texts; {os.cpu_count()} cores.", ""]
-    lines += ["| data set | way | texts a second | one text, ms |", "| --- | --- | --- | --- |"]
+    lines += ["| data set | way | texts per second | one text, ms |", "| --- | --- | --- | --- |"]
     for name in PARTS:
         table = measure(*ways(name, args), args.runs)
         peer = table.loc[PEER]

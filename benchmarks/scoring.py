@@ -106,14 +106,14 @@ def throughput(repeats: int, count: int) -> list[Row]:
     spread = f"{min(ours):.0f} to {max(ours):.0f}"
     return [
         (
-            f"texts a second, {IN_FLIGHT} in flight, answers stored",
+            f"texts per second, {IN_FLIGHT} in flight, answers stored",
             f"{statistics.median(ours):.0f} ({spread})",
             ">= 200",
         ),
-        ("the server's own ceiling, bare sockets", f"{statistics.median(ceilings):.0f}", ""),
+        ("ceiling of the stand-in server, plain sockets", f"{statistics.median(ceilings):.0f}", ""),
         ("share of the ceiling", f"{statistics.median(ratios):.0%}", ">= 90 %"),
-        ("processor time of ours a text", f"{cpu_ms:.1f} ms", ""),
-        ("texts a second, one request after the other", f"{alone:.1f}", ""),
+        ("our CPU time per text", f"{cpu_ms:.1f} ms", ""),
+        ("texts per second, one request after the other", f"{alone:.1f}", ""),
     ]
 
 
@@ -162,7 +162,7 @@ def caching(count: int = 10_000) -> list[Row]:
     return [
         (f"{count:,} texts answered from the store", f"{answered:.2f} s", "< 1 s"),
         (f"{count:,} answers stored, in transactions of 100", f"{stored:.2f} s", "< 2 s"),
-        ("bytes an answer on disk", f"{size / count:.0f}", ""),
+        ("bytes per answer on disk", f"{size / count:.0f}", ""),
     ]
 
 
@@ -185,7 +185,7 @@ def faults(count: int = 2000) -> list[Row]:
     return [
         ("kinds of fault", ", ".join(kinds), ""),
         (
-            "requests, of these failed on purpose",
+            "requests, and how many failed on purpose",
             f"{stats['requests']}, {injected} ({injected / stats['requests']:.0%})",
             "20 %",
         ),
@@ -268,8 +268,8 @@ def main() -> None:
         "# Scoring: measured figures\n\n"
         f"Written by `python benchmarks/scoring.py --write` on {datetime.now(UTC):%Y-%m-%d}, {machine}, against a "
         "loopback stand-in for the OpenAI HTTP API (`tests/llm_server.py`), on the same machine. Speed is the median "
-        f"of {args.repeats} runs of {args.count:,} texts, each beside a run of the bare client. The local LLM has "
-        "figures of its own in [local-llm.md](local-llm.md).\n\n"
+        f"of {args.repeats} runs of {args.count:,} texts; each run alternates with a run of the plain client. Figures "
+        "of the local LLM are in [local-llm.md](local-llm.md).\n\n"
     )
     text += "\n\n".join(f"## {title}\n\n{table(rows)}" for title, rows in sections.items()) + "\n"
     print(text)

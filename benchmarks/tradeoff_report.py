@@ -7,14 +7,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from tradeoff import BUDGET, FOLDS, FOREIGN, GATES, RISKS, SIZES, curves
 
-INTRO = """# What questions buy
+INTRO = """# Selective querying: accuracy against LLM use
 
-Written by `python benchmarks/tradeoff.py`. Rows with recorded LLM answers, five-fold cross-validated: each is judged
-by a model that has not seen it, and ranked within its fold. The recipe of `fit`, on a frozen encoder. Exact
-match for Reuters. The *area* is the mean accuracy over all shares of texts asked, from 0 to 100 %, less that of asking
-at random; in brackets, 95 % bootstrap intervals over the rows. *Kept* is the part of the gain of always asking that is
-left when 30 % of the texts are asked. `learnt` is the gate of the model ([`routing/gate.py`](../routing/gate.py));
-the others are what it replaces. A label set's size ties often: among equal ones, the maximum probability decides.
+Written by `python benchmarks/tradeoff.py`. Rows with recorded LLM answers, five-fold cross-validated. A model that was
+not trained on a row predicts it, and the row is ranked within its fold. The recipe is that of `fit`, on a frozen
+encoder. Accuracy is exact match for Reuters.
+
+* A text is *queried* (*asked*, in the plots) if it is sent to the LLMs. *Always*: every text is.
+* *Area*: the mean accuracy over all shares of texts queried, from 0 to 100 %, minus that of querying at random. In
+  brackets: 95 % bootstrap intervals over the rows.
+* *Kept*: the part of the gain of always querying that remains when 30 % of the texts are queried.
+* `learnt`: the gate of the model ([`routing/gate.py`](../routing/gate.py)). `without novelty`: the same gate without
+  the out-of-distribution score. The other columns are baselines.
+* *Conformal set size* has many ties. Among equal sizes, the maximum probability decides.
 """
 
 
@@ -30,7 +35,7 @@ def write(done: dict[tuple[Any, ...], dict[str, Any]], path: Path) -> None:
         lines += [f"## Encoder {encoder}", "", *_summary(found), *_gates(found), *_policies(found), *_risks(found)]
         picture = path.with_name(f"tradeoff-{encoder}.png")
         _draw(found, picture)
-        lines += [f"![Accuracy against the share of texts asked]({picture.name})", ""]
+        lines += [f"![Accuracy against the share of texts queried]({picture.name})", ""]
         budgets = {n: [r for k, r in done.items() if k[:3] == ("budgets", encoder, n)] for n in SIZES}
         lines += _budgets({name: results for name, results in budgets.items() if len(results) >= FOLDS})
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -50,20 +55,20 @@ def _summary(found: dict[str, Any]) -> list[str]:
         if max(c["risks"][f"{p} {risk:g}"][1] for p in ("never", "always")) > risk
     ]
     return [
-        f"* With 30 % asked, 95 % of the gain is kept on {len(kept) - len(lost)} of {len(kept)} data sets"
+        f"* With 30 % queried, 95 % of the gain is kept on {len(kept) - len(lost)} of {len(kept)} data sets"
         + (f"; not on {', '.join(lost)}." if lost else "."),
-        f"* Better than asking at random on {len(kept) - len(worse)} of {len(kept)}; mean area {_points(areas[0])} "
+        f"* Better than querying at random on {len(kept) - len(worse)} of {len(kept)}; mean area {_points(areas[0])} "
         f"points, of the maximum probability {_points(areas[1])}.",
-        f"* Under drift the gate asks more on {len(kept) - len(less)} of {len(kept)}"
+        f"* Under drift, the gate queries more texts on {len(kept) - len(less)} of {len(kept)}"
         + (
-            f"; less on {', '.join(less)}, where the encoder is sure of texts that it knows nothing of."
+            f"; fewer on {', '.join(less)}, where the encoder is confident on out-of-distribution texts."
             if less
             else "."
         ),
-        "* A promised risk was passed, within the noise of the rows or not, by "
+        "* The guaranteed risk was exceeded, within sampling noise or not, by "
         + (f"{', '.join(broken)}." if broken else "none."),
-        "* The weight of the expected error in the gate (`HEDGE`) and the constants of novelty (`DIRECTIONS`, `BEGIN`, "
-        "`WIDTH`) were chosen on these data sets.",
+        "* The weight of the expected error in the gate (`HEDGE`) and the constants of the out-of-distribution score "
+        "(`DIRECTIONS`, `BEGIN`, `WIDTH`) were chosen on these data sets.",
         "",
     ]
 
@@ -87,7 +92,7 @@ def _gates(found: dict[str, Any]) -> list[str]:
         rows.append(row)
     means = [f"**{_points(float(np.mean([c[gate]['area'] for c in found.values()])))}**" for gate in GATES]
     rows.append(["mean", "", "", *means])
-    lines = ["Area above asking at random, in points:", ""]
+    lines = ["Area above querying at random, in points:", ""]
     lines += _table(["data set (rows)", "encoder", "always", *GATES], rows)
     kept = []
     for name, c in found.items():
@@ -101,9 +106,9 @@ def _gates(found: dict[str, Any]) -> list[str]:
         kept.append([name, *shares, middle, *figures, behind])
     header = ["data set", "kept at 10 %", "at 20 %", "at 30 %", "at 50 %", "lost at 30 %, points"]
     lines += [
-        "Gain of always asking that the learnt gate keeps, and its area above that of the maximum probability. *Errors",
-        "there*: the share of the encoder's wrong answers that lie among the 30 % of the texts that it is least sure",
-        "of. The fewer lie there, the less of what the LLM would mend can a gate find that sees the encoder alone.",
+        "Share of the gain of always querying that the learnt gate keeps, and its area above that of the maximum",
+        "probability. *Errors there*: the share of the encoder's errors that fall among the 30 % of the texts with the",
+        "lowest confidence. The fewer errors fall there, the less a gate that sees only the encoder can recover.",
         "",
     ]
     return lines + _table([*header, "errors there", "area above maximum probability"], kept)
@@ -114,19 +119,21 @@ def _policies(found: dict[str, Any]) -> list[str]:
     for name, c in found.items():
         share, accuracy = c["auto"]
         cascade = c.get("cascade")
-        staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers a text"
+        staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers per text"
         drift = [f"{c[kind]:.0%}" for kind in ("drift", "drift without")]
         far = [f"{share:.1%}" for share in c["novel"]]
         rows.append([name, f"{share:.0%}", f"{accuracy:.1%}", f"{c['after']:.1%}", staged, *drift, *far])
     lines = [
-        "The policy `auto` with its threshold from the fit; with several LLMs also as a cascade, one after the other.",
-        f"Drift: the share that the same threshold asks about in texts of another data set ({_foreign(found)}), with "
-        "the novelty of the texts ([`training/encoder/novelty_fit.py`](../training/encoder/novelty_fit.py)) and "
-        "without; then which share of the texts is novel at all, held out and foreign.",
+        "The policy `auto` with its threshold from the fit. With several LLMs it is also run as a cascade, one LLM "
+        "after the other.",
+        f"Drift: the share of texts of another data set that the same threshold queries ({_foreign(found)}), with "
+        "the out-of-distribution score ([`training/encoder/novelty_fit.py`](../training/encoder/novelty_fit.py)) and "
+        "without. The last two columns give the share of texts that score as out of distribution: held out, and from "
+        "the other data set.",
         "",
     ]
-    header = ["data set", "asked", "accuracy", "always", "cascade", "asked under drift", "without novelty"]
-    return lines + _table([*header, "novel: held out", "foreign"], rows)
+    header = ["data set", "queried", "accuracy", "always", "cascade", "queried under drift", "without OOD score"]
+    return lines + _table([*header, "OOD: held out", "OOD: other data set"], rows)
 
 
 def _foreign(found: dict[str, Any]) -> str:
@@ -144,10 +151,10 @@ def _risks(found: dict[str, Any]) -> list[str]:
             rows.append(cells)
     header = ["data set", "`max_risk`", "encoder: answered", "wrong answers", "missed by the set"]
     lines = [
-        "Promises on the held-out rows (shares of all texts; multi-label: mean share of a text's classes missed):",
+        "Risk control on the held-out rows (shares of all texts; multi-label: mean share of a text's classes missed):",
         "",
     ]
-    return lines + _table([*header, "always asked: answered", "wrong answers", "missed by the set"], rows)
+    return lines + _table([*header, "always queried: answered", "wrong answers", "missed by the set"], rows)
 
 
 def _budgets(found: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -165,7 +172,7 @@ def _budgets(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         rows.append([name, *(f"{v:.1%}" for v in values)])
     rows.append(["mean", *(f"**{v:.1%}**" for v in np.mean(both, axis=0))])
     header = ["data set", "always: random", "always: chosen", "30 %: random", "30 %: chosen"]
-    what = "drawn at random or as `fit` chooses them (a pool of probe and LLMs)"
+    what = "drawn at random or chosen as in `fit` (fusion: a pool of probe and LLMs)"
     lines = [f"{BUDGET} training rows scored, {what}; accuracy:", ""]
     return lines + _table(header, rows)
 
