@@ -225,7 +225,7 @@ print(*(end - start for start, end in zip(started, measure())))
 """
 
 
-def speed(rows: int, folder: Path, repeats: int = 7) -> None:
+def speed(rows: int, folder: Path, repeats: int = 5) -> None:
     """Print seconds, seconds of all cores and MB (more at the peak) of reading a file into `fit`'s data, and by pandas.
 
     Each is a process of its own; they take turns, and the medians count. In brackets the ratio to pandas.
