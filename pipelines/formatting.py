@@ -28,7 +28,7 @@ def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: 
         return {"label": names[best], "score": float(probs[best])}
     order = np.argsort(-probs, kind="stable")
     if top_k is UNSET:
-        order = order[decide(probs[None], config.thresholds, config.min_labels)[0][order]]
+        order = order[decide(probs[None], config.decision_rule)[0][order]]
     elif top_k is not None:
         order = order[:top_k]
     return [{"label": names[i], "score": float(probs[i])} for i in order]
@@ -98,7 +98,7 @@ def hold_back(
     """
     probs = inference.probabilities.astype(np.float64)
     answered = control.answered(probs)
-    sets = control.label_sets(probs, config.thresholds, config.min_labels)
+    sets = control.label_sets(probs, config.decision_rule)
     gone = lacking(inference)
     gone[list(inference.errors)] = True
     answered[gone], sets[gone] = False, True

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .decisions import decide
+from ..configuration import DecisionRule
+from .decisions import decided_classes
 from .gate import expected_error
 
 
@@ -39,11 +40,9 @@ class RiskControl:
         """bool `(n,)`: texts whose answer is given; float `(n, K)` in."""
         return np.asarray(1.0 - expected_error(probs, self.multi_label) >= self.confidence)
 
-    def label_sets(
-        self, probs: NDArray[np.floating], thresholds: list[float] | None = None, min_labels: int = 0
-    ) -> NDArray[np.bool_]:
+    def label_sets(self, probs: NDArray[np.floating], rule: DecisionRule | None = None) -> NDArray[np.bool_]:
         """bool `(n, K)`: the classes that may be true."""
-        return np.asarray((probs >= self.cutoff) | decided_classes(probs, self.multi_label, thresholds, min_labels))
+        return np.asarray((probs >= self.cutoff) | decided_classes(probs, self.multi_label, rule))
 
 
 def risk_control(
@@ -91,12 +90,3 @@ def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float)
     encoder = np.array(calibration["encoder"][kind], dtype=np.float64).reshape(-1, width)
     fused = np.array(calibration["fused"][kind], dtype=np.float64).reshape(-1, width)
     return np.concatenate([encoder[encoder[:, 0] <= threshold], fused[fused[:, 0] > threshold]])
-
-
-def decided_classes(
-    probs: NDArray[np.floating], multi_label: bool, thresholds: list[float] | None, min_labels: int
-) -> NDArray[np.bool_]:
-    """bool `(n, K)`: the predicted classes of float `(n, K)`; without `multi_label` the best one."""
-    if multi_label:
-        return decide(probs, thresholds, min_labels)
-    return np.asarray(np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)])
