@@ -192,7 +192,7 @@ def test_label_sets_are_those_of_mapie(max_risk: float) -> None:
     """With a loss of 0 or 1, conformal risk control is split conformal prediction (score LAC), which MAPIE has."""
     encoder, _, _, labels = rows(600, 1, 1.0)
     number = np.arange(600)[:, None]
-    stored = calibrate_risk(encoder[:300], encoder[:300], np.zeros(300), labels[:300], False)
+    stored = calibrate_risk(encoder[:300], encoder[:300], np.zeros(300), labels[:300])
     control = risk_control(max_risk, stored, False)
     oracle = SplitConformalClassifier(
         Table(encoder).fit(number[:300], labels[:300]), confidence_level=1 - max_risk, conformity_score="lac"
@@ -208,7 +208,7 @@ def test_multi_label_sets_are_those_of_mapie() -> None:
     probs = rng.beta(0.5, 0.5, (900, 5))
     truth = (rng.random((900, 5)) < 0.8 * probs + 0.05).astype(int)
     truth[:, 0] |= truth.sum(axis=1) == 0  # a recall of 0 classes is defined otherwise there
-    stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300], True)
+    stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300])
     cutoff = risk_control(0.05, stored, True).cutoff
     grid = np.linspace(0, 0.5, 5001)
     oracle = MultiLabelClassificationController(lambda x: probs[np.ravel(x)], target_level=0.95, predict_params=grid)
