@@ -1,4 +1,4 @@
-"""Conformal risk control: answers that are held back so that few of those given are wrong, with a promise."""
+"""Conformal risk control: the model abstains where it must so that the risk of a wrong answer stays guaranteed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from .gate import expected_error
 
 @dataclass
 class RiskControl:
-    """Which answers are given, and the label sets of the others, at a promised risk.
+    """Which answers are given, and the label sets of the others, at a guaranteed risk.
 
     The thresholds are those of conformal risk control (Angelopoulos et al. 2022, arXiv:2208.02814): the largest ones
     whose loss on n held-out rows, with one more row of the greatest loss, stays within the risk. For a new text that is
@@ -23,7 +23,7 @@ class RiskControl:
     * the true classes that the label set leaves out: for a single class, how often the truth is not in the set; for
       multi-label, the mean share of a text's classes.
 
-    The held-out rows are those that the model was cross-fitted on, which in practice keeps the promise and in theory
+    The held-out rows are those that the model was cross-fitted on, which in practice keeps the guarantee and in theory
     loosens it a little (cross-conformal prediction, Vovk 2015).
 
     Args:

@@ -1,4 +1,4 @@
-"""Fitting the gate on out-of-sample rows, against the simpler ways to tell where an LLM is worth asking."""
+"""Fitting the gate on out-of-fold outputs, against simpler ways to predict where an LLM call is worth its cost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -63,8 +63,8 @@ def calibrate_gate(
     """The learnt gate with its threshold and its held-out curve, as plain data for `config.calibration["gate"]`.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
-        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
+        encoder_probs: float `(n, K)`, out-of-fold.
+        fused_probs: float `(n, K)` of the same rows with their LLM scores, out-of-fold.
         llm_scores: float `(n, P, K)`, NaN for missing.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         folds: int64 `(n,)`: each row's value comes from a gate that has not seen its fold.
@@ -104,13 +104,13 @@ def calibrate_cascade(
     folds: NDArray[np.int64],
     novelty: NDArray[np.floating] | None = None,
 ) -> list[dict[str, Any]]:
-    """One gate for each of several LLMs, which are asked one after the other, from cheap to dear.
+    """One gate for each of several LLMs, which are queried one after the other, from cheap to expensive.
 
-    Each is fitted on what the gates before it let through: whom to ask next is told from all that has been heard so far
+    Each is fitted on what the gates before it let through: which LLM to query next depends on all answers so far
     (cascades: FrugalGPT, arXiv:2305.05176; online cascade learning, Nie et al. 2024, arXiv:2402.04513).
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
+        encoder_probs: float `(n, K)`, out-of-fold.
         fuse: From scores `(n, P, K)`, some of them hidden by NaN, to the fused probabilities `(n, K)`.
         llm_scores: float `(n, P, K)`, NaN for missing, in the order of asking.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.

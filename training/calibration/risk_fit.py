@@ -42,8 +42,8 @@ def calibrate_risk(
     Only rows with an error ever cost anything, so that these alone are kept, without their classes.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
-        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
+        encoder_probs: float `(n, K)`, out-of-fold.
+        fused_probs: float `(n, K)` of the same rows with their LLM scores, out-of-fold.
         values: float `(n,)`: what the gate says of each row.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         rule: Multi-label: how probabilities become labels.
