@@ -105,11 +105,11 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
     model = rows.fit(rows.scores, seed)
     config = model.config
     fused, alone, novelty = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
-    settings = (rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)
+    settings = (rows.test_labels, config.decision_rule)
     values, threshold = gate_values(alone, config.calibration, rows.multi_label, novelty=novelty)
     assert threshold is not None
     stored = config.calibration["risk"]
-    sizes = risk_control(0.1, stored, rows.multi_label, np.inf).label_sets(alone, *settings[2:]).sum(axis=1)
+    sizes = risk_control(0.1, stored, rows.multi_label, np.inf).label_sets(alone, config.decision_rule).sum(axis=1)
     simple = simple_gates(alone, rows.multi_label)
     blind = gate_values(alone, config.calibration, rows.multi_label)[0]
     ties = 1e-3 * simple["maximum probability"]
@@ -120,7 +120,7 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
     for risk in RISKS:
         for policy, above, probs in (("never", np.inf, alone), ("always", -np.inf, fused)):
             control = risk_control(risk, stored, rows.multi_label, above)
-            given, sets = control.answered(probs), control.label_sets(probs, *settings[2:])
+            given, sets = control.answered(probs), control.label_sets(probs, config.decision_rule)
             truth = rows.test_labels > 0 if rows.multi_label else np.eye(probs.shape[1])[rows.test_labels] > 0
             missed = (truth & ~sets).sum(axis=1) / truth.sum(axis=1).clip(1)
             wrong = given & ~(before if policy == "never" else after)
@@ -154,7 +154,7 @@ def _cascade(rows: Fold, model: LabelFusionForSequenceClassification) -> dict[st
         wanted = values > (0.0 if threshold is None else threshold)
         heard[wanted, p] = rows.test_scores[wanted, p]
     probs, _, _ = rows.outputs(model, rows.test_texts, rows.test_embeddings, heard)
-    right = is_right(probs, rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)
+    right = is_right(probs, rows.test_labels, config.decision_rule)
     return {"accuracy": float(right.mean()), "answers": float((~np.isnan(heard).any(axis=2)).sum(axis=1).mean())}
 
 
@@ -175,7 +175,7 @@ def budgets(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Nam
         model = rows.fit(kept, seed, plain=True)
         config = model.config
         fused, alone, novelty = rows.outputs(model, rows.test_texts, rows.test_embeddings, rows.test_scores)
-        settings = (rows.test_labels, rows.multi_label, config.thresholds, config.min_labels)
+        settings = (rows.test_labels, config.decision_rule)
         before, after = is_right(alone, *settings), is_right(fused, *settings)
         values, _ = gate_values(alone, config.calibration, rows.multi_label, novelty=novelty)
         curve = before.mean() + gain_curve(values, after.astype(float) - before)

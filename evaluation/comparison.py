@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..configuration import DecisionRule
 from ..routing.decisions import decide
 from .metrics import expected_calibration_error
 from .statistics import (
@@ -53,7 +54,7 @@ class Source:
         decided = np.zeros(probabilities.shape, dtype=bool)
         rows = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
         if multi_label and len(rows):
-            decided[rows] = decide(probabilities[rows], thresholds, min_labels)
+            decided[rows] = decide(probabilities[rows], DecisionRule(thresholds, min_labels))
         elif len(rows):
             decided[rows, probabilities[rows].argmax(axis=1)] = True
         return cls(name, probabilities, decided)

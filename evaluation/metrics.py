@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..configuration import DecisionRule
 from ..routing.decisions import decide, widen
 
 METRIC_TITLES = {
@@ -46,7 +47,7 @@ def classification_metrics(
     p = widen(p, labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1)
     if multi_label:
         truth = labels.astype(int)
-        predicted = widen(decide(known, thresholds, min_labels), p.shape[1]).astype(int)
+        predicted = widen(decide(known, DecisionRule(thresholds, min_labels)), p.shape[1]).astype(int)
         clipped = p.clip(1e-12, 1 - 1e-12)
         loss = -(truth * np.log(clipped) + (1 - truth) * np.log1p(-clipped)).sum(axis=1).mean()
         ece = expected_calibration_error(p.ravel(), truth.ravel().astype(bool))
@@ -65,16 +66,10 @@ def classification_metrics(
     }
 
 
-def is_right(
-    probs: NDArray[np.floating],
-    labels: NDArray[Any],
-    multi_label: bool,
-    thresholds: list[float] | None = None,
-    min_labels: int = 0,
-) -> NDArray[np.bool_]:
+def is_right(probs: NDArray[np.floating], labels: NDArray[Any], rule: DecisionRule | None = None) -> NDArray[np.bool_]:
     """bool `(n,)`: rows that are right, in all classes for multi-label. Classes from K on are none of the model's."""
-    if multi_label:
-        decided = widen(decide(probs, thresholds, min_labels), labels.shape[1])
+    if labels.ndim == 2:
+        decided = widen(decide(probs, rule), labels.shape[1])
         return np.asarray((decided == (labels > 0)).all(axis=1))
     return np.asarray(probs.argmax(axis=1) == labels)
 

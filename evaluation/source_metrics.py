@@ -51,7 +51,7 @@ def risk_metrics(
         truth is not in the label set (multi-label: mean share of a text's classes); `set_size`: its mean size.
     """
     answered, sets = hold_back(result, config, control)
-    right = is_right(result.probabilities, truth, config.multi_label, config.thresholds, config.min_labels)
+    right = is_right(result.probabilities, truth, config.decision_rule)
     num_labels = truth.shape[1] if truth.ndim == 2 else max(config.num_labels, int(truth.max(initial=0)) + 1)
     classes = truth > 0 if truth.ndim == 2 else np.eye(num_labels, dtype=bool)[truth]
     missed = (classes & ~widen(sets, num_labels)).sum(axis=1) / classes.sum(axis=1).clip(1)

@@ -59,7 +59,7 @@ def measure_tradeoff(
     with _recorded(config):
         full = run(clf.model_, clf.tokenizer_, table.texts, llm_policy="always", **known)
         chosen = run(clf.model_, clf.tokenizer_, table.texts, llm_policy=policy, **known)
-    settings = (table.labels, config.multi_label, config.thresholds, config.min_labels)
+    settings = (table.labels, config.decision_rule)
     probs, novelty = full.encoder_probabilities, full.novelty
     values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
     heard = chosen.answered

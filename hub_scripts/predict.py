@@ -245,7 +245,7 @@ def _answers(
 
     probabilities, encoder = part.probabilities, part.encoder_probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    decided = decide(probabilities, config.thresholds, config.min_labels) if config.multi_label else None
+    decided = decide(probabilities, config.decision_rule) if config.multi_label else None
     names = config.label_names
     providers = source_names(config)
     if control is not None:

@@ -277,7 +277,7 @@ class AutoFusionClassifier(
             best = probabilities.argmax(axis=1)
             return [None if gone else classes[i] for i, gone in zip(best, blank, strict=True)]
         config = self.model_.config
-        decided = decide(probabilities, config.thresholds, config.min_labels)
+        decided = decide(probabilities, config.decision_rule)
         named = ([c for c, yes in zip(classes, row, strict=True) if yes] for row in decided)
         return [None if gone else names for names, gone in zip(named, blank, strict=True)]
 

@@ -39,7 +39,7 @@ class MeasuredClassifierMixin:
         data = self._prepare_measured(with_labels(X, y, self.label_column))
         assert data.labels is not None  # `prepare` has seen to it
         probabilities = self.predict_sources(data).probabilities
-        right = is_right(probabilities, data.labels, config.multi_label, config.thresholds, config.min_labels)
+        right = is_right(probabilities, data.labels, config.decision_rule)
         return float(np.average(right, weights=sample_weight))
 
     def evaluate(

@@ -28,7 +28,7 @@ def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: 
         return {"label": names[best], "score": float(probs[best])}
     order = np.argsort(-probs, kind="stable")
     if top_k is UNSET:
-        order = order[decide(probs[None], config.thresholds, config.min_labels)[0][order]]
+        order = order[decide(probs[None], config.decision_rule)[0][order]]
     elif top_k is not None:
         order = order[:top_k]
     return [{"label": names[i], "score": float(probs[i])} for i in order]
@@ -48,7 +48,7 @@ def format_answers(
         config: The model's config.
         top_k: See `format_labels`.
         return_sources: A dict that also holds what each source said.
-        control: A dict that also says whether the answer is held back (`abstained`; `label` or `labels` is then None)
+        control: A dict that also says whether the model abstained (`abstained`; `label` or `labels` is then None)
             and which classes may be true (`label_set`, the likeliest first).
     """
     probabilities, encoder = inference.probabilities, inference.encoder_probabilities
@@ -56,7 +56,7 @@ def format_answers(
     if control is not None:
         answered, sets = hold_back(inference, config, control)
     missing = inference.errors
-    if control is not None:  # say why an answer is held back
+    if control is not None:  # say why the model abstained
         missing = {int(row): NO_SCORES for row in np.flatnonzero(lacking(inference))} | missing
     for i in range(len(inference)):
         no_text = np.isnan(probabilities[i]).any()
@@ -93,12 +93,11 @@ def hold_back(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which answers are given, and the classes that may be true: bool `(n,)` and bool `(n, num_labels)`.
 
-    A text whose LLM answer is missing that the policy wanted is outside of the promise: it is held back, and any class
-    may be true.
+    The guarantee excludes texts whose requested LLM answer is missing: the model abstains, and any class may be true.
     """
     probs = inference.probabilities.astype(np.float64)
     answered = control.answered(probs)
-    sets = control.label_sets(probs, config.thresholds, config.min_labels)
+    sets = control.label_sets(probs, config.decision_rule)
     gone = lacking(inference)
     gone[list(inference.errors)] = True
     answered[gone], sets[gone] = False, True

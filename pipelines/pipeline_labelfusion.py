@@ -34,7 +34,7 @@ class LabelFusionPipeline(Pipeline):
     ```python
     pipe = pipeline("labelfusion-classification", model="user/model")
     pipe("Shares fell.")                                    # [{"label": "Business", "score": 0.98}]
-    pipe(texts, llm_policy=0.2, return_sources=True)        # the LLM is asked about 20 % of the texts
+    pipe(texts, llm_policy=0.2, return_sources=True)        # 20 % of the texts are sent to the LLM
     for answer in pipe(KeyDataset(dataset, "text")): ...    # streams: bounded memory, the LLM works ahead
     ```
 
@@ -107,7 +107,7 @@ class LabelFusionPipeline(Pipeline):
             max_risk: Hold back answers (`abstained`, with `label` None and a `label_set`) so that no more than this
                 share of all texts gets a wrong one, see [`RiskControl`].
             llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
-                NaN for missing; for a list or a single text. A text that brings scores is not asked about.
+                NaN for missing; for a list or a single text. A text with scores is not sent to the LLMs.
             empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: it is answered by None.
             max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
             truncation: Accepted for the sake of habit; texts are always truncated.

@@ -1,4 +1,4 @@
-"""The gate: where asking an LLM is worth it, told from the encoder's own answer."""
+"""The gate of selective querying: where an LLM call is worth its cost, predicted from the encoder's own answer."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -41,15 +41,15 @@ def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> ND
 
 @dataclass
 class Gate:
-    """The value of asking: how much likelier the answer is to be right after an LLM has been heard.
+    """The value of an LLM call: how much it is expected to raise the probability of a correct prediction.
 
     What an LLM says is reduced to the classes that it names, and how well it knows each class is learnt from rows that
     it has answered. The value of a text is then the expected probability of the best answer after hearing it, less that
     of the best answer now (the value of information, Howard 1966; as a rule for when to ask, Kapoor and Horvitz 2007).
     It is never negative, and 0 where nothing that the LLM may say would change the answer. That a cheap model's output
-    can tell where a dear one helps is from FrugalGPT (Chen et al. 2023, arXiv:2305.05176), RouteLLM (Ong et al. 2024,
-    arXiv:2406.18665) and AutoMix (Aggarwal et al. 2023, arXiv:2310.12963), which learn it text by text and need far
-    more rows than the 2 K numbers here.
+    can predict where an expensive one helps is from FrugalGPT (Chen et al. 2023, arXiv:2305.05176), RouteLLM (Ong et
+    al. 2024, arXiv:2406.18665) and AutoMix (Aggarwal et al. 2023, arXiv:2310.12963), which learn it text by text
+    and need far more rows than the 2 K numbers here.
 
     Args:
         recall: float64 `(K,)`: how often the LLM names class k (multi-label: also) where it is right.
@@ -113,7 +113,7 @@ def gate_values(
     """What the texts are ordered by, and the value from which `"auto"` asks.
 
     Args:
-        probs: float `(n, K)`: calibrated probabilities of what has been heard so far.
+        probs: float `(n, K)`: calibrated probabilities, with the LLM answers observed so far.
         calibration: `config.calibration`. A model without a learnt gate goes by `uncertainty` and `gate_threshold`.
         multi_label: Whether the classes are independent.
         stage: Index of the LLM that would be asked next; `None`: all of them at once.

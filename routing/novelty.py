@@ -17,7 +17,7 @@ def novelty_of(embeddings: torch.Tensor, config: LabelFusionConfig) -> NDArray[n
 def doubted(
     probs: NDArray[np.floating], novelty: NDArray[np.floating] | None, multi_label: bool
 ) -> NDArray[np.float64]:
-    """The probabilities as far as they can be trusted: those of a text unlike the training texts are a guess.
+    """Shrink probabilities to the uniform distribution by the out-of-distribution score of each text.
 
     An encoder is often sure of what it has never seen. Its answer is drawn to that of no knowledge, all classes alike,
     by the text's novelty, so that every gate sees most to gain there.

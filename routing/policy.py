@@ -67,7 +67,7 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
 
     Args:
         target_accuracy: Share of the texts that are to be right (multi-label: in all classes), in (0, 1].
-        llm_policy: What was given beside it; a share contradicts it.
+        llm_policy: The policy that was also given; a share contradicts the accuracy.
         config: The model's config.
 
     Raises:
@@ -97,15 +97,15 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
 
 
 def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) -> RiskControl:
-    """Which answers may be given under a policy so that no more than `max_risk` of the texts get a wrong one.
+    """Which answers to give under a policy so that at most `max_risk` of the texts get a wrong one; the others abstain.
 
     Args:
         max_risk: See `routing.risk.RiskControl`.
-        policy: The policy that the texts are answered under; the promise is about this one.
+        policy: The policy that the texts are answered under; the guarantee holds for this policy only.
         config: The model's config.
 
     Raises:
-        ValueError: If the risk cannot be promised.
+        ValueError: If the risk cannot be guaranteed.
     """
     calibration = config.calibration.get("risk") or {}
     if is_cascade(policy, config):

@@ -1,4 +1,4 @@
-"""Conformal risk control: answers that are held back so that few of those given are wrong, with a promise."""
+"""Conformal risk control: the model abstains where it must so that the risk of a wrong answer stays guaranteed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .decisions import decide
+from ..configuration import DecisionRule
+from .decisions import decided_classes
 from .gate import expected_error
 
 
 @dataclass
 class RiskControl:
-    """Which answers are given, and the label sets of the others, at a promised risk.
+    """Which answers are given, and the label sets of the others, at a guaranteed risk.
 
     The thresholds are those of conformal risk control (Angelopoulos et al. 2022, arXiv:2208.02814): the largest ones
     whose loss on n held-out rows, with one more row of the greatest loss, stays within the risk. For a new text that is
@@ -22,7 +23,7 @@ class RiskControl:
     * the true classes that the label set leaves out: for a single class, how often the truth is not in the set; for
       multi-label, the mean share of a text's classes.
 
-    The held-out rows are those that the model was cross-fitted on, which in practice keeps the promise and in theory
+    The held-out rows are those that the model was cross-fitted on, which in practice keeps the guarantee and in theory
     loosens it a little (cross-conformal prediction, Vovk 2015).
 
     Args:
@@ -39,11 +40,9 @@ class RiskControl:
         """bool `(n,)`: texts whose answer is given; float `(n, K)` in."""
         return np.asarray(1.0 - expected_error(probs, self.multi_label) >= self.confidence)
 
-    def label_sets(
-        self, probs: NDArray[np.floating], thresholds: list[float] | None = None, min_labels: int = 0
-    ) -> NDArray[np.bool_]:
+    def label_sets(self, probs: NDArray[np.floating], rule: DecisionRule | None = None) -> NDArray[np.bool_]:
         """bool `(n, K)`: the classes that may be true."""
-        return np.asarray((probs >= self.cutoff) | decided_classes(probs, self.multi_label, thresholds, min_labels))
+        return np.asarray((probs >= self.cutoff) | decided_classes(probs, self.multi_label, rule))
 
 
 def risk_control(
@@ -91,12 +90,3 @@ def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float)
     encoder = np.array(calibration["encoder"][kind], dtype=np.float64).reshape(-1, width)
     fused = np.array(calibration["fused"][kind], dtype=np.float64).reshape(-1, width)
     return np.concatenate([encoder[encoder[:, 0] <= threshold], fused[fused[:, 0] > threshold]])
-
-
-def decided_classes(
-    probs: NDArray[np.floating], multi_label: bool, thresholds: list[float] | None, min_labels: int
-) -> NDArray[np.bool_]:
-    """bool `(n, K)`: the predicted classes of float `(n, K)`; without `multi_label` the best one."""
-    if multi_label:
-        return decide(probs, thresholds, min_labels)
-    return np.asarray(np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)])

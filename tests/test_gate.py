@@ -68,7 +68,7 @@ def test_the_value_is_never_negative_and_grows_with_a_better_llm(num_labels: int
 def test_a_fitted_gate_predicts_the_gain_and_beats_the_simple_ones() -> None:
     """The LLM is of no use on the third class: asking where the encoder doubts about it is wasted."""
     probs, scores, _, labels = world(4000)
-    gate = fit_gate(probs, scores, labels, False)
+    gate = fit_gate(probs, scores, labels)
     assert gate.recall == pytest.approx([0.95, 0.95, 0.4], abs=0.06)
     test_probs, _, fused, truth = world(20_000, seed=1)
     gain = (fused.argmax(axis=1) == truth).astype(float) - (test_probs.argmax(axis=1) == truth)
@@ -89,10 +89,10 @@ def test_rows_without_answers_are_left_out_of_the_fit() -> None:
     scores[:, 1] = np.nan
     some = scores.copy()
     some[100:] = np.nan
-    kept = fit_gate(probs[:100], scores[:100], labels[:100], False)
-    gate = fit_gate(probs, some, labels, False)
+    kept = fit_gate(probs[:100], scores[:100], labels[:100])
+    gate = fit_gate(probs, some, labels)
     np.testing.assert_allclose(gate.recall, kept.recall)
-    assert np.isfinite(fit_gate(probs, np.full_like(scores, np.nan), labels, False)(probs)).all()
+    assert np.isfinite(fit_gate(probs, np.full_like(scores, np.nan), labels)(probs)).all()
 
 
 def test_a_threshold_keeps_the_gain_and_a_useless_llm_is_never_asked() -> None:
@@ -111,7 +111,7 @@ def test_the_gain_curve_starts_at_nothing_and_ends_at_all() -> None:
 def calibrated(seed: int = 0, **kwargs: Any) -> dict[str, Any]:
     probs, scores, fused, labels = world(1000, seed=seed, **kwargs)
     folds = np.arange(len(labels)) % 5
-    return calibrate_gate(probs, fused, scores, labels, False, folds)
+    return calibrate_gate(probs, fused, scores, labels, folds)
 
 
 def test_what_is_stored_is_plain_and_drives_the_policies() -> None:
@@ -159,7 +159,7 @@ def test_a_target_accuracy_asks_as_little_as_held_out_rows_allow() -> None:
 
 def test_an_llm_that_only_harms_is_not_asked_by_auto() -> None:
     probs, scores, _, labels = world(1000, (0.2, 0.2, 0.2))
-    entry = calibrate_gate(probs, scores[:, 0] * 0.9 + 0.03, scores, labels, False, np.arange(1000) % 5)
+    entry = calibrate_gate(probs, scores[:, 0] * 0.9 + 0.03, scores, labels, np.arange(1000) % 5)
     assert entry["threshold"] == NEVER
 
 
@@ -178,7 +178,7 @@ def test_a_cascade_asks_the_dear_llm_about_less() -> None:
             out = np.where(there[:, None], out * likelihood, out)
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
-    stages = calibrate_cascade(probs, fuse, scores, labels, False, np.arange(3000) % 5)
+    stages = calibrate_cascade(probs, fuse, scores, labels, np.arange(3000) % 5)
     assert len(stages) == 2
     now = probs
     asked, heard = [], np.full_like(scores, np.nan)

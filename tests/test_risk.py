@@ -41,7 +41,7 @@ def test_the_promise_holds_on_average_over_draws(max_risk: float, share: float) 
     wrong, missed, given = [], [], []
     for seed in range(200):
         encoder, fused, values, labels = rows(200, seed, 1.0)
-        stored = calibrate_risk(encoder, fused, values, labels, False)
+        stored = calibrate_risk(encoder, fused, values, labels)
         above = {0.0: np.inf, 1.0: -np.inf}.get(share, float(np.interp(share, SHARES, stored["shares"])))
         control = risk_control(max_risk, stored, False, above)
         encoder, fused, values, labels = rows(500, 10_000 + seed, 1.0)
@@ -63,7 +63,7 @@ def test_the_promise_of_label_sets_for_multi_label() -> None:
         rng = np.random.default_rng(seed)
         probs = rng.beta(0.5, 0.5, (900, 5))
         truth = (rng.random((900, 5)) < 0.8 * probs + 0.05).astype(float)
-        stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300], True)
+        stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300])
         control = risk_control(0.05, stored, True)
         sets, answered = control.label_sets(probs[300:]), control.answered(probs[300:])
         new = truth[300:] > 0
@@ -75,7 +75,7 @@ def test_the_promise_of_label_sets_for_multi_label() -> None:
 
 def test_an_encoder_without_errors_holds_nothing_back() -> None:
     probs = np.tile([0.9, 0.1], (100, 1))
-    stored = calibrate_risk(probs, probs, np.zeros(100), np.zeros(100, int), False)
+    stored = calibrate_risk(probs, probs, np.zeros(100), np.zeros(100, int))
     assert stored["encoder"] == {"wrong": [], "missed": []}
     control = risk_control(0.05, stored, False)
     assert control.answered(np.array([[0.5, 0.5]])).all()
@@ -84,7 +84,7 @@ def test_an_encoder_without_errors_holds_nothing_back() -> None:
 
 def test_what_is_stored_is_small() -> None:
     encoder, fused, values, labels = rows(10_000, 0, 1.0)
-    stored = calibrate_risk(encoder, fused, values, labels, False)
+    stored = calibrate_risk(encoder, fused, values, labels)
     assert stored["rows"] == 2000
     assert len(stored["encoder"]["wrong"]) < 1000
 
@@ -97,7 +97,7 @@ def test_a_risk_out_of_range_is_refused(max_risk: Any) -> None:
 
 def test_a_promise_that_cannot_be_kept_is_not_given() -> None:
     encoder, fused, values, labels = rows(50, 0, 1.0)
-    stored = calibrate_risk(encoder, fused, values, labels, False)
+    stored = calibrate_risk(encoder, fused, values, labels)
     with pytest.raises(ValueError, match=r"cannot be promised from 50 held-out rows: 0\.0196 is the least"):
         risk_control(0.01, stored, False)
     with pytest.raises(ValueError, match="needs the held-out rows"):
@@ -118,7 +118,7 @@ def answers(make_model: Callable[..., Model], tokenizer: Tokenizer, multi_label:
     probs = np.array([[a["sources"]["encoder"][f"class{k}"] for k in range(3)] for a in alone])
     wrong = np.arange(40) % 2 == 0
     labels = ((probs > 0.5) ^ wrong[:, None]).astype(float) if multi_label else (probs.argmax(axis=1) + wrong) % 3
-    model.config.calibration["risk"] = calibrate_risk(probs, probs, np.zeros(40), labels, multi_label)
+    model.config.calibration["risk"] = calibrate_risk(probs, probs, np.zeros(40), labels)
     return list(pipe(iter(texts), max_risk=0.2, **{"llm_policy": "never", **options}))
 
 
@@ -145,7 +145,7 @@ def test_a_text_whose_llm_answer_is_missing_is_held_back() -> None:
     logits = np.array([[9.0, 0.0], [9.0, 0.0]], dtype=np.float32)
     result = Inference(logits, logits, nothing, np.ones(2, bool), np.zeros(2), False, {1: "deadline"})
     silent = Inference(logits, logits, nothing, np.zeros(2, bool), np.zeros(2), wanted=np.array([[False], [True]]))
-    stored = calibrate_risk(*(np.tile([0.9, 0.1], (100, 1)),) * 2, np.zeros(100), np.zeros(100, int), False)
+    stored = calibrate_risk(*(np.tile([0.9, 0.1], (100, 1)),) * 2, np.zeros(100), np.zeros(100, int))
     for inference in (result, silent):
         first, second = format_answers(inference, config, control=risk_control(0.1, stored, False))
         assert (first["label"], first["abstained"], len(first["label_set"])) == ("LABEL_0", False, 1)
@@ -192,7 +192,7 @@ def test_label_sets_are_those_of_mapie(max_risk: float) -> None:
     """With a loss of 0 or 1, conformal risk control is split conformal prediction (score LAC), which MAPIE has."""
     encoder, _, _, labels = rows(600, 1, 1.0)
     number = np.arange(600)[:, None]
-    stored = calibrate_risk(encoder[:300], encoder[:300], np.zeros(300), labels[:300], False)
+    stored = calibrate_risk(encoder[:300], encoder[:300], np.zeros(300), labels[:300])
     control = risk_control(max_risk, stored, False)
     oracle = SplitConformalClassifier(
         Table(encoder).fit(number[:300], labels[:300]), confidence_level=1 - max_risk, conformity_score="lac"
@@ -208,7 +208,7 @@ def test_multi_label_sets_are_those_of_mapie() -> None:
     probs = rng.beta(0.5, 0.5, (900, 5))
     truth = (rng.random((900, 5)) < 0.8 * probs + 0.05).astype(int)
     truth[:, 0] |= truth.sum(axis=1) == 0  # a recall of 0 classes is defined otherwise there
-    stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300], True)
+    stored = calibrate_risk(probs[:300], probs[:300], np.zeros(300), truth[:300])
     cutoff = risk_control(0.05, stored, True).cutoff
     grid = np.linspace(0, 0.5, 5001)
     oracle = MultiLabelClassificationController(lambda x: probs[np.ravel(x)], target_level=0.95, predict_params=grid)

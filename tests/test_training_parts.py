@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from labelfusion.configuration import DecisionRule
 from labelfusion.evaluation.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
 from labelfusion.routing.decisions import decide
 from labelfusion.training.calibration.calibration_maps import fit_temperature
@@ -74,8 +75,8 @@ def test_temperature_of_few_or_no_rows_is_harmless() -> None:
 def test_decide_gives_at_least_min_labels() -> None:
     probs = np.array([[0.1, 0.4, 0.2], [0.9, 0.8, 0.1]])
     assert decide(probs).tolist() == [[False] * 3, [True, True, False]]
-    assert decide(probs, min_labels=1).tolist() == [[False, True, False], [True, True, False]]
-    assert decide(probs, [0.05, 0.9, 0.9]).tolist() == [[True, False, False], [True, False, False]]
+    assert decide(probs, DecisionRule(min_labels=1)).tolist() == [[False, True, False], [True, True, False]]
+    assert decide(probs, DecisionRule([0.05, 0.9, 0.9])).tolist() == [[True, False, False], [True, False, False]]
 
 
 def test_thresholds_find_a_shifted_class() -> None:

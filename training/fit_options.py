@@ -74,7 +74,7 @@ class FitOptions:
         max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`: fewer steps, epochs and
             folds, or none.
         extra_sources: Let inner layers (`pooling_layers`), words and labelled neighbours (`LexicalHead`, `KernelHead`)
-            stand beside the encoder's last layer, the latter with the weights that are best out of sample. The kernel
+            complement the encoder's last layer, the heads with stacking weights from out-of-fold outputs. The kernel
             head keeps embeddings of training texts.
         calibration: `"auto"` gives the encoder's side, each LLM and the answer as much as held-out rows show to help.
             `"none"` and `"temperature"` go no further; with rows enough, `"vector"` is a scale and bias for each class

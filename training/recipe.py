@@ -29,7 +29,7 @@ RECIPE: list[Step] = [
     check_scores,  # warns of scores that say nothing, or whose classes are in another order
     encode,  # embeddings of the pretrained encoder
     train_encoder,  # linear probe; contrastive training or fine-tuning where that is better
-    stack_sources,  # TF-IDF head and kernel head beside it, with weights from out-of-fold outputs
+    stack_sources,  # adds a TF-IDF head and a kernel head, with weights from out-of-fold outputs
     measure_novelty,  # out-of-distribution score
     calibrate_encoder_logits,  # temperature or vector scaling
     judge_classes_together,  # multi-label: classes that come together or exclude each other

@@ -1,4 +1,4 @@
-"""Which training rows are worth an LLM's answer, where not all of them can be paid for."""
+"""Which training rows are sent to the LLM where not all of them can be paid for (active learning)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,10 +22,10 @@ def scoring_order(
     and Gale 1994), but of these alone the fusion would learn nothing of the others. So rows are drawn without
     replacement, half evenly and half in proportion to the encoder's expected error (importance-weighted active
     learning, Beygelzimer et al. 2009, arXiv:0812.4952; drawn as by Efraimidis and Spirakis 2006). What is then measured
-    on them is measured on harder rows than the average: accuracies, and promises about them, are on the safe side.
+    on them is measured on harder rows than the average: accuracies, and guarantees about them, err on the safe side.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample; `None`: rows are drawn evenly.
+        encoder_probs: float `(n, K)`, out-of-fold; `None`: rows are drawn evenly.
         num_rows: n.
         multi_label: Whether the classes are independent.
         seed: Seed of the draw.

@@ -34,7 +34,7 @@ def calibrate_answer(
     """Calibrate the fused answer: a temperature, and on top of it a monotone map.
 
     Args:
-        logits: float32 `(n, K)`, out of sample.
+        logits: float32 `(n, K)`, out-of-fold.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)`.
         multi_label: Whether the classes are independent.

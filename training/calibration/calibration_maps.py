@@ -17,7 +17,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: boo
     """The temperature that minimises the log loss of `logits / temperature` (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
-        logits: float `(n, K)`, out of sample.
+        logits: float `(n, K)`, out-of-fold.
         labels: int64 `(n,)` or float `(n, K)`.
         multi_label: Whether the classes are independent.
 
@@ -45,7 +45,7 @@ def fit_vector_scaling(
     rows by less than one per cent more, and not at all where classes come together (Reuters).
 
     Args:
-        logits: float32 `(n, K)`, out of sample.
+        logits: float32 `(n, K)`, out-of-fold.
         labels: int64 `(n,)` or float32 `(n, K)`.
         multi_label: Whether the classes are independent.
 
@@ -110,7 +110,7 @@ def fit_score_map(scores: torch.Tensor, labels: torch.Tensor, multi_label: bool,
 
 
 def fit_answer_map(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> Knots:
-    """The map of the fused logits for `map_logits`; `logits` float `(n, K)`, out of sample."""
+    """The map of the fused logits for `map_logits`; `logits` float `(n, K)`, out-of-fold."""
     if multi_label:
         return fit_monotone(logits.flatten().numpy(), (labels > 0).flatten().numpy())
     odds, best, _ = top_odds(logits)

@@ -42,7 +42,7 @@ def calibrate_encoder(
 
     Args:
         model: Its heads are changed in place.
-        logits: float32 `(n, K)`, out of sample.
+        logits: float32 `(n, K)`, out-of-fold.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)`.
         wanted: One of `CALIBRATIONS`.

@@ -1,4 +1,4 @@
-"""Fitting the gate on out-of-sample rows, against the simpler ways to tell where an LLM is worth asking."""
+"""Fitting the gate on out-of-fold outputs, against simpler ways to predict where an LLM call is worth its cost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...configuration import DecisionRule
 from ...evaluation.metrics import is_right
 from ...evaluation.tradeoff_curve import gain_curve, gate_area
 from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
@@ -15,9 +16,7 @@ KEPT_GAIN = 0.95
 STRENGTH = 20.0  # rows that a class's reliability is drawn to the average by
 
 
-def fit_gate(
-    probs: NDArray[np.floating], llm_scores: NDArray[np.floating], labels: NDArray[Any], multi_label: bool
-) -> Gate:
+def fit_gate(probs: NDArray[np.floating], llm_scores: NDArray[np.floating], labels: NDArray[Any]) -> Gate:
     """Learn how well the LLMs know each class, on the rows where it matters: those that the encoder is unsure of.
 
     An LLM is less reliable on texts that the encoder finds hard, so that each row counts by its expected error.
@@ -27,8 +26,8 @@ def fit_gate(
         llm_scores: float `(n, P, K)`, NaN for missing; the mean of the LLMs is what they say. Rows without any are
             left out.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        multi_label: Whether the classes are independent.
     """
+    multi_label = labels.ndim == 2
     heard = ~np.isnan(llm_scores).any(axis=2).all(axis=1)
     probs, labels = probs[heard], labels[heard]
     there = ~np.isnan(llm_scores[heard]).any(axis=2)[:, :, None]
@@ -57,23 +56,19 @@ def calibrate_gate(
     fused_probs: NDArray[np.floating],
     llm_scores: NDArray[np.floating],
     labels: NDArray[Any],
-    multi_label: bool,
     folds: NDArray[np.int64],
-    thresholds: list[float] | None = None,
-    min_labels: int = 0,
+    rule: DecisionRule | None = None,
     novelty: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """The learnt gate with its threshold and its held-out curve, as plain data for `config.calibration["gate"]`.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
-        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
+        encoder_probs: float `(n, K)`, out-of-fold.
+        fused_probs: float `(n, K)` of the same rows with their LLM scores, out-of-fold.
         llm_scores: float `(n, P, K)`, NaN for missing.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        multi_label: Whether the classes are independent.
         folds: int64 `(n,)`: each row's value comes from a gate that has not seen its fold.
-        thresholds: Multi-label: K thresholds of the decisions.
-        min_labels: Multi-label: fewest classes of a text.
+        rule: Multi-label: how probabilities become labels.
         novelty: float `(n,)`, out of sample, see `doubted`.
 
     Returns:
@@ -81,10 +76,10 @@ def calibrate_gate(
         `accuracy` (multi-label: exact match) and `threshold` at each of the 101 shares asked, 0 to 1; `compared`: by
         gate, the mean of that curve above the one of asking at random.
     """
-    gate, values = _cross_fitted(encoder_probs, llm_scores, labels, multi_label, folds, novelty)
-    soft = _truth(fused_probs, labels, multi_label) - _truth(encoder_probs, labels, multi_label)
-    settings = (labels, multi_label, thresholds, min_labels)
-    before, after = is_right(encoder_probs, *settings), is_right(fused_probs, *settings)
+    multi_label = labels.ndim == 2
+    gate, values = _cross_fitted(encoder_probs, llm_scores, labels, folds, novelty)
+    soft = _truth(fused_probs, labels) - _truth(encoder_probs, labels)
+    before, after = is_right(encoder_probs, labels, rule), is_right(fused_probs, labels, rule)
     gain = after.astype(float) - before
     found: dict[str, Any] = gate.to_dict()
     doubt = uncertainty(doubted(encoder_probs, novelty, multi_label), multi_label)
@@ -106,21 +101,19 @@ def calibrate_cascade(
     fuse: Callable[[NDArray[np.floating]], NDArray[np.floating]],
     llm_scores: NDArray[np.floating],
     labels: NDArray[Any],
-    multi_label: bool,
     folds: NDArray[np.int64],
     novelty: NDArray[np.floating] | None = None,
 ) -> list[dict[str, Any]]:
-    """One gate for each of several LLMs, which are asked one after the other, from cheap to dear.
+    """One gate for each of several LLMs, which are queried one after the other, from cheap to expensive.
 
-    Each is fitted on what the gates before it let through: whom to ask next is told from all that has been heard so far
+    Each is fitted on what the gates before it let through: which LLM to query next depends on all answers so far
     (cascades: FrugalGPT, arXiv:2305.05176; online cascade learning, Nie et al. 2024, arXiv:2402.04513).
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
+        encoder_probs: float `(n, K)`, out-of-fold.
         fuse: From scores `(n, P, K)`, some of them hidden by NaN, to the fused probabilities `(n, K)`.
         llm_scores: float `(n, P, K)`, NaN for missing, in the order of asking.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        multi_label: Whether the classes are independent.
         folds: int64 `(n,)`.
         novelty: float `(n,)`, out of sample, see `doubted`.
 
@@ -130,10 +123,10 @@ def calibrate_cascade(
     heard = np.full_like(llm_scores, np.nan)
     now, stages = encoder_probs, []
     for p in range(llm_scores.shape[1]):
-        gate, values = _cross_fitted(now, llm_scores[:, p : p + 1], labels, multi_label, folds, novelty)
+        gate, values = _cross_fitted(now, llm_scores[:, p : p + 1], labels, folds, novelty)
         trial = heard.copy()
         trial[:, p] = llm_scores[:, p]
-        gain = _truth(fuse(trial), labels, multi_label) - _truth(now, labels, multi_label)
+        gain = _truth(fuse(trial), labels) - _truth(now, labels)
         gate.threshold = fit_gate_threshold(values, gain)
         asked = values > gate.threshold
         heard[asked, p] = llm_scores[asked, p]
@@ -146,16 +139,15 @@ def _cross_fitted(
     probs: NDArray[np.floating],
     llm_scores: NDArray[np.floating],
     labels: NDArray[Any],
-    multi_label: bool,
     folds: NDArray[np.int64],
     novelty: NDArray[np.floating] | None,
 ) -> tuple[Gate, NDArray[np.float64]]:
     """The gate fitted on all rows, and the value of each row by one that has not seen its fold."""
-    values, trusted = np.empty(len(labels)), doubted(probs, novelty, multi_label)
+    values, trusted = np.empty(len(labels)), doubted(probs, novelty, labels.ndim == 2)
     for fold in np.unique(folds):
         rest = folds != fold
-        values[~rest] = fit_gate(probs[rest], llm_scores[rest], labels[rest], multi_label)(trusted[~rest])
-    return fit_gate(probs, llm_scores, labels, multi_label), values
+        values[~rest] = fit_gate(probs[rest], llm_scores[rest], labels[rest])(trusted[~rest])
+    return fit_gate(probs, llm_scores, labels), values
 
 
 def simple_gates(encoder_probs: NDArray[np.floating], multi_label: bool) -> dict[str, NDArray[np.float64]]:
@@ -192,8 +184,9 @@ def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating],
     return float((last + values[values < last].max(initial=0.0)) / 2)
 
 
-def _truth(probs: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> NDArray[np.float64]:
-    if multi_label:
+def _truth(probs: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """float64 `(n,)`: the probability of the true class; multi-label: its mean over the classes."""
+    if labels.ndim == 2:
         return np.where(labels > 0, probs, 1.0 - probs).mean(axis=1).astype(np.float64)
     return probs[np.arange(len(probs)), labels].astype(np.float64)
 

@@ -23,11 +23,10 @@ def fit_gates(state: "FitState") -> "FitState":
     config, data, rows = state.config, state.fusion_data(), state.fusable
     folds, novelty = state.folds[rows], state.novelty[rows]
     encoder, scores, labels = state.encoder_probs[rows], data.llm_scores.numpy(), data.labels.numpy()
-    decisions = (config.thresholds, config.min_labels)
-    gate = calibrate_gate(encoder, state.probabilities, scores, labels, state.multi_label, folds, *decisions, novelty)
+    gate = calibrate_gate(encoder, state.probabilities, scores, labels, folds, config.decision_rule, novelty)
     if config.num_providers > 1:
         fuse = PartlyFused(state.model, data)
-        gate["stages"] = calibrate_cascade(encoder, fuse, scores, labels, state.multi_label, folds, novelty)
+        gate["stages"] = calibrate_cascade(encoder, fuse, scores, labels, folds, novelty)
     config.calibration["gate"] = gate
     return state
 

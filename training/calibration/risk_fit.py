@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...configuration import DecisionRule
+from ...routing.decisions import decided_classes
 from ...routing.gate import SHARES, expected_error, gate_values
-from ...routing.risk import decided_classes
 
 if TYPE_CHECKING:
     from ..fit_state import FitState
@@ -22,8 +23,7 @@ def store_errors(state: "FitState") -> "FitState":
         values = np.zeros(len(fused))
     else:
         values = gate_values(encoder, config.calibration, state.multi_label, novelty=state.novelty[rows])[0]
-    decisions = (config.thresholds, config.min_labels)
-    risk = calibrate_risk(encoder, fused, values, state.labels[rows], state.multi_label, *decisions)
+    risk = calibrate_risk(encoder, fused, values, state.labels[rows], config.decision_rule)
     if state.fused_logits is None and config.num_providers:
         risk["encoder_only"] = True  # what the default pool makes of the scores was not measured
     config.calibration["risk"] = risk
@@ -35,35 +35,32 @@ def calibrate_risk(
     fused_probs: NDArray[np.floating],
     values: NDArray[np.floating],
     labels: NDArray[Any],
-    multi_label: bool,
-    thresholds: list[float] | None = None,
-    min_labels: int = 0,
+    rule: DecisionRule | None = None,
 ) -> dict[str, Any]:
     """What `risk_control` needs of the held-out rows, as plain data for `config.calibration["risk"]`.
 
     Only rows with an error ever cost anything, so that these alone are kept, without their classes.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample.
-        fused_probs: float `(n, K)` of the same rows with their LLM scores, out of sample.
+        encoder_probs: float `(n, K)`, out-of-fold.
+        fused_probs: float `(n, K)` of the same rows with their LLM scores, out-of-fold.
         values: float `(n,)`: what the gate says of each row.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        multi_label: Whether the classes are independent.
-        thresholds: Multi-label: K thresholds of the decisions.
-        min_labels: Multi-label: fewest classes of a text.
+        rule: Multi-label: how probabilities become labels.
 
     Returns:
         `rows`: n, `shares`: 101 quantiles of `values`, and for `encoder` and `fused`: `wrong`, a list of (value,
         confidence) of the rows that are wrong, and `missed`, a list of (value, probability, share of the row's true
         classes) of each true class that was not predicted.
     """
+    multi_label = labels.ndim == 2
     if len(labels) > MOST_ROWS:
         some = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
         encoder_probs, fused_probs, values, labels = (a[some] for a in (encoder_probs, fused_probs, values, labels))
     truth = labels > 0 if multi_label else np.eye(encoder_probs.shape[1], dtype=bool)[labels]
     found: dict[str, Any] = {"rows": len(labels), "shares": _rounded(np.quantile(values, 1.0 - SHARES))}
     for name, probs in (("encoder", encoder_probs), ("fused", fused_probs)):
-        decided = decided_classes(probs, multi_label, thresholds, min_labels)
+        decided = decided_classes(probs, multi_label, rule)
         wrong = (decided != truth).any(axis=1)
         confidence = 1.0 - expected_error(probs, multi_label)
         row, label = np.nonzero(truth & ~decided)

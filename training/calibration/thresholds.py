@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...configuration import DecisionRule
 from ...routing.decisions import decide
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def tune_thresholds(
     truth = labels.astype(bool)
 
     def value(thresholds: NDArray[np.floating]) -> float:
-        decided = decide(probabilities, list(thresholds), min_labels)
+        decided = decide(probabilities, DecisionRule(list(thresholds), min_labels))
         if metric == "accuracy":
             return float((decided == truth).all(axis=1).mean())
         return float(f1_score(truth, decided, average=metric.removesuffix("_f1"), zero_division=0))

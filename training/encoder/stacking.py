@@ -38,7 +38,7 @@ def stack(sources: list[torch.Tensor], labels: torch.Tensor, multi_label: bool) 
     """Weights, none negative, of sources that are added (Wolpert 1992, "Stacked generalization").
 
     Args:
-        sources: Logits float32 `(n, K)`, out of sample.
+        sources: Logits float32 `(n, K)`, out-of-fold.
         labels: int64 `(n,)` or float32 `(n, K)`.
         multi_label: Whether the classes are independent.
     """
@@ -66,7 +66,7 @@ def combine(
     Args:
         model: Changed in place.
         own_logits: Out-of-sample logits float32 `(n, K)` of its linear head.
-        others: What stands beside it.
+        others: The other sources.
         labels: int64 `(n,)` or float32 `(n, K)`.
         rows: bool `(n,)`: where `own_logits` are known, and the weights therefore fitted.
 

@@ -17,7 +17,7 @@ class FusionData:
     """What the fusion is fitted on; n rows.
 
     Args:
-        encoder_logits: float32 `(n, K)`, out of sample.
+        encoder_logits: float32 `(n, K)`, out-of-fold.
         llm_scores: float32 `(n, P, K)`, NaN for missing.
         labels: int64 `(n,)` or float32 `(n, K)`.
         multi_label: Whether the classes are independent.

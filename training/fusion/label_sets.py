@@ -77,7 +77,7 @@ def choose_label_sets(
 
     Args:
         model: A multi-label model; changed in place.
-        logits: float32 `(n, K)` of the encoder's side, out of sample and calibrated.
+        logits: float32 `(n, K)` of the encoder's side, out-of-fold and calibrated.
         labels: float32 `(n, K)` of 0/1.
         folds: int64 `(n,)`.
 
@@ -106,7 +106,7 @@ def fit_label_sets(logits: torch.Tensor, labels: torch.Tensor) -> LabelSetHead:
     that a set which few rows have is judged by its parts.
 
     Args:
-        logits: float32 `(n, K)`, out of sample and calibrated.
+        logits: float32 `(n, K)`, out-of-fold and calibrated.
         labels: float32 `(n, K)` of 0/1.
 
     Returns:

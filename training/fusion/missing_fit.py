@@ -1,4 +1,4 @@
-"""What the pool does where some of several LLMs have not answered: after an outage, a budget, an early stop."""
+"""How the pool is corrected where some of several LLMs have no answer: an outage, a spent budget, an early stop."""
 
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ MOST_ROWS = 3000  # with answers hidden; where there would be more, each row has
 def fit_missing(pool: ScorePool, data: "FusionData", folds: NDArray[np.int64], unseeing: list[ScorePool]) -> None:
     """Fit, in place, how far a missing answer scales up or down what the others add to the encoder.
 
-    Weights that go together may be wrong apart: beside a strong LLM a weak one may weigh much for what it says of the
-    strong one's errors. So answers are hidden (score dropout, each LLM left alone once and left out once), and the
-    encoder with what is left is fitted on rows that the pools have not seen. What the pool makes of rows with all
-    answers does not change.
+    Jointly fitted weights can be wrong when a source is missing: next to a strong LLM a weak one may have a large
+    weight for what it says about the strong one's errors. So answers are hidden (score dropout, each LLM left alone
+    once and left out once), and the encoder with what is left is fitted on rows that the pools have not seen. What the
+    pool makes of rows with all answers does not change.
 
     Args:
         pool: A fitted pool.
