@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wrapt import when_imported
 
 if TYPE_CHECKING:
-    from .auto import AutoFusionClassifier
+    from .classifier import AutoFusionClassifier
     from .configuration import LabelFusionConfig, LLMProvider
     from .modeling_labelfusion import FusionMLP, LabelFusionForSequenceClassification
     from .modeling_labelfusion.onnx_labelfusion import LabelFusionOnnxModel
@@ -25,7 +25,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0"
 
 _EXPORTS = {
-    "AutoFusionClassifier": ".auto",
+    "AutoFusionClassifier": ".classifier",
     "LabelFusionConfig": ".configuration",
     "LLMProvider": ".configuration",
     "FusionMLP": ".modeling_labelfusion",

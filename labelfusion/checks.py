@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .saving import torch_device
 from .training.calibration.calibration_choice import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
@@ -41,7 +42,7 @@ def check_options(clf: Any) -> None:
         raise ValueError(f"`learning_rate` must be a number above 0, got {rate!r}. Try 2e-5, or None: by its size.")
     if not (isinstance(minutes, int | float) and 0 <= minutes < math.inf):
         raise ValueError(f"`max_train_minutes` must be a finite number, 0 or more, got {minutes!r}. 5.0 is usual.")
-    clf._device()
+    torch_device(clf.device)
     layers = clf.trained_layers
     if layers is not None and not (isinstance(layers, int | float) and 0 < layers <= 1):
         raise ValueError(f"`trained_layers` must be a share above 0 and up to 1, got {layers!r}.")

@@ -1,0 +1,267 @@
+"""`AutoFusionClassifier`: fusion of an encoder with LLMs in one call, in the manner of scikit-learn."""
+
+import logging
+import time
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .checks import check_data, check_options
+from .llms import LLM, as_list, declaration
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .modeling_labelfusion.tokenizer_files import load_tokenizer
+from .original import from_original
+from .predictor import FusionPredictor
+from .saving import torch_device
+from .scoring.budget import Budget
+from .scoring.local.embedded import resolve_model
+from .training.data import LabelledTexts, concatenate, is_table, with_labels
+from .training.encoder.encode import encode_training_texts
+from .training.fit_options import FinetuneOptions, FitOptions
+from .training.fit_state import FitState
+from .training.recipe import fit
+from .training.scored_rows import first_guess
+from .training_scores import score_training_rows
+
+logger = logging.getLogger(__name__)
+
+
+class AutoFusionClassifier(FusionPredictor):
+    """Text classifier that fuses a Transformer encoder with LLM scores.
+
+    Args:
+        encoder: Hub id or folder of any encoder, or `"embedded/all-minilm-l6-v2"`.
+        llm: Model string, [`LLMProvider`] (or its dict), a function `(list of n texts) -> (n, K)` probabilities,
+            `"recorded"` for scores that come with the data only (of as many LLMs as these hold), or `None`; or a list
+            of them.
+        labels: Class names in the order of the model's outputs. Default: those of the training data.
+        multi_label: Whether a text may have several classes.
+        label_columns: Names of 0/1 columns, one a class, where the data have these instead of `label` or `labels`.
+        text_column: Name of the text column.
+        label_column: Name of the label column. Default: `label` or `labels`.
+        empty_texts: What is done with texts that are missing, empty or blank: `"error"`, or `"skip"`: `fit` and
+            `evaluate` leave the rows out, `predict` answers None, `predict_proba` NaN.
+        annotators: Where the data are an annotation tool's and several annotators labelled a text: `"majority"`, the
+            class with the most votes (a tie leaves the text out), or `"soft"`, each vote is a row.
+        class_descriptions: `{class name: description}` for the LLM's prompt.
+        encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"contrastive"`: for few rows, texts
+            of a class are drawn together first; `"full"`: fine-tuning; `"auto"`: contrastive training of 30 to 1,000
+            rows, or fine-tuning, where it fits into `max_train_minutes`, kept if it is better on rows not seen.
+        max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`.
+        extra_sources: Let inner layers, words and labelled neighbours stand beside the encoder's last layer, the latter
+            where that is better out of sample; the model then holds embeddings of up to 1,000 training texts.
+        num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this. Default: 3, or 5 for up to
+            1,000 rows.
+        trained_layers: Share of the encoder's layers, from the top, that fine-tuning trains. Default: all of them, but
+            0.4 on a CPU.
+        learning_rate: Peak learning rate of the encoder. Default: by its size.
+        batch_size: Texts in one forward pass.
+        train_batch_size: Rows in one training step.
+        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway. It is
+            not saved: the next machine may be another, so give it to `from_pretrained` again for the same answers.
+        pooling: The encoder's embedding: `"mean"` or `"cls"`.
+        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
+            `"encoder"`, `"llm"` (the best one).
+        calibration: `"auto"`: as much as held-out rows show to help; or `"none"`, `"temperature"`, `"vector"` (of the
+            encoder's side), `"isotonic"` (of graded LLM scores and the answer), where there are rows enough.
+        threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
+        max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
+        max_cost_usd: US dollars that `fit` may spend on the LLM, or a `scoring.budget.Budget` that several calls share.
+            Where not all rows can be scored, those that tell the fusion most are, see
+            `training.scored_rows.scoring_order`.
+        write_guidelines: Let an LLM behind an API write guidelines for its own prompts, once, in `fit`; they are saved
+            with the model.
+        cache: Whether paid answers are kept in, and taken from, the score store.
+        device: Torch device. Default: a GPU if there is one.
+        seed: Seed of everything random.
+        progress: Show progress bars.
+
+    Attributes:
+        model_: The fitted [`LabelFusionForSequenceClassification`].
+        tokenizer_: Its tokenizer.
+        classes_: Array of the K classes.
+        report_: What `fit` found, chose and spent.
+
+    Example:
+
+    ```python
+    >>> clf = AutoFusionClassifier(encoder="roberta-base", llm="openai/gpt-5-nano")
+    >>> clf.fit("train.csv").predict(["Stocks fall after the rate decision"])
+    ['Business']
+    ```
+    """
+
+    def __init__(
+        self,
+        encoder: str | dict[str, Any] = "roberta-base",
+        llm: LLM | list[LLM] = "openai/gpt-5-nano",
+        labels: list[Any] | None = None,
+        multi_label: bool = False,
+        *,
+        label_columns: list[str] | None = None,
+        text_column: str = "text",
+        label_column: str | None = None,
+        empty_texts: str = "error",
+        annotators: str = "majority",
+        class_descriptions: dict[str, str] | None = None,
+        encoder_training: str = "auto",
+        max_train_minutes: float = 5.0,
+        extra_sources: bool = True,
+        num_train_epochs: int | None = None,
+        trained_layers: float | None = None,
+        learning_rate: float | None = None,
+        batch_size: int = 32,
+        train_batch_size: int = 16,
+        max_length: int | None = None,
+        bf16: bool = False,
+        pooling: str = "mean",
+        fusion: str = "mlp",
+        calibration: str = "auto",
+        threshold_metric: str = "accuracy",
+        max_scored_rows: int = 1000,
+        max_cost_usd: float | Budget | None = None,
+        write_guidelines: bool = False,
+        cache: bool = True,
+        device: str | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> None:
+        if isinstance(encoder, dict):
+            original = from_original(encoder)
+            encoder = original.get("encoder", "roberta-base")
+            llm = original.get("llm", llm)
+            labels = original.get("labels", labels)
+            multi_label = original.get("multi_label", multi_label)
+            label_columns = original.get("label_columns", label_columns)
+        self.encoder = encoder
+        self.llm = llm
+        self.labels = labels
+        self.multi_label = multi_label
+        self.label_columns = label_columns
+        self.text_column = text_column
+        self.annotators = annotators
+        self.label_column = label_column
+        self.empty_texts = empty_texts
+        self.class_descriptions = class_descriptions
+        self.encoder_training = encoder_training
+        self.max_train_minutes = max_train_minutes
+        self.extra_sources = extra_sources
+        self.num_train_epochs = num_train_epochs
+        self.trained_layers = trained_layers
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.train_batch_size = train_batch_size
+        self.max_length = max_length
+        self.bf16 = bf16
+        self.pooling = pooling
+        self.fusion = fusion
+        self.calibration = calibration
+        self.threshold_metric = threshold_metric
+        self.max_scored_rows = max_scored_rows
+        self.max_cost_usd = max_cost_usd
+        self.write_guidelines = write_guidelines
+        self.cache = cache
+        self.device = device
+        self.seed = seed
+        self.progress = progress
+
+    def fit(self, train: Any, y: Any = None, *, eval_data: Any = None) -> Self:
+        """Fit encoder, fusion, calibration and thresholds.
+
+        Args:
+            train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data
+                set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not asked about.
+            y: Labels of a list of texts. Tabular data with texts in this place count as `eval_data`.
+            eval_data: More labelled data. Everything is used for fitting; out-of-sample outputs come from
+                cross-fitting.
+
+        Raises:
+            ValueError: For data or options that cannot be right.
+            ScoringError: If the LLM cannot be asked at all.
+        """
+        check_options(self)
+        labels_only = hasattr(y, "columns") and self.text_column not in y
+        if y is not None and is_table(y) and not labels_only and eval_data is None:
+            y, eval_data = None, y
+        started = time.perf_counter()
+        llms = as_list(self.llm)
+        count = None if llms == ["recorded"] else len(llms)
+        data = self._prepare(with_labels(train, y, self.label_column), self.labels, count)
+        if count is None and data.llm_scores is not None:  # as many as the data hold
+            llms = llms * data.llm_scores.shape[1]
+        if eval_data is not None:
+            data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
+        check_data(data)
+        torch.manual_seed(self.seed)
+        source = str(resolve_model(str(self.encoder)))
+        self.tokenizer_ = load_tokenizer(source)
+        self.model_ = LabelFusionForSequenceClassification.from_encoder_pretrained(
+            source,
+            labels=[str(c) for c in data.classes],
+            llm_providers=[declaration(llm) for llm in llms],
+            multi_label=self.multi_label,
+            class_descriptions=self.class_descriptions,
+            pooling=self.pooling,
+            fusion=self.fusion,
+        ).to(torch_device(self.device))
+        self.model_.config.encoder_config._name_or_path = str(self.encoder)
+        self.classes_ = np.array(data.classes, dtype=object if isinstance(data.classes[0], str) else None)
+        options, parts = self._fit_options(), (self.model_, self.tokenizer_)
+        embedded: list[torch.Tensor] = []
+
+        def first() -> NDArray[np.float64]:
+            embedded.append(encode_training_texts(options.text_encoder(*parts), data.texts, options.extra_sources))
+            last_layer = embedded[0][:, : self.model_.config.hidden_size]
+            return first_guess(last_layer, _labels(data), len(data.classes), data.texts, self.seed)
+
+        scores, cost = score_training_rows(
+            data,
+            self.model_.config,
+            lambda: self._scorers(pool=(data.texts, data.names())),
+            max_rows=self.max_scored_rows,
+            max_cost_usd=self.max_cost_usd,
+            encoder_probs=first,
+            write_guidelines=self.write_guidelines,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        # Nearest-neighbour prompts draw on the training texts; they are kept in memory, not saved.
+        nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
+        self._pool = (data.texts, data.names()) if nearest else None
+        state = fit(FitState.start(*parts, data.texts, _labels(data), scores, options, *embedded))
+        self.report_ = state.report
+        self._review = (state.encoder_probs, scores, _labels(data), data.rows)
+        self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
+        self.is_fitted_ = True
+        return self
+
+    def _fit_options(self) -> FitOptions:
+        finetune = FinetuneOptions(
+            num_train_epochs=self.num_train_epochs,
+            trained_layers=self.trained_layers,
+            learning_rate=self.learning_rate,
+            batch_size=self.train_batch_size,
+            max_length=self.max_length,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        return FitOptions(
+            encoder_training=self.encoder_training,
+            max_train_minutes=self.max_train_minutes,
+            extra_sources=self.extra_sources,
+            calibration=self.calibration,
+            threshold_metric=self.threshold_metric,
+            finetune=finetune,
+            batch_size=self.batch_size,
+            bf16=self.bf16,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+
+def _labels(data: LabelledTexts) -> NDArray[Any]:
+    assert data.labels is not None  # `prepare` has seen to it
+    return data.labels

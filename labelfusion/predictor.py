@@ -1,0 +1,344 @@
+"""What a fitted classifier does: it predicts, is measured, and is saved."""
+
+import tempfile
+import time
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+
+from .configuration.exporter import exporter
+from .evaluation.label_errors import suspected_labels
+from .evaluation.metrics import is_right
+from .evaluation.source_metrics import risk_metrics, source_metrics
+from .llms import LLM, ScorerCache, as_list
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .modeling_labelfusion.encoding import TextEncoder, encode_texts
+from .pipelines.formatting import hold_back
+from .pipelines.inference import Inference, infer
+from .pipelines.inputs import Row, read_inputs
+from .routing.decisions import decide
+from .routing.policy import Policy
+from .routing.risk import RiskControl
+from .routing.routing import Routing
+from .saving import load, save
+from .scoring.budget import Budget
+from .training.data import LabelledTexts, is_table, prepare, with_labels
+
+
+class FusionPredictor(ClassifierMixin, BaseEstimator):
+    """A fitted fusion; `AutoFusionClassifier` adds the constructor and `fit`."""
+
+    encoder: str | dict[str, Any]
+    llm: LLM | list[LLM]
+    labels: list[Any] | None
+    multi_label: bool
+    label_columns: list[str] | None
+    text_column: str
+    label_column: str | None
+    empty_texts: str
+    annotators: str
+    batch_size: int
+    max_length: int | None
+    bf16: bool
+    cache: bool
+    device: str | None
+    progress: bool
+
+    model_: LabelFusionForSequenceClassification
+    tokenizer_: Any
+    classes_: NDArray[Any]
+    report_: dict[str, Any]
+    _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any], NDArray[np.int64] | None]
+
+    def predict(self, texts: Any, max_risk: float | None = None, **options: Any) -> list[Any]:
+        """Predict classes.
+
+        Args:
+            texts: List of n texts, or data with a text column (and `llm_scores`).
+            max_risk: Hold back answers, which are then None, so that no more than this share of all texts gets a wrong
+                one; `predict_sets` gives the classes that may be true.
+            **options: Those of `predict_sources`: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the
+                texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`.
+
+        Returns:
+            n classes; multi-label: n lists of classes. None for a text that is missing (`empty_texts`).
+        """
+        result, control = self._infer(texts, max_risk=max_risk, **options)
+        named = self._named(result.probabilities)
+        if control is None:
+            return named
+        answered, _ = hold_back(result, self.model_.config, control)
+        return [name if given else None for name, given in zip(named, answered, strict=True)]
+
+    def _named(self, probabilities: NDArray[np.float32]) -> list[Any]:
+        classes, gaps = self.classes_.tolist(), np.isnan(probabilities)
+        blank = [bool(row.any()) for row in gaps]
+        if not self.multi_label:
+            best = probabilities.argmax(axis=1)
+            return [None if gone else classes[i] for i, gone in zip(best, blank, strict=True)]
+        config = self.model_.config
+        decided = decide(probabilities, config.decision_rule)
+        named = ([c for c, yes in zip(classes, row, strict=True) if yes] for row in decided)
+        return [None if gone else names for names, gone in zip(named, blank, strict=True)]
+
+    def predict_proba(self, texts: Any, **options: Any) -> NDArray[np.float32]:
+        """Calibrated probabilities, float32 `(n, K)`; the arguments are those of `predict`."""
+        return self.predict_sources(texts, **options).probabilities
+
+    def predict_sources(
+        self,
+        texts: Any,
+        llm_policy: Policy = "always",
+        max_cost_usd: float | Budget | None = None,
+        llm_scores: Any = None,
+        target_accuracy: float | None = None,
+        deadline_s: float | None = None,
+        hedge_s: float | str | None = None,
+    ) -> Inference:
+        """What fusion, encoder and each LLM say about n texts; for the options see `routing.routing.Routing.parse`.
+
+        Returns:
+            [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
+            answer), `llm_called` and `cost_usd` `(n,)`, and `errors` by row.
+        """
+        options = {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "target_accuracy": target_accuracy}
+        waiting = {"deadline_s": deadline_s, "hedge_s": hedge_s}
+        return self._infer(texts, llm_scores=llm_scores, **options, **waiting)[0]
+
+    def _infer(self, texts: Any, llm_scores: Any = None, **options: Any) -> tuple[Inference, RiskControl | None]:
+        """The answers to n texts, and which of them are given; the options are those of `Routing.parse`."""
+        self._check_fitted()
+        # What cannot be guaranteed or is no policy is an error before anything is asked.
+        routing = Routing.parse(self.model_.config, **options)
+        if isinstance(texts, str):
+            raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
+        if not isinstance(texts, LabelledTexts):
+            kept = "keep" if self.empty_texts == "skip" else self.empty_texts
+            if is_table(texts):
+                known, count = self.classes_.tolist(), self.model_.config.num_providers
+                texts = self._prepare(texts, known, count, require_labels=False, empty_texts=kept)
+            else:
+                texts = LabelledTexts(list(texts), None, None, [])
+        given = texts.llm_scores if llm_scores is None else llm_scores
+        rows = read_inputs(texts.texts, given, self.empty_texts)
+        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.progress)
+        parts = list(infer(encoder, rows, routing, self._scorers))
+        return Inference.concatenate(parts or [Inference.empty(self.model_.config)]), routing.control
+
+    def stream_sources(
+        self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
+    ) -> Generator[Inference, None, None]:
+        """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
+        self._check_fitted()
+        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options())
+        routing = Routing.parse(self.model_.config, llm_policy, max_cost_usd, **options)
+        return infer(encoder, rows, routing, self._scorers)
+
+    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """float32 `(n, hidden_size)`: the encoder's embeddings, without what other heads have put beside them."""
+        found = encode_texts(self.model_, self.tokenizer_, texts, **self.encoding_options())
+        return found[:, : self.model_.config.hidden_size].numpy()
+
+    def encoding_options(self) -> dict[str, Any]:
+        """How texts are encoded: arguments of `pipelines.inference.infer`."""
+        return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
+
+    def _prepare(self, data: Any, classes: Any, num_providers: int | None, **options: Any) -> LabelledTexts:
+        known: dict[str, Any] = {
+            "classes": classes,
+            "multi_label": self.multi_label,
+            "label_columns": self.label_columns,
+            "text_column": self.text_column,
+            "annotators": self.annotators,
+            "label_column": self.label_column,
+            "num_providers": num_providers or None,
+            "empty_texts": self.empty_texts,
+        }
+        return prepare(data, **known | options)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
+        """Accuracy (multi-label: exact match), for scikit-learn's model selection.
+
+        A row of a class that training has not seen counts as a wrong answer, with a warning.
+        """
+        config = self.model_.config
+        data = self._prepare_measured(with_labels(X, y, self.label_column))
+        assert data.labels is not None  # `prepare` has seen to it
+        probabilities = self.predict_sources(data).probabilities
+        right = is_right(probabilities, data.labels, config.decision_rule)
+        return float(np.average(right, weights=sample_weight))
+
+    def evaluate(
+        self,
+        data: Any,
+        llm_policy: Policy = "always",
+        max_cost_usd: float | Budget | None = None,
+        llm_scores: Any = None,
+        max_risk: float | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Compare the fusion with each of its sources on the same labelled rows.
+
+        Args:
+            data: Labelled data, as for `fit`. A row of a class that training has not seen counts as a wrong answer.
+            llm_policy: Which texts the LLM is asked about.
+            max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
+            llm_scores: `(n, P, K)` scores, instead of the column.
+            max_risk: See `predict`; adds `risk`, what was promised and what came of it.
+            **options: The others of `predict_sources`.
+
+        Returns:
+            `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
+            rows that it answered, their share as `answered`); `rows`, `llm_share` (rows with an LLM answer),
+            `cost_usd`, `seconds`.
+        """
+        self._check_fitted()
+        config = self.model_.config
+        table = self._prepare_measured(data)
+        assert table.labels is not None
+        options |= {"llm_policy": llm_policy}
+        options |= {"max_cost_usd": max_cost_usd, "llm_scores": llm_scores, "max_risk": max_risk}
+        started = time.perf_counter()
+        result, control = self._infer(table, **options)
+        seconds = time.perf_counter() - started
+        return {
+            "rows": len(table),
+            **source_metrics(result, table.labels, config),
+            "llm_share": float(result.answered.any(axis=1).mean()),
+            "cost_usd": result.total_cost_usd,
+            "seconds": round(seconds, 3),
+            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control, max_risk)}),
+        }
+
+    def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:
+        """For each text the classes that may be true, the likeliest first.
+
+        The truth is missing from them for no more than `max_risk` of the texts (multi-label: no more than this share of
+        a text's classes on average), see `routing.risk.RiskControl`.
+
+        Args:
+            texts: As for `predict`.
+            max_risk: The risk, in (0, 1).
+            **options: Those of `predict_sources`.
+        """
+        result, control = self._infer(texts, max_risk=max_risk, **options)
+        if control is None:
+            raise ValueError("`max_risk` must be a number between 0 and 1, got None.")
+        _, sets = hold_back(result, self.model_.config, control)
+        order = np.argsort(-result.probabilities, axis=1, kind="stable")
+        classes = self.classes_.tolist()
+        return [[classes[k] for k in row if chosen[k]] for row, chosen in zip(order, sets, strict=True)]
+
+    def suspected_labels(self) -> list[dict[str, Any]]:
+        """Training labels that are probably wrong: the encoder, out of sample, and the LLM agree against them.
+
+        Known after `fit`, and not saved with the model.
+
+        Returns:
+            The most suspect first: `row` (of the training data, after which those of `eval_data` are counted on),
+            `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of either by
+            `encoder` and `llm`, see `evaluation.label_errors.suspected_labels`.
+        """
+        self._check_fitted()
+        if not hasattr(self, "_review"):
+            raise ValueError("Suspected labels are known after `fit` only: a loaded classifier has no training data.")
+        probs, scores, labels, rows = self._review
+        if scores is None or probs is None:
+            return []
+        classes, multi_label = self.classes_.tolist(), self.model_.config.multi_label
+        found = suspected_labels(probs, scores, labels, multi_label)
+        for entry in found:
+            entry["row"] = entry["row"] if rows is None else int(rows[entry["row"]])
+            for name in ("given", "suggested"):
+                named = [classes[k] for k in entry[name]]
+                entry[name] = named if multi_label else named[0]
+        return found
+
+    def tradeoff(
+        self,
+        data: Any,
+        llm_policy: Policy = "auto",
+        max_cost_usd: float | Budget | None = None,
+        latency_rows: int = 20,
+        folder: str | Path | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Measure what questions buy: accuracy against cost and latency, from asking nothing to asking everything.
+
+        Args:
+            data: Labelled data, as for `fit`. The LLMs are asked about every row that brings no scores.
+            llm_policy: The policy that is shown as a point of its own.
+            max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
+            latency_rows: Texts that are sent one by one to measure how long an answer takes, without the score store.
+                Recorded scores tell no latency.
+            folder: Where `tradeoff.csv`, `tradeoff.json` and, with matplotlib, `tradeoff.png` are written.
+            seed: Seed of the bootstrap.
+
+        Returns:
+            See `evaluation.tradeoff_curve.tradeoff_curve`; with `llm_policy`, `cost_usd` (spent now) and `metric`.
+        """
+        from .evaluation.tradeoff import measure_tradeoff, write_tradeoff
+
+        self._check_fitted()
+        found = measure_tradeoff(self, data, llm_policy, max_cost_usd, latency_rows, seed)  # type: ignore[arg-type]
+        if folder is not None:
+            write_tradeoff(found, Path(folder))
+        return found
+
+    def _prepare_measured(self, data: Any) -> LabelledTexts:
+        """Labelled data as the fitted model takes them, whatever their classes."""
+        known, count = self.classes_.tolist(), self.model_.config.num_providers
+        return self._prepare(data, known, count, unseen_classes=True)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save model, tokenizer and the classifier's own settings, for `from_pretrained` of any of the three ways."""
+        self._check_fitted()
+        save(self, Path(folder))
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | None = None, self_contained: bool = False
+    ) -> str:
+        """Save to a repository on the Hugging Face Hub, with a model card; returns its address.
+
+        `self_contained=True` adds the code, for users who have not installed this package.
+        """
+        self._check_fitted()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            known = exporter()
+            assert known is not None  # `labelfusion` has registered one
+            return known.push_folder(folder, repo_id, private=private, token=token, self_contained=self_contained)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | Path, llm: LLM | list[LLM] = None, **options: Any) -> Self:
+        """Load a fitted classifier.
+
+        Args:
+            folder_or_repo: Folder or Hub id of a LabelFusion model, however it was made.
+            llm: What to ask instead of the declared LLMs; needed where one of them is a Python function.
+            **options: Constructor arguments, such as `device`, `batch_size` or `progress`.
+        """
+        return load(cls, folder_or_repo, llm, options)  # type: ignore[no-any-return]
+
+    def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
+        """See `ScorerCache`; `pool` and `cache` are, by default, those of this classifier."""
+        built: ScorerCache = self.__dict__.setdefault("_built", ScorerCache())
+        pool, cache = pool or getattr(self, "_pool", None), self.cache if cache is None else cache
+        options: dict[str, Any] = {"cache": cache, "progress": self.progress, "embed": self._embed}
+        return built.get(self.model_.config, as_list(self.llm), pool=pool, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the scorers, whose clients belong to this process."""
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_built"}
+
+    def _check_fitted(self) -> None:
+        if not getattr(self, "is_fitted_", False):
+            raise NotFittedError(
+                "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
+            )

@@ -1,0 +1,93 @@
+"""A classifier's folder: the model's, with one small file for what the classifier knows beyond the model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .llms import LLM
+from .modeling_labelfusion import LabelFusionForSequenceClassification
+from .modeling_labelfusion.tokenizer_files import load_tokenizer
+from .scoring.providers.consent import is_hub_id
+
+STATE_FILE = "auto_classifier.json"
+KEPT = (
+    "multi_label",
+    "label_columns",
+    "text_column",
+    "label_column",
+    "empty_texts",
+    "annotators",
+    "batch_size",
+    "max_length",
+    "cache",
+)
+
+
+def save(clf: Any, folder: Path) -> None:
+    """Write model, tokenizer and the settings of a fitted classifier."""
+    clf.model_.save_pretrained(folder)
+    clf.tokenizer_.save_pretrained(folder)
+    state = {"classes": clf.classes_.tolist(), "params": {k: getattr(clf, k) for k in KEPT}}
+    (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], options: dict[str, Any]) -> Any:
+    """A fitted classifier of class `cls`, see `AutoFusionClassifier.from_pretrained`."""
+    from transformers.utils import cached_file
+
+    source = str(folder_or_repo)
+    model = LabelFusionForSequenceClassification.from_pretrained(source)
+    path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
+    classes, known = _read_state(path, source, model.config.label_names)
+    params = {"multi_label": model.config.multi_label, **known, **options}
+    declared: Any = list(model.config.providers) or None
+    chosen = llm if llm is not None else declared
+    encoder = model.config.encoder_config._name_or_path or "roberta-base"
+    if model.config.source and not is_hub_id(encoder):  # for another `fit`: a stranger names no path here
+        encoder = "roberta-base"
+    clf: Any = cls(encoder=encoder, llm=chosen, labels=classes, **params)  # type: ignore[call-arg]
+    clf.model_ = model.to(torch_device(clf.device)).eval()
+    clf.tokenizer_ = load_tokenizer(source)
+    clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+    clf.report_ = model.config.fusion_report or {}
+    clf.is_fitted_ = True
+    return clf
+
+
+def torch_device(device: str | None) -> str:
+    """`device`, or a GPU if there is one.
+
+    Raises:
+        ValueError: If PyTorch cannot use it here.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown, absent, or not built into this PyTorch
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`device` is {device!r}, which PyTorch cannot use here ({reason}). Give 'cpu', 'cuda' or 'cuda:0' if "
+            "there is a GPU, or None: a GPU if there is one."
+        ) from None
+    return device
+
+
+def _read_state(path: str | None, source: str, names: list[str]) -> tuple[list[Any], dict[str, Any]]:
+    """The K classes and the constructor's arguments in the file at `path`, if there is one.
+
+    Raises:
+        OSError: If it is damaged.
+    """
+    if path is None:
+        return names, {}
+    try:
+        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        classes, params = state.get("classes", names), state.get("params", {})
+        if len(classes) != len(names):
+            raise ValueError(f"{len(classes)} classes, the model has {len(names)}")
+        return list(classes), {name: params[name] for name in KEPT if name in params}
+    except (ValueError, TypeError, AttributeError) as error:  # JSONDecodeError is a ValueError
+        raise OSError(f"{STATE_FILE} of {source!r} is damaged ({error}): copy or download it again.") from None
