@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import listen
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api.api_scorer import APIScorer
@@ -36,13 +37,12 @@ def provider(server: LLMServer, **fields: Any) -> dict[str, Any]:
 
 
 def start(arguments: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
-    # A shell's job in the background is started deaf to Ctrl-C, and so would be what it starts.
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=listen,
         **options,
     )
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import listen
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring.api.api_scorer import APIScorer
 from labelfusion.scoring.api.questions import METHODS
@@ -171,7 +172,7 @@ def test_an_interrupted_command_goes_on_where_it_stopped(llama: RealServer, tmp_
     llm = {**provider(llama, "vote", votes=1, params={"max_tokens": 2, **LETTERS_ONLY}).to_dict(), "max_concurrency": 1}
     command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "score", "in.jsonl", "out.jsonl"]
     command += ["--labels", ",".join(LABELS), "--llm", json.dumps(llm), "--store", "store.sqlite"]
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ)
+    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ, preexec_fn=listen)
     while run.poll() is None and stored(tmp_path) < 2:
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import listen
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.hub_scripts.stopping import Stopped, stoppable
 from labelfusion.scoring import build_scorer
@@ -30,8 +31,7 @@ def start(tmp_path: Path, command: list[str]) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "HF_HOME": str(tmp_path / "hf")},
-        # A shell's job in the background is started deaf to Ctrl-C, and so would be what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=listen,
     )
 
 
