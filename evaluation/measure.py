@@ -14,6 +14,8 @@ from .statistics import NUM_RESAMPLES
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
+    from ..configuration import LabelFusionConfig
+    from ..pipelines.inference_result import Inference
     from ..scoring.budget import Budget
 
 FUSION, ENCODER = "Fusion", "Encoder alone"
@@ -61,16 +63,7 @@ def measure(
     seconds = time.perf_counter() - started
     assert table.labels is not None
     truth = truth_matrix(table.labels, len(names))
-    settings = (config.multi_label, config.thresholds, config.min_labels)
-    sources = [
-        Source.make(FUSION, result.probabilities, *settings),
-        Source.make(ENCODER, result.encoder_probabilities, *settings),
-    ]
-    for p, name in enumerate(source_names(config)):
-        sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
-    for source in sources:  # the model has no probability for classes that it does not know
-        source.probabilities = widen(source.probabilities, len(names))
-        source.decided = widen(source.decided, len(names))
+    sources = _sources(result, config, len(names))
     heard = result.answered.any(axis=1)
     reasons = Counter(redact(reason) for reason in result.errors.values())
     report = {
@@ -101,6 +94,21 @@ def measure(
     if not config.multi_label:
         report["confusion"] = confusion(sources[0], truth).tolist()
     return report
+
+
+def _sources(result: "Inference", config: "LabelFusionConfig", num_classes: int) -> list[Source]:
+    """Fusion, encoder and LLMs; the model has no probability for classes that it does not know."""
+    settings = (config.multi_label, config.thresholds, config.min_labels)
+    sources = [
+        Source.make(FUSION, result.probabilities, *settings),
+        Source.make(ENCODER, result.encoder_probabilities, *settings),
+    ]
+    for p, name in enumerate(source_names(config)):
+        sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
+    for source in sources:
+        source.probabilities = widen(source.probabilities, num_classes)
+        source.decided = widen(source.decided, num_classes)
+    return sources
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -204,7 +204,6 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     """Score the table chunk by chunk into the journal. Returns: what each provider did in this run."""
     from ..scoring import score_texts
     from ..scoring.budget import Budget
-    from ..scoring.reasons import Missing
     from ..scoring.session.progress import Progress, ProgressBar
 
     task.fit_priors(table, args.text_column)
@@ -242,20 +241,12 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
             before.done += (len(texts) - len(asked)) * count
             if asked:
                 batches = score_texts(task.scorers, [texts[r] for r in asked], progress=show, max_cost_usd=budget)[1]
-                still_open = set()
-                for p, (batch, summary) in enumerate(zip(batches, summaries, strict=True)):
+                for batch, summary in zip(batches, summaries, strict=True):
                     summary.add(batch)
                     before.cached += batch.cached
                     before.failed += len(batch.errors)
                     before.cost_usd += batch.usage.cost_usd
-                    usage = batch.usage
-                    paid = usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd
-                    record["spent"][p] = [a + b for a, b in zip(record["spent"][p], paid, strict=True)]
-                    record["methods"][p] = batch.method
-                    for i in batch.mask.nonzero()[0]:
-                        record["scores"][asked[i]][p] = [round(float(s), 6) for s in batch.scores[i]]
-                    still_open |= {asked[i] for i, reason in batch.errors.items() if not Missing.of(reason).is_final}
-                record["open"] = sorted(still_open)
+                _enter(record, batches)
                 before.done += len(asked) * count
             if asked or known is None:
                 journal.put(record)
@@ -268,6 +259,22 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
     if args.max_cost_usd is not None or budget.unsure:
         print(f"In all runs: {budget.told()}.", file=sys.stderr)
     return summaries
+
+
+def _enter(record: dict[str, Any], batches: "Sequence[ScoreBatch]") -> None:
+    """Enter what the scorers said about the open rows of a journal's record; those that may get answers stay open."""
+    from ..scoring.reasons import Missing
+
+    asked, still_open = record["open"], set()
+    for p, batch in enumerate(batches):
+        usage = batch.usage
+        paid = usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd
+        record["spent"][p] = [a + b for a, b in zip(record["spent"][p], paid, strict=True)]
+        record["methods"][p] = batch.method
+        for i in batch.mask.nonzero()[0]:
+            record["scores"][asked[i]][p] = [round(float(s), 6) for s in batch.scores[i]]
+        still_open |= {asked[i] for i, reason in batch.errors.items() if not Missing.of(reason).is_final}
+    record["open"] = sorted(still_open)
 
 
 def _write(table: Table, task: Task, journal: Journal, path: Path, args: argparse.Namespace) -> None:

@@ -122,6 +122,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda r: strangers.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
         page.goto(url)
         page.get_by_label("Text").wait_for()
+        page.locator(".loading").wait_for(state="detached")  # Gradio's word beside a page that is there already
         page.wait_for_function("[...document.querySelectorAll('.gallery-item')].every(e => e.textContent.trim())")
         return page
 
