@@ -9,8 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from labelfusion.hub_scripts import cli
+from labelfusion.configuration.configuration_labelfusion import FUSION_METHODS
+from labelfusion.configuration.llm_provider import METHODS
+from labelfusion.hub_scripts import cli, score, train
 from labelfusion.scoring import ScoringError
+from labelfusion.training.calibration.calibration_choice import CALIBRATIONS
 
 Calls = list[argparse.Namespace]
 
@@ -174,3 +177,16 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stdout) == (0, "")
     assert "no score store yet" in result.stderr
+
+
+def test_choices_of_options_are_the_librarys() -> None:
+    """They are written out in the commands, whose help would take seconds to import them."""
+
+    def choices(module: Any, option: str) -> set[str]:
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        return set(next(a.choices for a in parser._actions if option in a.option_strings) or ())
+
+    assert choices(score, "--method") == set(METHODS) - {"recorded", "callable"}
+    assert choices(train, "--fusion") == set(FUSION_METHODS)
+    assert choices(train, "--calibration") == set(CALIBRATIONS)
