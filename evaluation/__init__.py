@@ -1,1 +1,1 @@
-"""How good a model is: metrics with intervals, comparisons of its sources, reports, trade-offs, suspected labels."""
+"""Model evaluation: metrics with intervals, source comparisons, reports, cost trade-offs, suspected label errors."""

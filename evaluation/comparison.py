@@ -24,12 +24,12 @@ METRICS = ("accuracy", "macro_f1", "micro_f1", "log_loss", "brier")
 
 @dataclass
 class Source:
-    """What one source says about n rows.
+    """The predictions of one source for n rows.
 
     Args:
         name: Name in tables.
         probabilities: float `(n, K)`; a row with any NaN has no answer.
-        decided: bool `(n, K)`: the classes predicted; none where there is no answer.
+        decided: bool `(n, K)`: the predicted classes; all False for a row without an answer.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Source:
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """bool `(n,)`."""
+        """bool `(n,)`: rows that have an answer."""
         return np.asarray(~np.isnan(self.probabilities).any(axis=1))
 
     @classmethod
@@ -60,7 +60,7 @@ class Source:
         return cls(name, probabilities, decided)
 
     def right(self, truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """bool `(n,)`: rows whose classes are all right; a row without an answer is not."""
+        """bool `(n,)`: rows whose classes are all correct. A row without an answer counts as wrong."""
         return np.asarray((self.decided == truth).all(axis=1) & self.answered)
 
 
@@ -76,24 +76,25 @@ def compare_sources(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure every source, and the first one against each of the others.
+    """Compute metrics for every source, and compare the first source with each of the others.
 
     Args:
-        sources: The fusion first.
+        sources: The sources to compare; the first must be the fusion.
         truth: bool `(n, K)`.
-        multi_label: Whether the classes are independent.
+        multi_label: Whether a row may have several classes.
         num_resamples: Bootstrap resamples.
-        seed: Their seed.
+        seed: Seed of the bootstrap.
 
     Returns:
         `sources`, by name: `answered` (share of the rows), each of `METRICS` as `{"value", "low", "high"}` (95 %),
-        `accuracy_answered` likewise, and `ece`. Accuracy (multi-label: exact match) and F1 are over all rows, where a
-        row without an answer is wrong; log loss, Brier score and ECE are over the answered rows. F1 is averaged over
-        the classes that occur in truth or predictions.
+        `accuracy_answered` in the same form, and `ece`. Accuracy (multi-label: exact match) and F1 are over all rows,
+        and a row without an answer counts as wrong; log loss, Brier score and ECE are over the answered rows. F1 is
+        averaged over the classes that occur in truth or predictions.
 
-        `comparisons`, a list: `source`, `rows` (those that it answered; the others are left out), `accuracy` and
+        `comparisons`, a list: `source`, `rows` (only rows that the source answered are compared), `accuracy` and
         `macro_f1` (first minus this source, with `low`, `high` and `p`: exact McNemar, paired bootstrap), `only_first`
-        and `only_source` (rows that one of the two has right), `p_holm` (McNemar's p, adjusted for all comparisons).
+        and `only_source` (rows that only one of the two predicts correctly), `p_holm` (McNemar's p, adjusted for all
+        comparisons).
     """
     terms = [_terms(source, truth, multi_label) for source in sources]
     sampled = _metrics(bootstrap_means(_columns(terms, truth), num_resamples, seed), len(sources))
@@ -106,7 +107,7 @@ def compare_sources(
             entry[name] = {"value": _number(exact[name][0, i]), "low": _number(low), "high": _number(high)}
         right = int(source.right(truth).sum())
         for name, n in (("accuracy", len(truth)), ("accuracy_answered", int(source.answered.sum()))):
-            if n and right in (0, n):  # the bootstrap knows no doubt here
+            if n and right in (0, n):  # the bootstrap interval would have zero width
                 entry[name]["low"], entry[name]["high"] = wilson_interval(right, n)
         entry["ece"] = _ece(source, truth, multi_label)
         measured[source.name] = entry
@@ -122,10 +123,11 @@ def compare_sources(
 
 
 def per_class(sources: list[Source], truth: NDArray[np.bool_], classes: list[Any]) -> list[dict[str, Any]]:
-    """For each class its `support` and, under `sources` by name, over all rows: the numbers of rows `found`
-    and `predicted`, `precision`, `recall` and `f1`.
+    """Per-class metrics of every source, over all rows.
 
-    `None` where it is not defined: precision without a prediction, recall without support.
+    Each entry has the class's `support` and, under `sources` by name, the numbers of rows `found` and `predicted`,
+    `precision`, `recall` and `f1`. An undefined value is `None`: precision without a prediction, recall without
+    support.
     """
     out = []
     for k, name in enumerate(classes):
@@ -145,14 +147,14 @@ def per_class(sources: list[Source], truth: NDArray[np.bool_], classes: list[Any
 
 
 def confusion(source: Source, truth: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """int64 `(K, K)` rows of single-label truth by the predicted class; rows without an answer are not counted."""
+    """Single-label confusion matrix, int64 `(K, K)`: true class by predicted class. Unanswered rows are not counted."""
     return truth.astype(np.int64).T @ source.decided.astype(np.int64)
 
 
 def reliability(
     source: Source, truth: NDArray[np.bool_], multi_label: bool, num_bins: int = 10
 ) -> list[dict[str, float]]:
-    """Mean `confidence` and `accuracy` of bins with about equally many `rows` (multi-label: of row-class pairs)."""
+    """Mean `confidence` and `accuracy` of bins with about equal numbers of `rows` (multi-label: row-class pairs)."""
     confidence, correct = _confidence(source, truth, multi_label)
     order = np.argsort(confidence, kind="stable")
     bins = [b for b in np.array_split(order, min(num_bins, max(1, len(order) // 10))) if len(b)]

@@ -1,7 +1,7 @@
-"""The metrics as modules of Hugging Face `evaluate`, for `evaluate.combine` and `evaluate.save`; nothing is downloaded.
+"""The metrics as Hugging Face `evaluate` modules, for `evaluate.combine` and `evaluate.save`. Nothing is downloaded.
 
-`evaluate.combine([Accuracy(), F1(), Calibration()])`, or with `config_name="multilabel"` each. Predictions are
-probabilities, `(n, K)`; references are classes `(n,)` or, for `"multilabel"`, 0/1 `(n, K)`.
+Use `evaluate.combine([Accuracy(), F1(), Calibration()])`; for multi-label, pass `config_name="multilabel"` to each.
+Predictions are probabilities, `(n, K)`; references are classes `(n,)` or, for `"multilabel"`, 0/1 `(n, K)`.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ class _Module(evaluate.Metric):
 
 
 class Accuracy(_Module):
-    """Share of rows with the right class; multi-label: with exactly the right classes."""
+    """Share of rows with the correct class; multi-label: with exactly the correct set of classes."""
 
     scores = ("accuracy",)
 

@@ -1,4 +1,4 @@
-"""What is probably wrong in training data: single labels, or the order of the classes in the scores."""
+"""Checks of the training data: labels that are probably wrong, and LLM scores in a wrong class order."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-FEWEST_ANSWERS = 30  # before an order of the classes is doubted
+FEWEST_ANSWERS = 30  # fewest LLM answers needed to check the class order
 
 
 def suspected_labels(
@@ -17,21 +17,21 @@ def suspected_labels(
     labels: NDArray[Any],
     multi_label: bool,
 ) -> list[dict[str, Any]]:
-    """Rows where the encoder, which has not seen the row, and the LLM agree with each other and not with the label.
+    """Find rows where the encoder (out of sample) and the LLM agree on classes that differ from the label.
 
-    Two witnesses with errors of their own say the same other class (confident learning, Northcutt et al. 2021,
-    arXiv:1911.00068, with a second witness in place of class thresholds).
+    The two sources make different errors, so their agreement is evidence against the label. This is confident learning
+    (Northcutt et al. 2021, arXiv:1911.00068) with a second source in place of class thresholds.
 
     Args:
-        encoder_probs: float `(n, K)`, out of sample and calibrated; NaN: not known.
-        llm_scores: float `(n, P, K)`, NaN for missing; the mean of the LLMs counts.
+        encoder_probs: float `(n, K)`, out of sample and calibrated; NaN for unknown.
+        llm_scores: float `(n, P, K)`, NaN for missing; the mean over the LLMs is used.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         multi_label: Whether the classes are independent.
 
     Returns:
         For each such row, the most suspect first: `row`, `given` and `suggested` (lists of class indices), and for
-        `encoder` and `llm` the probability of the label as given and as suggested: of the class, or, for multi-label,
-        the least one of the classes in which the two differ.
+        `encoder` and `llm` the probabilities of the given and of the suggested label. For multi-label, this is the
+        lowest probability among the classes in which the two differ.
     """
     there = ~np.isnan(llm_scores).any(axis=2)[:, :, None]
     known = there.any(axis=(1, 2)) & ~np.isnan(encoder_probs).any(axis=1)
@@ -70,7 +70,7 @@ def _probability(
 def check_class_order(
     llm_scores: NDArray[np.floating], labels: NDArray[np.integer], classes: list[str], providers: list[str]
 ) -> None:
-    """Warn where an LLM's scores make sense, but with their columns in another order than the classes'.
+    """Warn if an LLM's score columns fit the labels only in a different order than that of the classes.
 
     Args:
         llm_scores: float `(n, P, K)`, NaN for missing.
@@ -101,15 +101,15 @@ def check_class_order(
 def check_quality(
     llm_scores: NDArray[np.floating], labels: NDArray[Any], multi_label: bool, providers: list[str]
 ) -> None:
-    """Warn where an LLM is not shown to say more about the labelled texts than the frequencies of the classes do.
+    """Warn if an LLM is not significantly better than chance on the labelled texts.
 
-    Single-label: the mean over the classes of the share of its texts that are recognised (balanced accuracy).
-    Multi-label: the mean over the classes of the area under the ROC curve. It must be two standard errors above chance.
+    Single-label: balanced accuracy (mean recall over the classes). Multi-label: mean over the classes of the area under
+    the ROC curve. The value must be two standard errors above chance.
 
     Args:
         llm_scores: float `(n, P, K)`, NaN for missing.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        multi_label: Which of the two.
+        multi_label: Whether a text may have several classes.
         providers: P names.
     """
     for p, provider in enumerate(providers):
@@ -128,7 +128,7 @@ def check_quality(
 
 
 def _recall(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, float, float]:
-    """Balanced accuracy: what it is, by chance, and its standard error by chance."""
+    """Balanced accuracy: its value, its value under chance, and its standard error under chance."""
     classes, counts = np.unique(truth, return_counts=True)
     right = scores.argmax(axis=1) == truth
     chance = 1 / max(2, len(classes))
@@ -137,7 +137,7 @@ def _recall(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, f
 
 
 def _auc(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, float, float]:
-    """Mean area under the ROC curve: what it is, by chance, and its standard error by chance (Mann-Whitney)."""
+    """Mean area under the ROC curve: value, value under chance, and standard error under chance (Mann-Whitney)."""
     from sklearn.metrics import roc_auc_score
 
     positive = (truth > 0).sum(axis=0)

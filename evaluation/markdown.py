@@ -4,13 +4,13 @@ from typing import Any
 
 
 def markdown_table(header: list[str], rows: list[list[str]], num_texts: int = 1) -> str:
-    """A Markdown table; all but the first `num_texts` columns are numbers, to the right."""
+    """A Markdown table. The first `num_texts` columns hold text; the others hold numbers and are right-aligned."""
     align = [":--"] * num_texts + ["--:"] * (len(header) - num_texts)
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *rows])
 
 
 def plain(text: Any) -> str:
-    """`text` on one line, with what Markdown and HTML would take as markup made harmless."""
+    """`text` on one line, with Markdown and HTML markup escaped."""
     out = " ".join(str(text).split())
     for character, escaped in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("*", "\\*"), ("`", "\\`"), ("_", "\\_")):
         out = out.replace(character, escaped)

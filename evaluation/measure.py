@@ -1,4 +1,4 @@
-"""Everything that the evaluation report says, measured: each source, their comparison, calibration, risk and cost."""
+"""Measures the content of the evaluation report: sources, their comparison, calibration, risk and cost."""
 
 import time
 from collections import Counter
@@ -34,24 +34,24 @@ def measure(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Any]:
-    """Everything that the report says, as JSON-ready data; holds no text of the data set.
+    """Measure the content of the evaluation report, as JSON-ready data without any text of the data set.
 
     Args:
         clf: A fitted classifier.
         data: Labelled data, as for `fit`.
-        data_name: How the data are called in the report.
-        model_name: How the model is called.
-        llm_policy: Which texts the LLMs are asked about.
+        data_name: Name of the data in the report.
+        model_name: Name of the model in the report.
+        llm_policy: Which texts are sent to the LLMs.
         max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
-        target_accuracy: Instead of a policy, see `routing.policy.for_accuracy`.
-        max_risk: Adds `risk`: what was promised, and what came of it.
+        target_accuracy: Accuracy to reach, in place of a policy; see `routing.policy.for_accuracy`.
+        max_risk: Adds `risk`: the guaranteed risk and the measured one.
         seed: Seed of the bootstrap.
         num_resamples: Bootstrap resamples.
 
     Returns:
         `sources` and `comparisons` as of `evaluation.comparison.compare_sources`, `per_class`, `confusion`
-        (single-label: truth by prediction of the fusion), `reliability` by source, and what was measured, how, and at
-        what cost.
+        (single-label: true class by class predicted by the fusion), `reliability` by source, and the settings and
+        cost of the measurement.
     """
     config = clf.model_.config
     table = clf._prepare_measured(data)
@@ -97,7 +97,7 @@ def measure(
 
 
 def _sources(result: "Inference", config: "LabelFusionConfig", num_classes: int) -> list[Source]:
-    """Fusion, encoder and LLMs; the model has no probability for classes that it does not know."""
+    """Fusion, encoder and LLMs as sources. Classes unknown to the model get no probability."""
     settings = (config.multi_label, config.thresholds, config.min_labels)
     sources = [
         Source.make(FUSION, result.probabilities, *settings),

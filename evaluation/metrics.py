@@ -30,11 +30,11 @@ def classification_metrics(
 
     Args:
         probabilities: float `(n, K)`.
-        labels: int `(n,)`, or 0/1 `(n, K)` for multi-label. Classes from K on are those that the source does not know:
+        labels: int `(n,)`, or 0/1 `(n, K)` for multi-label. Classes with index K or more are unknown to the source:
             their probability is 0.
         multi_label: Whether the classes are independent.
         thresholds: Multi-label: K thresholds, 0.5 by default.
-        min_labels: Multi-label: fewest classes predicted for a text.
+        min_labels: Multi-label: minimum number of classes predicted for a text.
 
     Returns:
         `accuracy` (multi-label: exact match), `macro_f1`, `micro_f1`, `log_loss` (nats; multi-label: summed over the
@@ -67,7 +67,7 @@ def classification_metrics(
 
 
 def is_right(probs: NDArray[np.floating], labels: NDArray[Any], rule: DecisionRule | None = None) -> NDArray[np.bool_]:
-    """bool `(n,)`: rows that are right, in all classes for multi-label. Classes from K on are none of the model's."""
+    """bool `(n,)`: rows predicted correctly (multi-label: in all classes). Classes from index K on are unknown here."""
     if labels.ndim == 2:
         decided = widen(decide(probs, rule), labels.shape[1])
         return np.asarray((decided == (labels > 0)).all(axis=1))
@@ -75,7 +75,7 @@ def is_right(probs: NDArray[np.floating], labels: NDArray[Any], rule: DecisionRu
 
 
 def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> dict[str, float]:
-    """`brier` and `ece` of `classification_metrics`, of the rows without NaN; rounded, for the report."""
+    """`brier` and `ece` as in `classification_metrics`, over the rows without NaN, rounded for the report."""
     rows = ~np.isnan(probabilities).any(axis=1)
     if not rows.any():
         return {}
@@ -100,7 +100,7 @@ def expected_calibration_error(
 
 
 def softmax_or_sigmoid(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
-    """Logits `(n, K)` to probabilities, float64."""
+    """Convert logits `(n, K)` to float64 probabilities."""
     z = np.asarray(logits, dtype=np.float64)
     if multi_label:
         return np.exp(-np.logaddexp(0.0, -z))
@@ -110,7 +110,7 @@ def softmax_or_sigmoid(logits: NDArray[np.floating], multi_label: bool) -> NDArr
 
 
 def make_compute_metrics(multi_label: bool) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` for the Trainer: metrics of the fused logits, and the encoder's own as `encoder_accuracy`."""
+    """`compute_metrics` for the Trainer: metrics of the fused logits, and `encoder_accuracy` of the encoder alone."""
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         outputs, labels = prediction.predictions, prediction.label_ids

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, reliability diagram, F1 of each class."""
+"""Plots of an evaluation: confusion matrix, reliability diagram, F1 of each class, cost trade-off."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, told apart by colour-blind readers too; markers and widths differ as well.
+# The Okabe-Ito palette, which colour-blind readers can distinguish; markers and widths differ as well.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
-MOST_NAMES = 60  # classes whose names are still readable on an axis
-MOST_NUMBERS = 20  # classes up to which the cells of a matrix hold their numbers
+MOST_NAMES = 60  # largest number of classes whose names are readable on an axis
+MOST_NUMBERS = 20  # largest number of classes for which the matrix cells show numbers
 
 
 def save_plots(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw the pictures of a report as PNG; returns the files."""
+    """Draw the plots of a report as PNG files and return their paths."""
     paths = []
     for name, draw in (("confusion_matrix", _errors), ("reliability", _reliability), ("per_class", _per_class)):
         figure = draw(report)
@@ -50,7 +50,7 @@ def _confusion(report: dict[str, Any]) -> Figure:
 
 
 def _found_and_missed(report: dict[str, Any]) -> Figure:
-    """Multi-label: for each class the rows found, missed and wrongly given."""
+    """Multi-label: true positives, false negatives and false positives of each class."""
     fusion = [(entry["support"], entry["sources"]["Fusion"]) for entry in report["per_class"]]
     found = [f["found"] for _, f in fusion]
     missed = [support - f["found"] for support, f in fusion]
@@ -102,7 +102,7 @@ def _per_class(report: dict[str, Any]) -> Figure:
     names, sources = _names(report), list(report["sources"])
     figure, axes = _figure(8.0, float(np.clip(1.8 + 0.36 * len(names), 3.0, 18.0)))
     y = np.arange(len(names))
-    for i, source in enumerate(sources):  # the fusion's mark is the largest, and below the others
+    for i, source in enumerate(sources):  # the fusion's marker is the largest and drawn below the others
         f1 = [entry["sources"][source]["f1"] for entry in report["per_class"]]
         axes.plot(
             [np.nan if v is None else v for v in f1],
@@ -134,7 +134,7 @@ def _names(report: dict[str, Any]) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """Without matplotlib's mathematical notation."""
+    """Escape `text` so that matplotlib does not parse it as mathematical notation."""
     return text.replace("$", r"\$")
 
 
@@ -152,19 +152,19 @@ def _name_axis(axes: Axes, names: list[str], which: str) -> None:
 
 
 def save_tradeoff(found: dict[str, Any], path: Path) -> Path:
-    """Draw accuracy against the share asked and, where they are known, dollars and latency; returns the file."""
+    """Draw accuracy against the share of queried texts and, if known, cost and latency; return the file."""
     known = [
         ("share", "share of the texts that the LLM is asked about", 1.0),
         ("usd_per_1000", "dollars per 1,000 texts", 1.0),
         ("p50_s", "median latency of a text (ms)", 1000.0),
         ("p95_s", "95th percentile of the latency of a text (ms)", 1000.0),
     ]
-    # A dimension in which nothing varies (free answers) shows nothing.
+    # Skip a dimension without variation, such as the cost of free answers.
     axes_of = [k for k in known if len({point[k[0]] for point in found["curve"]} - {None}) > 1]
     figure = Figure(figsize=(5.6 * len(axes_of), 4.6), layout="constrained")
     for i, (name, title, unit) in enumerate(axes_of):
         axes = figure.add_subplot(1, len(axes_of), i + 1)
-        # What is unknown has no place. At the last point all start at once: there the latency may turn back.
+        # Skip unknown values. At the last point encoder and LLMs start together, so the latency may drop there.
         curve = [point for point in found["curve"] if point[name] is not None][: -1 if name.startswith("p") else None]
         x = [unit * point[name] for point in curve]
         axes.plot(x, [point["accuracy"] for point in curve], color=COLORS[0], linewidth=2, label="gate")

@@ -1,4 +1,4 @@
-"""The evaluation report: figures as JSON, the same as Markdown, and plots."""
+"""The evaluation report: JSON, Markdown and plots."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ FILES = ("report.md", "report.json", "confusion_matrix.png", "reliability.png", 
 
 
 def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `report.json`, `report.md` and, where matplotlib is installed, the plots; returns the files.
+    """Write `report.json`, `report.md` and, if matplotlib is installed, the plots; return the files.
 
-    Without matplotlib a warning says how to get the plots; the rest is written all the same.
+    Without matplotlib, a warning says how to get the plots; the other files are still written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:  # none of an earlier report stays beside this one
+    for name in FILES:  # remove the files of an earlier report
         (folder / name).unlink(missing_ok=True)
     plots: list[Path] = []
     path = folder / "report.json"
@@ -39,7 +39,7 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
-    """The report for people; `plots` are the names of the pictures beside it."""
+    """The report as Markdown; `plots` are the file names of the plots in the same folder."""
     shown = set(plots or [])
     metric = "Exact match" if report["multi_label"] else "Accuracy"
     kind = f"{len(report['classes'])} classes" + (", several a text" if report["multi_label"] else "")
@@ -75,7 +75,7 @@ def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
 
 
 def sources_table(report: dict[str, Any]) -> str:
-    """One line a source, fusion first."""
+    """A Markdown table of the metrics: one row per source, the fusion first."""
     metric = "Exact match" if report["multi_label"] else "Accuracy"
     partial = any(0 < s["answered"] < 1 for s in report["sources"].values())
     header = ["Source", metric, "Macro F1", "Log loss", "Brier", "ECE", "Answered"]
@@ -95,7 +95,7 @@ def sources_table(report: dict[str, Any]) -> str:
 
 
 def comparisons_table(report: dict[str, Any]) -> str:
-    """The fusion against each source."""
+    """A Markdown table that compares the fusion with each source."""
     metric = "exact match" if report["multi_label"] else "accuracy"
     rows = []
     for c in report["comparisons"]:
@@ -108,7 +108,7 @@ def comparisons_table(report: dict[str, Any]) -> str:
 
 
 def risk_sentence(report: dict[str, Any]) -> str:
-    """What was promised of the answers, and what came of it; empty if nothing was."""
+    """The guaranteed risk and the measured result; empty without a guarantee."""
     risk = report.get("risk")
     if not risk:
         return ""
@@ -122,7 +122,7 @@ def risk_sentence(report: dict[str, Any]) -> str:
 
 
 def seen_before(report: dict[str, Any]) -> str:
-    """A warning if the data have the name of the training data; empty otherwise."""
+    """A warning if the evaluation data have the same name as the training data; else empty."""
     if report["training"].get("data") != report["data"]:
         return ""
     return "**These data have the name of the training data: if they are the same, the figures are too good.**"

@@ -17,12 +17,12 @@ def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionCo
     """Metrics by source.
 
     Args:
-        result: What the sources said about n texts.
+        result: The predictions of the sources for n texts.
         truth: int64 `(n,)`, or 0/1 `(n, K)`.
         config: The model's config.
 
     Returns:
-        `fusion`, `encoder` and `llm`, a dict by provider; an LLM's metrics are those of the rows that it answered,
+        `fusion`, `encoder` and `llm`, a dict by provider. An LLM's metrics cover only the rows that it answered,
         whose share is `answered`.
     """
     settings = (config.multi_label, config.thresholds, config.min_labels)
@@ -43,12 +43,12 @@ def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionCo
 def risk_metrics(
     result: Inference, truth: NDArray[Any], config: LabelFusionConfig, control: RiskControl, max_risk: float | None
 ) -> dict[str, Any]:
-    """What a promised risk came to.
+    """Compare a guaranteed risk with the measured error.
 
     Returns:
-        `max_risk`; `answered`: share of the texts whose answer was given; `wrong_answers`: share of all texts that got
-        a wrong one; `accuracy_answered`: share of the given answers that are right; `missed`: share of the texts whose
-        truth is not in the label set (multi-label: mean share of a text's classes); `set_size`: its mean size.
+        `max_risk`; `answered`: share of texts without abstention; `wrong_answers`: share of all texts with a wrong
+        answer; `accuracy_answered`: share of correct answers among those given; `missed`: share of texts whose true
+        class is not in the label set (multi-label: mean share of a text's classes); `set_size`: mean size of the set.
     """
     answered, sets = hold_back(result, config, control)
     right = is_right(result.probabilities, truth, config.decision_rule)

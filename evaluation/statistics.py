@@ -1,4 +1,4 @@
-"""How sure a comparison is: bootstrap intervals, paired tests, correction for several of them."""
+"""Uncertainty of comparisons: bootstrap intervals, paired tests, correction for multiple tests."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-_CHUNK = 4_000_000  # row draws held at once
+_CHUNK = 4_000_000  # row draws held in memory at once
 
 
 def bootstrap_means(
@@ -14,8 +14,8 @@ def bootstrap_means(
 ) -> NDArray[np.float64]:
     """Column means of resampled rows (Efron 1979).
 
-    Whatever is a function of column means (accuracy; F1 from the means of hits, predictions and truths) has its
-    bootstrap from them; columns of several sources are resampled together, so that their differences are paired.
+    Any function of column means (accuracy; F1 from the means of hits, predictions and truths) can be bootstrapped from
+    them. The columns of all sources are resampled together, so their differences are paired.
 
     Args:
         values: float `(n, m)`, n >= 1.
@@ -50,7 +50,7 @@ def percentile_interval(samples: NDArray[np.floating], level: float = LEVEL) -> 
 
 
 def wilson_interval(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927); unlike the bootstrap's it has a width where all rows are right, or none.
+    """Interval of a proportion (Wilson 1927); unlike the bootstrap's, its width is not 0 at 0 or n successes.
 
     Raises:
         ValueError: For `n` below 1, or more successes than trials.
@@ -65,12 +65,12 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int
     """Exact McNemar test of two classifiers on the same rows (McNemar 1947; Dietterich 1998).
 
     Args:
-        right_a: bool `(n,)`: rows that the first has right.
-        right_b: bool `(n,)`: rows that the second has right.
+        right_a: bool `(n,)`: rows that the first classifier predicts correctly.
+        right_b: bool `(n,)`: rows that the second classifier predicts correctly.
 
     Returns:
-        Rows that only the first has right, rows that only the second has right, and the two-sided p-value of the
-        binomial test that either is as likely.
+        Number of rows that only the first predicts correctly, number that only the second does, and the two-sided
+        p-value of the binomial test that both are equally likely.
     """
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -80,7 +80,7 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int
 def paired_bootstrap_p(differences: NDArray[np.floating]) -> float:
     """Two-sided p-value that a difference is zero, from its bootstrap samples `(B,)` (Efron & Tibshirani 1993, ch. 15).
 
-    Twice the smaller share of samples on either side of zero, each with one more sample counted, so never 0.
+    Twice the smaller share of samples on either side of zero. One sample is added to each side, so p is never 0.
     """
     b = len(differences)
     below, above = int((differences <= 0).sum()), int((differences >= 0).sum())

@@ -1,4 +1,4 @@
-"""Accuracy against cost and latency: measured, and written as CSV, JSON and a picture."""
+"""Measures accuracy against cost and latency, and writes the result as CSV, JSON and a plot."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def measure_tradeoff(
     latency_rows: int = 20,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Ask about everything, then work out what asking less would have given; see `AutoFusionClassifier.tradeoff`.
+    """Query the LLMs about every row, then compute the results of fewer queries; see `AutoFusionClassifier.tradeoff`.
 
     Raises:
         ValueError: For a model without LLMs, or data without labels.
@@ -68,7 +68,7 @@ def measure_tradeoff(
     if costs is not None:
         point["cost_usd"] = np.where(heard, costs, 0.0).sum(axis=1)
     if seconds is not None:
-        llm_s = seconds.max(axis=1)  # all at once; in a cascade one after the other
+        llm_s = seconds.max(axis=1)  # LLMs are queried in parallel; in a cascade, one after the other
         waits = np.where(heard, np.resize(seconds, (len(table), seconds.shape[1])), 0.0)
         point["llm_s"] = waits.sum(axis=1) if policy == "auto" else waits.max(axis=1)
     found = tradeoff_curve(
@@ -97,7 +97,7 @@ def _sample(count: int, size: int, seed: int) -> NDArray[np.intp]:
 
 
 def _timed(clf: "AutoFusionClassifier", texts: list[str]) -> NDArray[np.float64]:
-    """Seconds that the encoder takes for each text by itself."""
+    """Seconds that the encoder takes for each text, one text at a time."""
     run(clf.model_, clf.tokenizer_, texts[:1], llm_policy="never")  # the first forward pass is slower
     seconds = []
     for text in texts:
@@ -114,9 +114,10 @@ def _ask_everything(
     latency_rows: int,
     seed: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None, NDArray[np.float64] | None, float]:
-    """Scores `(n, P, K)`, dollars `(n, P)` and seconds `(m, P)`, and the dollars spent now.
+    """Query every LLM about every row.
 
-    None where nothing was asked, so nothing is known. An answer from the store has cost what others cost.
+    Returns scores `(n, P, K)`, US dollars `(n, P)`, seconds `(m, P)`, and the US dollars spent now. Dollars or seconds
+    are None if nothing was queried. An answer from the store is counted at the cost of the other answers.
     """
     config = clf.model_.config
     n = len(table)
@@ -151,7 +152,7 @@ def _ask_everything(
 
 @contextmanager
 def _recorded(config: LabelFusionConfig) -> Iterator[None]:
-    """The scores that are there count only where the policy would have asked for them."""
+    """Use the existing scores only for the rows that the policy would have queried."""
     declared = config.llm_providers
     config.llm_providers = [{**provider, "method": "recorded"} for provider in declared]
     try:
@@ -161,7 +162,7 @@ def _recorded(config: LabelFusionConfig) -> Iterator[None]:
 
 
 def write_tradeoff(found: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the points as CSV and JSON and, where matplotlib is installed, the picture; returns the files."""
+    """Write the points as CSV and JSON and, if matplotlib is installed, the plot; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in TRADEOFF_FILES[:2]]
     with paths[0].open("w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What a share of questions buys: accuracy against cost and latency, with intervals."""
+"""Accuracy against cost and latency for each share of queried texts, with intervals."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ CURVE = SHARES[::5]  # 0, 5 %, ... 100 %
 
 
 def gain_curve(values: NDArray[np.floating], gain: NDArray[np.floating]) -> NDArray[np.float64]:
-    """float64 `(101,)`: mean gain over all n rows if the share of 0, 0.01, ... 1 with the largest values is asked."""
+    """float64 `(101,)`: mean gain over all n rows if the top share 0, 0.01, ... 1 by `values` is queried."""
     if len(values) == 0:
         return np.zeros(len(SHARES))
     total = np.concatenate([[0.0], np.cumsum(gain[np.argsort(-values, kind="stable")])]) / len(values)
@@ -20,7 +20,7 @@ def gain_curve(values: NDArray[np.floating], gain: NDArray[np.floating]) -> NDAr
 
 
 def gate_area(values: NDArray[np.floating], gain: NDArray[np.floating]) -> float:
-    """Mean of the curve of gain by share asked, less that of asking at random; in accuracy."""
+    """Mean of the gain curve minus that of querying random rows, in accuracy."""
     return float(gain_curve(values, gain).mean() - gain.mean() / 2) if len(gain) else 0.0
 
 
@@ -35,24 +35,24 @@ def tradeoff_curve(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The curve from the encoder alone to always asking, and policies as points beside it.
+    """The curve from the encoder alone to querying every text, with policies as extra points.
 
     Args:
-        values: float `(n,)`: what the gate says of each row.
-        encoder_right: bool `(n,)`: whether the encoder alone is right.
-        fused_right: bool `(n,)`: whether the fusion is, with all LLMs heard.
-        cost_usd: float `(n,)`: US dollars that asking about each row costs; `None`: not known.
+        values: float `(n,)`: the gate's value of each row.
+        encoder_right: bool `(n,)`: whether the encoder alone is correct.
+        fused_right: bool `(n,)`: whether the fusion with all LLM answers is correct.
+        cost_usd: float `(n,)`: US dollars of the queries for each row; `None` if unknown.
         encoder_s: float `(m,)`: seconds that the encoder takes for one text.
-        llm_s: float `(m,)`: seconds that the LLMs take for one text; `None`: not known.
-        policies: By name, `right` bool `(n,)`, `asked` bool `(n,)` and, where they are known, `cost_usd` float `(n,)`
+        llm_s: float `(m,)`: seconds that the LLMs take for one text; `None` if unknown.
+        policies: By name, `right` bool `(n,)`, `asked` bool `(n,)` and, if known, `cost_usd` float `(n,)`
             and `llm_s` float `(n,)`.
         num_resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
 
     Returns:
-        `rows`; `curve` and `random`, lists of points at 0, 5, ... 100 % asked; `points`, by name; `area`: the mean of
-        the curve above the one of asking at random, in accuracy. A point has `share`, `accuracy` with its 95 % interval
-        `low` and `high`, `usd_per_1000`, `p50_s` and `p95_s`, None where not known.
+        `rows`; `curve` and `random`, lists of points at 0, 5, ... 100 % queried; `points`, by name; `area`: the mean of
+        the curve minus the curve of random queries, in accuracy. A point has `share`, `accuracy` with its 95 % interval
+        `low` and `high`, `usd_per_1000`, `p50_s` and `p95_s`, None if unknown.
     """
     n = len(values)
     order = np.argsort(-values, kind="stable")
@@ -75,7 +75,7 @@ def tradeoff_curve(
             usd = float(np.where(asked, 0.0 if cost is None else cost, 0.0).mean() * 1000)
         point: dict[str, float | None] = {"share": float(asked.mean()), "accuracy": float(right.mean())}
         point |= {"low": low, "high": high, "usd_per_1000": usd}
-        together = bool(asked.all())  # only where everything is asked do both start at once
+        together = bool(asked.all())  # encoder and LLMs start together only if every row is queried
         point |= _latency(np.resize(encoder_s, n), asked, seconds, together)
         points.append(point)
     first, last = points[0], points[len(CURVE) - 1]

@@ -1,4 +1,4 @@
-"""What `fit` measured and chose, as Markdown."""
+"""The measurements and choices of `fit`, as Markdown."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _TRAINED = {"probe": "frozen", "contrastive": "trained contrastively", "full": "
 
 
 def training_summary(clf: "AutoFusionClassifier") -> str:
-    """What `fit` found: all figures are out of sample, from rows that were held out in turn."""
+    """Summary of `fit`. All figures are out of sample, from cross-fitting."""
     report: dict[str, Any] = clf.report_
     how = _TRAINED.get(report["encoder_training"], plain(report["encoder_training"]))
     if "num_train_epochs" in report:
@@ -46,7 +46,7 @@ def training_summary(clf: "AutoFusionClassifier") -> str:
 
 
 def _encoder_side(report: dict[str, Any]) -> list[str]:
-    """Candidates of the encoder's side and, multi-label, whether its classes are judged together."""
+    """Candidates for the encoder side and, for multi-label, whether its classes are modelled jointly."""
     weights: dict[str, float] = report.get("encoder_weights", {})
     own = report["encoder_training"]
     rows = [
@@ -67,7 +67,7 @@ def _place(name: str) -> int:
 
 
 def _fusion(fusion: dict[str, Any], names: list[str]) -> list[str]:
-    """Candidates of the fusion, what each weighs in it, and what was chosen."""
+    """Candidates for the fusion, the weight of each, and the choice."""
     if "log_loss" not in fusion:
         return [f"Fusion: {plain(fusion['chosen'])}."] if "chosen" in fusion else []
     titles = {"encoder": "Encoder alone", "fusion": "Fusion: these, by weight", "fusion with mlp": "Fusion with MLP"}

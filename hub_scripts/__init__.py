@@ -1,1 +1,1 @@
-"""The `labelfusion` command and what it takes to publish a model."""
+"""The `labelfusion` command, and the code that publishes models."""

@@ -1,4 +1,4 @@
-"""The `labelfusion` command: one file a verb, each loaded only when it is called."""
+"""The `labelfusion` command: one file per subcommand, loaded only when it is called."""
 
 import argparse
 import json
@@ -29,15 +29,15 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit status.
 
-    Status 2 and one line on stderr for a user's mistake; set `LABELFUSION_TRACEBACK=1` to see where it came from. After
-    Ctrl-C, SIGTERM or SIGHUP (130, 143, 129) what has been paid for is stored first; see `stopping`.
+    A user error gives status 2 and one line on stderr; set `LABELFUSION_TRACEBACK=1` to see the traceback. On Ctrl-C,
+    SIGTERM or SIGHUP (status 130, 143, 129), paid answers are stored first; see `stopping`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((a for a in arguments if not a.startswith("-")), None)
     verbs: dict[str, argparse.ArgumentParser] = {}
     args = None
     try:
-        with stoppable():  # from here on: imports take seconds
+        with stoppable():  # before the imports, which take seconds
             parser, verbs = _main_parser()
             late = {}
             if verb in verbs:
@@ -54,18 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if getattr(args, name) is None:
                     setattr(args, name, value)
             return int(module.run(args) or 0)
-    except SystemExit as stop:  # argparse has printed its help or its complaint
+    except SystemExit as stop:  # argparse has printed its help or error
         return int(stop.code or 0)
     except KeyboardInterrupt as interrupt:
         return told(interrupt, str(verb), args)
-    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+    except BrokenPipeError:  # the reader of the output has exited, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         from ..configuration.secrets import redact
 
         if os.environ.get("LABELFUSION_TRACEBACK") or not _is_users(error):
-            shown: BaseException | None = error  # Python prints it, and what it came from
+            shown: BaseException | None = error  # Python prints it with its cause
             while shown is not None:
                 shown.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in shown.args)
                 shown = shown.__cause__ or shown.__context__
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _as_options(message: str, parser: argparse.ArgumentParser) -> str:
-    """A message about arguments of Python as one about the command's options: `--label-column` for `label_column`."""
+    """Replace names of Python arguments in a message by those of options: `label_column` by `--label-column`."""
     for action in parser._actions:
         option = next((o for o in action.option_strings if o.startswith("--")), None)
         if option:
@@ -115,7 +115,7 @@ def _apply_config(parser: argparse.ArgumentParser, verb: str, arguments: Sequenc
     """Set the defaults of `parser` from the file named by `--config`.
 
     Returns:
-        Values of the options that may be repeated: to be set after parsing, as argparse would append to a default.
+        Values of the repeatable options. They must be set after parsing, as argparse would append to a default.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
@@ -155,13 +155,13 @@ def _read_config(path: str, verb: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold `option: value` lines, got a {type(data).__name__}.")
     data = _as_written(data, written)
-    # One file may serve several commands: a section named after a command counts for that command alone.
+    # One file may serve several commands: a section named after a command applies to that command only.
     options = {str(k): v for k, v in data.items() if not (k in VERBS and isinstance(v, dict | None))}
     return {**options, **{str(k): v for k, v in (data.get(verb) or {}).items()}}
 
 
 def _as_written(typed: dict[Any, Any], written: dict[str, Any]) -> dict[str, Any]:
-    """What YAML has read, with plain values as they are written: `01`, `1.10`, `[yes, no]`."""
+    """Parsed YAML with plain values kept as written: `01`, `1.10`, `[yes, no]`."""
 
     def plain(value: Any, text: Any) -> Any:
         if isinstance(value, list) and isinstance(text, list):
@@ -177,7 +177,7 @@ def _as_written(typed: dict[Any, Any], written: dict[str, Any]) -> dict[str, Any
 
 
 def _checked(action: argparse.Action, value: Any, where: str) -> Any:
-    """`value` as the command line would give it: converted and checked by the option's own `type` and `choices`."""
+    """Convert and check `value` as the command line would, with the option's `type` and `choices`."""
     if action.nargs == 0:
         value = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
             str(value).lower(), value

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..scoring.budget import Budget
 
-    transformers_logging.disable_progress_bar()  # of loading weights; ours stay
+    transformers_logging.disable_progress_bar()  # hides the bars of weight loading, not those of this package
     started = time.perf_counter()
     train, test = split_data(args.data, args.seed)
     label_of = f"{train['label'].nunique()} classes" if "label" in train else "several classes a text"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def split_data(path: str | None, seed: int) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """The training and test rows: by the column `split` where there is one, else 70 % and 30 % of every class."""
+    """Split into training and test rows: by the column `split` if present, else 70 % and 30 % of every class."""
     from labelfusion.training.data import read_table
     from sklearn.model_selection import train_test_split
 
@@ -116,7 +116,7 @@ def table(always: dict[str, Any], never: dict[str, Any], partly: dict[str, Any])
 
 
 def hard_texts(clf: Any, test: "pd.DataFrame") -> list[str]:
-    """A few held-out texts that the encoder alone is least sure of."""
+    """A few held-out texts on which the encoder alone is least confident."""
     import numpy as np
 
     probabilities = clf.predict_proba(test["text"].tolist(), llm_policy="never")

@@ -67,7 +67,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
 
-    `name` is what `data` are called, by default `data` itself; `asking` are the options of `measure`.
+    `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `measure`.
     """
     from ..evaluation.measure import measure
     from ..evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
@@ -82,6 +82,6 @@ def evaluate(
 
 
 def shown_name(name: str) -> str:
-    """A file or folder without the folders around it, which are nobody's business; a Hub id as it is."""
+    """The name of a file or folder without its parent folders, which are private; a Hub id unchanged."""
     path = Path(name)
     return path.resolve().name if path.exists() else name

@@ -1,4 +1,4 @@
-"""`labelfusion export`: write a model as a repository that works without this package, or as a Space that shows it."""
+"""`labelfusion export`: write a model as a repository that works without this package, or as a demo Space."""
 
 import argparse
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and say how to go on."""
+    """Export, and print the next steps."""
     if args.space and args.onnx:
         raise ValueError("Give --space or --onnx, not both.")
     if args.space:

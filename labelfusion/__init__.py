@@ -1,7 +1,7 @@
 """LabelFusion: text classification that fuses a fine-tuned Transformer with the scores of LLMs.
 
-Importing this package registers the config, the model and the pipeline with Transformers, at the moment when the
-Transformers module concerned is loaded; nothing heavy is imported before.
+Importing this package registers the config, the model and the pipeline with Transformers. The registration is lazy: it
+runs when the corresponding Transformers module is loaded, and imports nothing heavy before that.
 """
 
 from functools import partial
@@ -45,7 +45,7 @@ __all__ = [  # noqa: RUF022
     "LabelFusionTrainer",
 ]
 
-# Each room registers its classes when it is imported; these hooks import it as soon as Transformers could ask for them.
+# Each package registers its classes on import. These hooks import it once Transformers can look the classes up.
 _REGISTRATION = {
     "transformers.models.auto.configuration_auto": "labelfusion.configuration",
     "transformers.models.auto.modeling_auto": "labelfusion.modeling_labelfusion",

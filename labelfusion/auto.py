@@ -1,4 +1,4 @@
-"""The address of `AutoFusionClassifier` in pickles and programs of earlier versions; see `classifier`."""
+"""Old import path of `AutoFusionClassifier`, kept for existing pickles and programs; see `classifier`."""
 
 from .classifier import AutoFusionClassifier
 

@@ -1,4 +1,4 @@
-"""What `AutoFusionClassifier.fit` refuses before any work is done or paid for."""
+"""Checks of `AutoFusionClassifier.fit`, made before any work starts or any cost arises."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_options(clf: Any) -> None:
-    """Check the constructor arguments of an `AutoFusionClassifier`, which scikit-learn leaves to `fit`.
+    """Check the constructor arguments of an `AutoFusionClassifier`; scikit-learn's convention is to do so in `fit`.
 
     Raises:
         ValueError: Naming the argument.
@@ -49,13 +49,13 @@ def check_options(clf: Any) -> None:
 
 
 def check_data(data: LabelledTexts) -> None:
-    """Check that there is something to learn.
+    """Check that the data have enough rows, classes and distinct texts to learn from.
 
     Raises:
         ValueError: For fewer than 4 rows, a single class or a single text.
     """
     labels = data.labels
-    assert labels is not None  # `prepare` has seen to it
+    assert labels is not None  # `prepare` guarantees it
     if labels.ndim == 1 and len(np.unique(labels)) < 2:
         raise ValueError(f"All {len(data)} training rows have the class {data.names()[0]!r}; two are needed.")
     if len(data) < 4:

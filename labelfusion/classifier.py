@@ -1,4 +1,4 @@
-"""`AutoFusionClassifier`: fusion of an encoder with LLMs in one call, in the manner of scikit-learn."""
+"""`AutoFusionClassifier`: fuses an encoder with LLMs, with the API of scikit-learn."""
 
 import logging
 import time
@@ -34,56 +34,59 @@ class AutoFusionClassifier(FusionPredictor):
     Args:
         encoder: Hub id or folder of any encoder, or `"embedded/all-minilm-l6-v2"`.
         llm: Model string, [`LLMProvider`] (or its dict), a function `(list of n texts) -> (n, K)` probabilities,
-            `"recorded"` for scores that come with the data only (of as many LLMs as these hold), or `None`; or a list
-            of them.
+            `"recorded"` to use only the scores in the data (of as many LLMs as the data hold), or `None`; or a list of
+            these.
         labels: Class names in the order of the model's outputs. Default: those of the training data.
         multi_label: Whether a text may have several classes.
-        label_columns: Names of 0/1 columns, one a class, where the data have these instead of `label` or `labels`.
+        label_columns: Names of 0/1 columns, one per class, if the data have these instead of `label` or `labels`.
         text_column: Name of the text column.
         label_column: Name of the label column. Default: `label` or `labels`.
-        empty_texts: What is done with texts that are missing, empty or blank: `"error"`, or `"skip"`: `fit` and
-            `evaluate` leave the rows out, `predict` answers None, `predict_proba` NaN.
-        annotators: Where the data are an annotation tool's and several annotators labelled a text: `"majority"`, the
-            class with the most votes (a tie leaves the text out), or `"soft"`, each vote is a row.
+        empty_texts: How to handle missing, empty or blank texts: `"error"`, or `"skip"`: `fit` and `evaluate` leave the
+            rows out, `predict` returns None and `predict_proba` NaN.
+        annotators: How to handle texts with labels of several annotators, in the export of an annotation tool:
+            `"majority"` takes the class with the most votes (a tie leaves the text out), `"soft"` makes each vote a
+            row.
         class_descriptions: `{class name: description}` for the LLM's prompt.
-        encoder_training: `"probe"`: frozen encoder with a linear head, seconds; `"contrastive"`: for few rows, texts
-            of a class are drawn together first; `"full"`: fine-tuning; `"auto"`: contrastive training of 30 to 1,000
-            rows, or fine-tuning, where it fits into `max_train_minutes`, kept if it is better on rows not seen.
-        max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`.
-        extra_sources: Let inner layers, words and labelled neighbours stand beside the encoder's last layer, the latter
-            where that is better out of sample; the model then holds embeddings of up to 1,000 training texts.
-        num_train_epochs: Most epochs of fine-tuning; the data choose among 1 and this. Default: 3, or 5 for up to
-            1,000 rows.
-        trained_layers: Share of the encoder's layers, from the top, that fine-tuning trains. Default: all of them, but
+        encoder_training: `"probe"`: frozen encoder with a linear head, takes seconds; `"contrastive"`: for few rows,
+            first trains the encoder to embed texts of a class close together; `"full"`: fine-tuning; `"auto"`:
+            contrastive training (30 to 1,000 rows) or fine-tuning if it fits into `max_train_minutes`, kept if it is
+            better on held-out rows.
+        max_train_minutes: Time limit of contrastive training, and of fine-tuning with `"auto"`.
+        extra_sources: Add heads on inner layers, a TF-IDF head and a kernel head to the encoder's last layer, the
+            latter if it is better out of sample; the model then holds embeddings of up to 1,000 training texts.
+        num_train_epochs: Maximum number of epochs of fine-tuning; the data choose between 1 and this. Default: 3, or 5
+            for up to 1,000 rows.
+        trained_layers: Share of the encoder's layers, from the top, that fine-tuning trains. Default: all layers, or
             0.4 on a CPU.
-        learning_rate: Peak learning rate of the encoder. Default: by its size.
+        learning_rate: Peak learning rate of the encoder. Default: depends on the encoder's size.
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
-        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that have it; fine-tuning does so anyway. It is
-            not saved: the next machine may be another, so give it to `from_pretrained` again for the same answers.
+        max_length: Maximum number of tokens per text. Default: the limit of tokenizer and encoder.
+        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that support it; fine-tuning always does. Not
+            saved, as the next machine may differ: pass it to `from_pretrained` again to get the same answers.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
-        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, and one source alone:
+        fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, or a single source:
             `"encoder"`, `"llm"` (the best one).
-        calibration: `"auto"`: as much as held-out rows show to help; or `"none"`, `"temperature"`, `"vector"` (of the
-            encoder's side), `"isotonic"` (of graded LLM scores and the answer), where there are rows enough.
+        calibration: `"auto"`: the calibration that helps on held-out rows; or `"none"`, `"temperature"`, `"vector"` (of
+            the encoder side), `"isotonic"` (of graded LLM scores and the answer), if there are enough rows.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
-        max_scored_rows: Most training rows that the LLM is asked about in `fit`; the encoder learns from the others.
+        max_scored_rows: Maximum number of training rows sent to the LLM in `fit`; the other rows train the encoder
+            only.
         max_cost_usd: US dollars that `fit` may spend on the LLM, or a `scoring.budget.Budget` that several calls share.
-            Where not all rows can be scored, those that tell the fusion most are, see
+            If not all rows can be scored, the most informative ones for the fusion are; see
             `training.scored_rows.scoring_order`.
         write_guidelines: Let an LLM behind an API write guidelines for its own prompts, once, in `fit`; they are saved
             with the model.
-        cache: Whether paid answers are kept in, and taken from, the score store.
+        cache: Whether to read paid answers from, and write them to, the score store.
         device: Torch device. Default: a GPU if there is one.
-        seed: Seed of everything random.
+        seed: Random seed of all steps.
         progress: Show progress bars.
 
     Attributes:
         model_: The fitted [`LabelFusionForSequenceClassification`].
         tokenizer_: Its tokenizer.
         classes_: Array of the K classes.
-        report_: What `fit` found, chose and spent.
+        report_: Measurements, choices and cost of `fit`.
 
     Example:
 
@@ -173,14 +176,13 @@ class AutoFusionClassifier(FusionPredictor):
 
         Args:
             train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data
-                set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not asked about.
-            y: Labels of a list of texts. Tabular data with texts in this place count as `eval_data`.
-            eval_data: More labelled data. Everything is used for fitting; out-of-sample outputs come from
-                cross-fitting.
+                set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not sent to an LLM.
+            y: Labels of a list of texts. Tabular data with texts passed here are treated as `eval_data`.
+            eval_data: More labelled data. All data are used for fitting; out-of-sample outputs come from cross-fitting.
 
         Raises:
-            ValueError: For data or options that cannot be right.
-            ScoringError: If the LLM cannot be asked at all.
+            ValueError: For invalid data or options.
+            ScoringError: If the LLM cannot be queried at all.
         """
         check_options(self)
         labels_only = hasattr(y, "columns") and self.text_column not in y
@@ -190,7 +192,7 @@ class AutoFusionClassifier(FusionPredictor):
         llms = as_list(self.llm)
         count = None if llms == ["recorded"] else len(llms)
         data = self._prepare(with_labels(train, y, self.label_column), self.labels, count)
-        if count is None and data.llm_scores is not None:  # as many as the data hold
+        if count is None and data.llm_scores is not None:  # one provider for each LLM in the data
             llms = llms * data.llm_scores.shape[1]
         if eval_data is not None:
             data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
@@ -228,7 +230,7 @@ class AutoFusionClassifier(FusionPredictor):
             seed=self.seed,
             progress=self.progress,
         )
-        # Nearest-neighbour prompts draw on the training texts; they are kept in memory, not saved.
+        # Nearest-neighbour prompts take examples from the training texts, which stay in memory and are not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
         self._pool = (data.texts, data.names()) if nearest else None
         state = fit(FitState.start(*parts, data.texts, _labels(data), scores, options, *embedded))
@@ -263,5 +265,5 @@ class AutoFusionClassifier(FusionPredictor):
 
 
 def _labels(data: LabelledTexts) -> NDArray[Any]:
-    assert data.labels is not None  # `prepare` has seen to it
+    assert data.labels is not None  # `prepare` guarantees it
     return data.labels

@@ -1,4 +1,4 @@
-"""Which LLMs a classifier queries: those that its model declares, or what its user gives in their place."""
+"""Selects the LLMs that a classifier queries: those that its model declares, or the user's replacements."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ LLM: TypeAlias = str | LLMProvider | dict[str, Any] | Callable[[list[str]], Any]
 
 
 class ScorerCache:
-    """The scorers of a classifier, kept until something changes: they hold connections and the state of rate limits."""
+    """Caches a classifier's scorers until a setting changes, to keep connections and the state of rate limits."""
 
     def __init__(self) -> None:
         self._key: Any = None
@@ -22,16 +22,16 @@ class ScorerCache:
         self._scorers: list[Any] = []
 
     def get(self, config: LabelFusionConfig, llms: list[Any], *, pool: Any, **options: Any) -> list[Any]:
-        """One scorer a provider.
+        """Return one scorer per provider.
 
         Args:
             config: The model's config.
-            llms: What the user gave, see `as_list`.
-            pool: Labelled texts that examples of a prompt are chosen from; None: those of the provider.
+            llms: The user's LLMs, see `as_list`.
+            pool: Labelled texts to choose prompt examples from; None: use those of the provider.
             **options: `embed`, `cache` and `progress` of `build_scorers`.
         """
         providers = config.providers
-        if llms == ["recorded"]:  # of as many LLMs as the training data hold
+        if llms == ["recorded"]:  # stands for all LLMs in the training data
             llms = llms * len(providers)
         llms = list(llms)
         for i, (llm, provider) in enumerate(zip(llms, providers, strict=False)):
@@ -40,7 +40,7 @@ class ScorerCache:
         given = [deepcopy(llm) if isinstance(llm, LLMProvider) else llm for llm in llms]
         task = (config.label_names, config.multi_label, dict(config.class_descriptions or {}), config.name_or_path)
         how = {name: value for name, value in options.items() if name != "embed"}
-        key = (declared, given, how, task, hash(frozenset(os.environ.items())))  # keys are in the environment
+        key = (declared, given, how, task, hash(frozenset(os.environ.items())))  # API keys come from the environment
         if self._key != key or self._pool is not pool:
             self._scorers = build_scorers(config, llms, pool=pool, **options)
             self._key, self._pool = key, pool
@@ -60,16 +60,16 @@ def is_function(llm: Any) -> bool:
 
 
 def declaration(llm: Any) -> LLMProvider:
-    """The provider that stands for what a user gives as an LLM."""
+    """The `LLMProvider` for an LLM in any form that a user may pass."""
     if is_function(llm):
         return LLMProvider(model=f"callable/{getattr(llm, '__name__', type(llm).__name__)}")
     return LLMProvider.from_any(llm)
 
 
 def replacement(llm: Any, declared: LLMProvider) -> LLMProvider | None:
-    """The provider that is queried in place of a declared one; `None`: the declared one.
+    """The provider to query in place of a declared one; `None` keeps the declared one.
 
-    A model string says which LLM, not how it is queried. For the same model, what was learnt for it stays.
+    A model string names the LLM, not how to query it. For the same model, settings learnt in training are kept.
     """
     given = declaration(llm)
     if given.model != declared.model:

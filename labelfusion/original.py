@@ -1,8 +1,8 @@
-"""The configuration dict of the original LabelFusion package, for people who move over."""
+"""Converts the configuration dict of the original LabelFusion package, for migration."""
 
 from typing import Any
 
-# What its provider names stand for.
+# Model strings for the provider names of the original package.
 MODELS = {"openai": "openai/gpt-5-nano", "gemini": "gemini/gemini-2.5-flash", "deepseek": "deepseek/deepseek-chat"}
 
 
@@ -10,7 +10,7 @@ def from_original(config: dict[str, Any]) -> dict[str, Any]:
     """Translate the configuration dict of the original LabelFusion package.
 
     Raises:
-        ValueError: For keys that have no meaning here.
+        ValueError: For keys without an equivalent in this package.
     """
     known = {"llm_provider", "llm_model", "label_columns", "multi_label", "encoder", "model_name", "labels"}
     unknown = sorted(set(config) - known)

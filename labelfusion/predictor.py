@@ -1,4 +1,4 @@
-"""What a fitted classifier does: it predicts, is measured, and is saved."""
+"""Methods of a fitted classifier: prediction, evaluation and saving."""
 
 import tempfile
 import time
@@ -60,8 +60,8 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
 
         Args:
             texts: List of n texts, or data with a text column (and `llm_scores`).
-            max_risk: Hold back answers, which are then None, so that no more than this share of all texts gets a wrong
-                one; `predict_sets` gives the classes that may be true.
+            max_risk: Abstain (return None) so that at most this share of all texts gets a wrong answer. `predict_sets`
+                returns the classes that may be true.
             **options: Those of `predict_sources`: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the
                 texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`.
 
@@ -100,7 +100,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
     ) -> Inference:
-        """What fusion, encoder and each LLM say about n texts; for the options see `routing.routing.Routing.parse`.
+        """Predictions of fusion, encoder and each LLM for n texts; for the options see `routing.routing.Routing.parse`.
 
         Returns:
             [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
@@ -111,9 +111,9 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         return self._infer(texts, llm_scores=llm_scores, **options, **waiting)[0]
 
     def _infer(self, texts: Any, llm_scores: Any = None, **options: Any) -> tuple[Inference, RiskControl | None]:
-        """The answers to n texts, and which of them are given; the options are those of `Routing.parse`."""
+        """Answers for n texts, and the risk control that decides on abstention; options as in `Routing.parse`."""
         self._check_fitted()
-        # What cannot be guaranteed or is no policy is an error before anything is asked.
+        # Raise for an invalid policy or an impossible guarantee before any LLM is queried.
         routing = Routing.parse(self.model_.config, **options)
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
@@ -133,19 +133,19 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
     ) -> Generator[Inference, None, None]:
-        """`predict_sources` for a stream of `(text, llm_scores or None)`, window by window, in bounded memory."""
+        """`predict_sources` for a stream of `(text, llm_scores or None)`, in windows, with bounded memory."""
         self._check_fitted()
         encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options())
         routing = Routing.parse(self.model_.config, llm_policy, max_cost_usd, **options)
         return infer(encoder, rows, routing, self._scorers)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        """float32 `(n, hidden_size)`: the encoder's embeddings, without what other heads have put beside them."""
+        """float32 `(n, hidden_size)`: the encoder's embeddings, without the features that other heads append."""
         found = encode_texts(self.model_, self.tokenizer_, texts, **self.encoding_options())
         return found[:, : self.model_.config.hidden_size].numpy()
 
     def encoding_options(self) -> dict[str, Any]:
-        """How texts are encoded: arguments of `pipelines.inference.infer`."""
+        """Encoding arguments of `pipelines.inference.infer`."""
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
     def _prepare(self, data: Any, classes: Any, num_providers: int | None, **options: Any) -> LabelledTexts:
@@ -164,11 +164,11 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection.
 
-        A row of a class that training has not seen counts as a wrong answer, with a warning.
+        A row whose class was not in the training data counts as wrong, with a warning.
         """
         config = self.model_.config
         data = self._prepare_measured(with_labels(X, y, self.label_column))
-        assert data.labels is not None  # `prepare` has seen to it
+        assert data.labels is not None  # `prepare` guarantees it
         probabilities = self.predict_sources(data).probabilities
         right = is_right(probabilities, data.labels, config.decision_rule)
         return float(np.average(right, weights=sample_weight))
@@ -185,12 +185,12 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         """Compare the fusion with each of its sources on the same labelled rows.
 
         Args:
-            data: Labelled data, as for `fit`. A row of a class that training has not seen counts as a wrong answer.
-            llm_policy: Which texts the LLM is asked about.
+            data: Labelled data, as for `fit`. A row whose class was not in the training data counts as wrong.
+            llm_policy: Which texts are sent to the LLMs.
             max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
             llm_scores: `(n, P, K)` scores, instead of the column.
-            max_risk: See `predict`; adds `risk`, what was promised and what came of it.
-            **options: The others of `predict_sources`.
+            max_risk: See `predict`; adds `risk`: the guaranteed risk and the measured one.
+            **options: Other options of `predict_sources`.
 
         Returns:
             `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
@@ -216,10 +216,10 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         }
 
     def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:
-        """For each text the classes that may be true, the likeliest first.
+        """For each text, return the classes that may be true, the most probable first.
 
-        The truth is missing from them for no more than `max_risk` of the texts (multi-label: no more than this share of
-        a text's classes on average), see `routing.risk.RiskControl`.
+        The true class is missing from the set for at most `max_risk` of the texts (multi-label: on average at most this
+        share of a text's classes is missing), see `routing.risk.RiskControl`.
 
         Args:
             texts: As for `predict`.
@@ -235,13 +235,13 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         return [[classes[k] for k in row if chosen[k]] for row, chosen in zip(order, sets, strict=True)]
 
     def suspected_labels(self) -> list[dict[str, Any]]:
-        """Training labels that are probably wrong: the encoder, out of sample, and the LLM agree against them.
+        """Training labels that are probably wrong: the encoder (out of sample) and the LLM agree on another label.
 
-        Known after `fit`, and not saved with the model.
+        Available after `fit`; not saved with the model.
 
         Returns:
-            The most suspect first: `row` (of the training data, after which those of `eval_data` are counted on),
-            `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of either by
+            The most suspect first: `row` (index in the training data; rows of `eval_data` are numbered after them),
+            `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of both according to
             `encoder` and `llm`, see `evaluation.label_errors.suspected_labels`.
         """
         self._check_fitted()
@@ -268,14 +268,14 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         folder: str | Path | None = None,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Measure what questions buy: accuracy against cost and latency, from asking nothing to asking everything.
+        """Measure accuracy against cost and latency, from querying no text to querying every text.
 
         Args:
-            data: Labelled data, as for `fit`. The LLMs are asked about every row that brings no scores.
-            llm_policy: The policy that is shown as a point of its own.
+            data: Labelled data, as for `fit`. The LLMs are queried about every row without scores.
+            llm_policy: The policy to show as a separate point.
             max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
-            latency_rows: Texts that are sent one by one to measure how long an answer takes, without the score store.
-                Recorded scores tell no latency.
+            latency_rows: Number of texts sent one by one, without the score store, to measure the latency. Recorded
+                scores have no latency.
             folder: Where `tradeoff.csv`, `tradeoff.json` and, with matplotlib, `tradeoff.png` are written.
             seed: Seed of the bootstrap.
 
@@ -291,12 +291,12 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         return found
 
     def _prepare_measured(self, data: Any) -> LabelledTexts:
-        """Labelled data as the fitted model takes them, whatever their classes."""
+        """Prepare labelled data for the fitted model; classes that it does not know are allowed."""
         known, count = self.classes_.tolist(), self.model_.config.num_providers
         return self._prepare(data, known, count, unseen_classes=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save model, tokenizer and the classifier's own settings, for `from_pretrained` of any of the three ways."""
+        """Save model, tokenizer and the classifier's settings. Model, pipeline and classifier can load the folder."""
         self._check_fitted()
         save(self, Path(folder))
 
@@ -320,20 +320,20 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
 
         Args:
             folder_or_repo: Folder or Hub id of a LabelFusion model, however it was made.
-            llm: What to ask instead of the declared LLMs; needed where one of them is a Python function.
+            llm: LLMs to query instead of the declared ones; required if one of these is a Python function.
             **options: Constructor arguments, such as `device`, `batch_size` or `progress`.
         """
         return load(cls, folder_or_repo, llm, options)  # type: ignore[no-any-return]
 
     def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
-        """See `ScorerCache`; `pool` and `cache` are, by default, those of this classifier."""
+        """See `ScorerCache`; `pool` and `cache` default to those of this classifier."""
         built: ScorerCache = self.__dict__.setdefault("_built", ScorerCache())
         pool, cache = pool or getattr(self, "_pool", None), self.cache if cache is None else cache
         options: dict[str, Any] = {"cache": cache, "progress": self.progress, "embed": self._embed}
         return built.get(self.model_.config, as_list(self.llm), pool=pool, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the scorers, whose clients belong to this process."""
+        """State without the scorers, whose clients belong to this process."""
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_built"}
 

@@ -1,4 +1,4 @@
-"""A classifier's folder: the model's, with one small file for what the classifier knows beyond the model."""
+"""Saves and loads a classifier: the model folder, plus a small file with the classifier's own settings."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,8 @@ def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], optio
     declared: Any = list(model.config.providers) or None
     chosen = llm if llm is not None else declared
     encoder = model.config.encoder_config._name_or_path or "roberta-base"
-    if model.config.source and not is_hub_id(encoder):  # for another `fit`: a stranger names no path here
+    if model.config.source and not is_hub_id(encoder):
+        # The next `fit` loads the encoder: an untrusted config must not name a local path.
         encoder = "roberta-base"
     clf: Any = cls(encoder=encoder, llm=chosen, labels=classes, **params)  # type: ignore[call-arg]
     clf.model_ = model.to(torch_device(clf.device)).eval()

@@ -1,4 +1,4 @@
-"""Asking the LLMs about the training rows that bring no scores of their own."""
+"""Queries the LLMs about the training rows that have no scores."""
 
 import logging
 from collections.abc import Callable
@@ -33,13 +33,13 @@ def score_training_rows(
     """Complete the LLM scores of the training data.
 
     Args:
-        data: n training rows; those that have scores keep them.
-        config: The model's config. The prior that a local model learns from the texts is put into its provider.
-        make_scorers: Makes one scorer a provider; called only if there is something to ask.
-        max_rows: Most rows with scores.
+        data: n training rows; existing scores are kept.
+        config: The model's config. The prior that a local model estimates from the texts is stored in its provider.
+        make_scorers: Makes one scorer per provider; called only if there are rows to query.
+        max_rows: Maximum number of rows with scores.
         max_cost_usd: US dollars that may be spent, guidelines included, or a budget.
-        encoder_probs: Gives float `(n, K)`, what the encoder says out of sample; called where not all rows may be
-            scored, to choose them by `scoring_order`. `None`: they are drawn evenly.
+        encoder_probs: Returns float `(n, K)`, the encoder's out-of-sample probabilities. Called if not all rows may be
+            scored, to choose them by `scoring_order`. `None`: rows are drawn evenly.
         write_guidelines: See `complete_providers`.
         seed: Seed of the draw.
         progress: Show a progress bar.
@@ -48,7 +48,7 @@ def score_training_rows(
         float32 `(n, P, K)` with NaN for missing, or `None` without providers; and the dollars spent.
 
     Raises:
-        ValueError: If `"recorded"` scores are not in the data, or the LLM answered about no row at all.
+        ValueError: If `"recorded"` scores are not in the data, or the LLM answered no row.
     """
     if not config.num_providers:
         return None, 0.0
@@ -97,10 +97,10 @@ def complete_providers(
     max_cost_usd: "float | Budget | None" = None,
     seed: int = 0,
 ) -> float:
-    """Put what the prompts need at prediction time into the config: few-shot examples, and guidelines if wanted.
+    """Store what the prompts need at prediction time in the config: few-shot examples and, optionally, guidelines.
 
     Args:
-        data: Labelled texts that examples are drawn from. They are saved with the model.
+        data: Labelled texts to draw examples from. The chosen examples are saved with the model.
         config: The model's config.
         write_guidelines: Let each LLM behind an API write guidelines for the task, once.
         max_cost_usd: US dollars that this may cost, or a budget.

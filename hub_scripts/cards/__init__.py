@@ -1,1 +1,1 @@
-"""Model cards: use, evaluation, cost, and what a user must have."""
+"""Model cards: use, evaluation, cost and requirements."""

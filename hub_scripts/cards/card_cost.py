@@ -1,4 +1,4 @@
-"""What a model card says of money and carbon: what was measured, and nothing else."""
+"""The cost and carbon sections of a model card. They hold measured values only."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
-    """What asking the LLM cost in the evaluation, and what asking less would give; empty where nothing is known."""
+    """The LLM cost of the evaluation, and the results with fewer queries; empty if unknown."""
     parts = []
     if report is not None and report["llm_asked"]:
         asked, spent = report["llm_asked"], report["cost_usd"]
@@ -34,7 +34,7 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
 
 
 def _free_of_charge(config: "LabelFusionConfig") -> str:
-    """Why the evaluation has no cost, as far as the declared providers tell."""
+    """Why the evaluation has no cost, according to the declared providers."""
     from ...scoring.providers.endpoints import resolve
     from ...scoring.providers.pricing import find_price
     from .llm_needs import api_providers
@@ -58,7 +58,7 @@ def _unpriced(config: "LabelFusionConfig") -> list[str]:
 
 
 def carbon_sentence(training: dict[str, Any]) -> str:
-    """The measured emissions of the training; empty where nobody measured."""
+    """The measured emissions of the training; empty if they were not measured."""
     measured = training.get("emissions")
     if not measured:
         return ""
@@ -70,5 +70,5 @@ def carbon_sentence(training: dict[str, Any]) -> str:
 
 
 def dollars(value: float) -> str:
-    """US dollars with two significant digits at least."""
+    """US dollars with at least two significant digits."""
     return f"${value:,.2f}" if value >= 0.1 else f"${value:.2g}"

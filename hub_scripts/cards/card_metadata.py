@@ -1,4 +1,4 @@
-"""What the Hub reads of a model card: the block of metadata, `model-index`, and the files in `.eval_results`."""
+"""Model metadata for the Hub: the metadata block of the card, `model-index`, and the files in `.eval_results`."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ...configuration import LabelFusionConfig
 
-# What only people know: kept when a card is written anew.
+# Fields that only people can provide; kept when a card is rewritten.
 KEPT = ("license", "license_name", "license_link", "language", "datasets", "co2_eq_emissions", "thumbnail")
 EVAL_RESULTS = Path(".eval_results") / "labelfusion.yaml"
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
@@ -26,8 +26,8 @@ def card_data(
     Args:
         config: The model's config, with the record of its training.
         report: The report of its evaluation, if there is one.
-        name: What users load the model by.
-        known: Values for `KEPT` fields; those that the run tells (data set, carbon) are added where they are missing.
+        name: Name that users load the model by.
+        known: Values for `KEPT` fields; missing ones that the run recorded (data set, carbon) are added.
     """
     from huggingface_hub import ModelCardData
 
@@ -58,14 +58,14 @@ def metadata_of(card: Path) -> dict[str, Any]:
 
     try:
         return (metadata_load(card) if card.is_file() else None) or {}
-    except Exception as error:  # of the YAML parser, which somebody's hand may have upset
+    except Exception as error:  # from the YAML parser: a card may have been edited by hand
         raise ValueError(f"{card.name} has metadata that are not valid YAML; mend or delete it. ({error})") from None
 
 
 def write_eval_results(folder: Path, report: dict[str, Any] | None, name: str) -> None:
-    """Write `.eval_results/labelfusion.yaml` of an evaluation on a data set of the Hub; else remove an earlier one.
+    """Write `.eval_results/labelfusion.yaml` for an evaluation on a Hub data set; else remove an earlier file.
 
-    The Hub lists the result on the model's page, and on the data set's leaderboard where that is a benchmark. Format:
+    The Hub shows the result on the model's page, and on the data set's leaderboard if it is a benchmark. Format:
     https://huggingface.co/docs/hub/eval-results.
     """
     import yaml
@@ -91,7 +91,7 @@ def write_eval_results(folder: Path, report: dict[str, Any] | None, name: str) -
 
 
 def is_hub_id(name: str) -> bool:
-    """A public name, not a file or folder of this machine; `embedded/...` is a package's."""
+    """Whether `name` is a Hub id, not a local file or folder, nor an `embedded/...` encoder of a package."""
     shape = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name)
     private = name.startswith("embedded/") or name.lower().endswith(_FILES) or Path(name).exists()
     return bool(shape) and not private
@@ -103,7 +103,7 @@ def dataset_id(data: str) -> str:
 
 
 def _carbon(trained: dict[str, Any]) -> dict[str, Any] | None:
-    """`co2_eq_emissions` as the Hub reads it, in grams, if they were measured."""
+    """`co2_eq_emissions` in the Hub's format, in grams, if measured."""
     measured = trained.get("emissions")
     if not measured:
         return None

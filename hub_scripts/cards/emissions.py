@@ -1,4 +1,4 @@
-"""Energy and carbon of a training, measured by CodeCarbon where somebody asks for it."""
+"""Energy and carbon of a training, measured by CodeCarbon on request."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +7,14 @@ from typing import Any
 
 @contextmanager
 def measured(country: str | None) -> Iterator[dict[str, Any]]:
-    """Measure what happens inside.
+    """Measure the energy use inside the context.
 
     Args:
-        country: Three-letter ISO code of the country whose power grid counts; CodeCarbon's own guess, from the network
-            address, is not taken. `None`: do not measure.
+        country: Three-letter ISO code of the country whose power grid is used for the estimate; CodeCarbon's own guess
+            from the network address is not used. `None`: do not measure.
 
     Yields:
-        A dict that is empty until the end and then, if it was measured, holds `kg` (CO2 equivalent), `kwh` and
-        `country`.
+        An empty dict. If measured, it is filled at the end with `kg` (CO2 equivalent), `kwh` and `country`.
 
     Raises:
         ImportError: If CodeCarbon is not installed.

@@ -1,4 +1,4 @@
-"""What asking a model's LLMs needs in another place: client packages, and keys in the environment."""
+"""Requirements to query a model's LLMs elsewhere: client packages, and API keys in the environment."""
 
 import re
 from typing import TYPE_CHECKING
@@ -15,21 +15,21 @@ def api_providers(config: "LabelFusionConfig") -> "list[LLMProvider]":
 
 
 def askable(config: "LabelFusionConfig") -> "list[LLMProvider]":
-    """The providers that answer about a new text, here or over a network."""
+    """The providers that can score a new text, locally or over a network."""
     from ...configuration import ProviderKind
 
     return [p for p in config.providers if p.kind != ProviderKind.RECORDED]
 
 
 def clients(config: "LabelFusionConfig") -> list[str]:
-    """The packages, which are also the names of the extras: `openai`, `litellm`."""
+    """The client packages, whose names are also those of the extras: `openai`, `litellm`."""
     from ...scoring.providers.endpoints import resolve
 
     return sorted({"litellm" if resolve(p).uses_litellm else "openai" for p in api_providers(config)})
 
 
 def keys(config: "LabelFusionConfig") -> list[str]:
-    """The environment variables with the keys; where only litellm knows its name, "the key of ..." in its place."""
+    """The environment variables of the API keys; "the key of ..." if only litellm knows the variable's name."""
     from ...scoring.providers.endpoints import resolve
 
     found = set()
@@ -43,12 +43,12 @@ def keys(config: "LabelFusionConfig") -> list[str]:
 
 
 def consents(config: "LabelFusionConfig") -> dict[str, str]:
-    """`{environment variable: value}` without which the LLMs of a model from the Hub are not asked."""
+    """`{environment variable: value}` required before the LLMs of a model from the Hub are queried."""
     from ...scoring.providers.consent import consent_needed
 
     found: dict[str, list[str]] = {}
     for provider in api_providers(config):
         for name, value in consent_needed(provider).items():
-            if re.fullmatch(r"[\w.:\[\]-]+", value, re.ASCII):  # it goes into a README
+            if re.fullmatch(r"[\w.:\[\]-]+", value, re.ASCII):  # the value is written into a README
                 found.setdefault(name, []).append(value)
     return {name: ",".join(dict.fromkeys(values)) for name, values in found.items()}

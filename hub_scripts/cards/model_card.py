@@ -1,4 +1,4 @@
-"""The model card: `README.md` with metadata, from a model's config and the report of its evaluation."""
+"""Builds the model card, `README.md` with metadata, from a model's config and its evaluation report."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
 def update_card(folder: Path, repo_id: str | None = None, **known: Any) -> Path:
-    """Write the card into a model's folder, unless there is one that somebody has edited; returns its path.
+    """Write the card into a model's folder, unless it has an edited card; return its path.
 
     Args:
-        folder: Folder of a saved model; figures come from `evaluation/report.json` in it, if there is one, and else
-            from the out-of-sample figures of the training.
-        repo_id: What users load the model by. Default: the folder's name.
-        **known: `license`, `language` and other metadata that only people know (`card_metadata.KEPT`). What an earlier
-            card has of them is kept.
+        folder: Folder of a saved model. Figures come from its `evaluation/report.json`, if present, else from the
+            out-of-sample figures of the training.
+        repo_id: Name that users load the model by. Default: the folder's name.
+        **known: `license`, `language` and other metadata that only people can provide (`card_metadata.KEPT`). Values in
+            an earlier card are kept.
     """
     from huggingface_hub import metadata_save
 

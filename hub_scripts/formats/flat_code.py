@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .flat_linker import Layout, Linker
 
-# The files, the rooms that they are made of, and what is in them. A file imports only from those above it.
+# The files, the packages in each, and their docstrings. A file imports only from those above it.
 FILES = {
     "configuration_labelfusion": (("configuration",), "Configuration of the model, and the declaration of its LLMs."),
     "modeling_labelfusion": (("modeling_labelfusion",), "The model: an encoder fused with the scores of LLMs."),
@@ -18,9 +18,9 @@ ROOTS = {
     "modeling_labelfusion.modeling_labelfusion": "LabelFusionForSequenceClassification",
     "pipelines.pipeline_labelfusion": "LabelFusionPipeline",
 }
-# What Transformers and PyTorch bring along. Transformers refuses a file that imports anything else outside of a `try`.
+# Installed with Transformers and PyTorch. Transformers refuses a file that imports others outside of a `try`.
 BROUGHT = frozenset({"huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"})
-# What is used from the installed package where there is one, and the extra that has what it needs.
+# Modules used from the installed package, if present, and the extra with their dependencies.
 LEFT_OUT = {
     "scoring.likelihood": ("A local LLM", "embedded"),
     "scoring.local_decision": ("A local decision model", "embedded"),
@@ -32,7 +32,7 @@ def flat_code() -> dict[str, str]:
     """`{file name: source}` of the code that a self-contained repository needs.
 
     Raises:
-        ValueError: If a module does something when it is imported, or imports what cannot be found in the sources.
+        ValueError: If a module has side effects on import, or imports a name that the sources do not define.
     """
     header = (
         f"# Generated from labelfusion-transformers {package_version()}; change the package, not this file.\n"

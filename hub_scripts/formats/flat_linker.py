@@ -1,8 +1,8 @@
-"""Modules of this package linked into flat files.
+"""Links modules of this package into flat files.
 
-Each file holds what its roots need of one or two rooms, word for word: definitions that nothing reaches, such as those
-for training, stay out. Where modules of one file define the same name, all but the first get their module's name in
-front.
+Each file holds a verbatim copy of what its roots need from one or two packages. Unreachable definitions, such as those
+for training, are left out. If modules of one file define the same name, all but the first get their module's name as a
+prefix.
 """
 
 import ast
@@ -19,14 +19,14 @@ _SAFE_CALLS = {"TypeVar", "frozenset", "logging.getLogger", "logging.get_logger"
 
 @dataclass(frozen=True)
 class Layout:
-    """What a set of flat files is made of.
+    """The layout of a set of flat files.
 
     Attributes:
-        files: `{file: (rooms, docstring)}`; a file imports only from those above it.
-        roots: `{module: name}` of what the files are there for. These names stay.
-        brought: Packages that are always there; the import of another one is put into a `try`.
-        left_out: `{module: (what it is, extra)}` of modules that are used from the installed package, if there is one.
-        package: The import name that the modules are in.
+        files: `{file: (packages, docstring)}`; a file imports only from those above it.
+        roots: `{module: name}` of the entry points. These names stay unchanged.
+        brought: Packages that are always installed; imports of others are put into a `try`.
+        left_out: `{module: (description, extra)}` of modules used from the installed package, if present.
+        package: Import name of the package that holds the modules.
     """
 
     files: Mapping[str, tuple[tuple[str, ...], str]]
@@ -39,7 +39,7 @@ class Layout:
         """The file that a module goes to.
 
         Raises:
-            ValueError: If its room is in none.
+            ValueError: If its package is in no file.
         """
         room = module.partition(".")[0]
         for file, (rooms, _) in self.files.items():
@@ -49,21 +49,21 @@ class Layout:
 
 
 class Linker:
-    """Finds what is needed, gives it names, and writes it.
+    """Finds the needed definitions, names them, and writes the files.
 
-    What a name means is an `Import`: a definition of ours, at the place where it is defined, or something from outside.
+    A name resolves to an `Import`: a definition in this package, where it is defined, or an external one.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.modules: dict[str, Module] = {}
-        self.names: dict[str, dict[Import, str]] = {}  # of everything that is defined or imported in a file
-        self.same: dict[Import, Import] = {}  # definitions that another module of their file has word for word
+        self.names: dict[str, dict[Import, str]] = {}  # names of all definitions and imports of a file
+        self.same: dict[Import, Import] = {}  # definitions duplicated verbatim in another module of the file
 
     def link(self) -> dict[str, str]:
         """`{file: source}`."""
         for module in self.layout.left_out:
-            self.module(module)  # an error if it was moved
+            self.module(module)  # raises if the module was moved
         for module, name in self.layout.roots.items():
             self._require(Import(module, name, True))
         for file in self.layout.files:
@@ -77,7 +77,7 @@ class Linker:
         return self.modules[name]
 
     def find(self, source: Import) -> Import:
-        """What an import means: what it names where that is defined, behind any re-exports, however it is imported."""
+        """Resolve an import to the place of definition, through any re-exports."""
         if not source.ours:
             module = source.module if source.name else re.split(r"\W", source.module)[0]
             return Import(module, source.name, False)
@@ -91,7 +91,7 @@ class Linker:
         return self.find(behind)
 
     def require(self, module: str, name: str) -> None:
-        """Mark the definition of `name` and everything that it uses as needed."""
+        """Mark the definition of `name` and its dependencies as needed."""
         here = self.module(module)
         node = here.definitions[name]
         if node in here.needed:
@@ -126,7 +126,7 @@ class Linker:
         self.require(found.module, found.name)
 
     def name(self, file: str) -> None:
-        """Give names to what a file defines and imports: as in its module, unless something else has that name."""
+        """Name the definitions and imports of a file: as in their module, unless the name is taken."""
         modules = self._in_order(file)
         words = set().union(*(re.findall(r"\w+", line) for module in modules for line in module.lines))
         names = self.names[file] = {}
@@ -145,7 +145,7 @@ class Linker:
                     words.add(wanted)
                 names[meaning] = wanted
 
-        for root_module, name in self.layout.roots.items():  # their names are known to Transformers
+        for root_module, name in self.layout.roots.items():  # Transformers looks them up by name
             if self._file(root := self.find(Import(root_module, name, True))) == file:
                 give(root, name, root_module)
         for module in modules:
@@ -171,7 +171,7 @@ class Linker:
         return self.layout.file_of(meaning.module)
 
     def _are_same(self, one: Import, other: Import) -> bool:
-        """Whether two definitions are the same word for word, mean the same by it, and hold nothing that changes."""
+        """Whether two definitions have the same text, refer to the same names, and hold no mutable state."""
         found = []
         for module, name in ((self.modules[at.module], at.name) for at in (one, other) if at.ours and at.name):
             node = module.definitions[name]
@@ -205,7 +205,7 @@ class Linker:
         return "".join(parts)
 
     def _new_names(self, file: str, module: Module) -> dict[str, str]:
-        """The names that mean something else, or are spelled differently, in the file than in the module."""
+        """The names with another meaning or spelling in the file than in the module."""
         meanings = {name: self.find(source) for name, source in module.used.items()}
         for name, node in module.definitions.items():
             if node in module.needed:
@@ -214,7 +214,7 @@ class Linker:
         return {name: new for name, new in names.items() if name != new}
 
     def _in_order(self, file: str) -> list[Module]:
-        """The file's modules, each after those that it imports when it is itself imported."""
+        """The file's modules, each after those that it imports at import time."""
         order: dict[str, Module] = {}
         visited: set[str] = set()
 
@@ -251,7 +251,7 @@ class Linker:
                 real |= set() if source.for_types else {target + entry}
                 named.setdefault((source.for_types, target), set()).add(entry)
         if file == next(iter(self.layout.files)):
-            # Transformers finds a file's neighbours by such lines, copies them beside it and saves them with the model.
+            # Transformers follows such imports to find the other files, and copies and saves them with the model.
             roots = ((self.layout.file_of(module), name) for module, name in self.layout.roots.items())
             named |= {(True, f".{other}"): {name} for other, name in roots if other != file}
         if any(for_types for for_types, _ in named):
@@ -270,7 +270,7 @@ class Linker:
         return f"\n{text}"
 
     def _text(self, module: Module, node: ast.stmt, new_names: dict[str, str]) -> str:
-        """A statement word for word, with the comments right above it, less the imports of ours in its functions."""
+        """A statement verbatim with the comments above it, without this package's imports inside its functions."""
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         while first > 1 and module.lines[first - 2].startswith("#"):
             first -= 1
@@ -294,7 +294,7 @@ class Linker:
 
 
 def _free_name(name: str, module: str, words: set[str]) -> str:
-    """`name` with its module's in front: `_read` of `json_answer` becomes `_json_answer_read`; `words` are not free."""
+    """`name` prefixed by its module's: `_read` of `json_answer` becomes `_json_answer_read`; `words` are taken."""
     for prefix in (module.rpartition(".")[2], module.replace(".", "_")):
         bare = name.lstrip("_")
         if name.isupper():
@@ -308,7 +308,7 @@ def _free_name(name: str, module: str, words: set[str]) -> str:
 
 
 def _holds_still(node: ast.stmt) -> bool:
-    """Whether one of two such definitions can stand for both: a function, a class, a logger, a constant."""
+    """Whether two such definitions can be merged: a function, a class, a logger, a constant."""
     if isinstance(node, ast.Assign | ast.AnnAssign):
         calls = (ast.unparse(part.func) for part in ast.walk(node) if isinstance(part, ast.Call))
         kinds = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
@@ -317,13 +317,13 @@ def _holds_still(node: ast.stmt) -> bool:
 
 
 def _tried(node: ast.stmt) -> str:
-    """An import as Transformers wants that of an optional package."""
+    """An import in the form that Transformers accepts for an optional package."""
     lines = ["try:", f"    {ast.unparse(node)}", "except ImportError:  # not needed by everybody", "    raise"]
     return "\n".join(" " * node.col_offset + line for line in lines)
 
 
 def _from_package(node: ast.ImportFrom, module: str, what: str, extra: str) -> str:
-    """The import of something that is not shipped, with a sentence for those who have not installed it."""
+    """The import of a module that is not exported, with an error message if it is not installed."""
     error = f"{what} needs the package: pip install 'labelfusion-transformers[{extra}]'."
     names = ", ".join(alias.name for alias in node.names)
     lines = [
@@ -336,13 +336,13 @@ def _from_package(node: ast.ImportFrom, module: str, what: str, extra: str) -> s
 
 
 def _origin(line: str) -> int:
-    """0 for an import from the standard library, 1 for another package's, 2 for one of ours."""
+    """0 for an import from the standard library, 1 for another package, 2 for this package."""
     module = line.split()[1].partition(".")[0]
     return 2 if not module else int(module not in sys.stdlib_module_names)
 
 
 def _spaced(module: Module, written: list[tuple[ast.stmt, str]]) -> str:
-    """Statements with the blank lines that they have in the source, two at most."""
+    """Statements with the blank lines between them as in the source, at most two."""
     text = ""
     previous: ast.stmt | None = None
     for node, source in written:

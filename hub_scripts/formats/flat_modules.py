@@ -12,7 +12,7 @@ _DATA_FILE = re.compile(r"files\(__package__\)\.joinpath\(\"([\w.]+)\"\)\.read_t
 
 @dataclass(frozen=True)
 class Import:
-    """Where a name comes from: a module of ours (`"scoring.reasons"`) or the outside, and what it is called there."""
+    """Where a name comes from: a module of this package (`"scoring.reasons"`) or an external one, and its name."""
 
     module: str
     name: str | None  # None for `import module`
@@ -37,7 +37,7 @@ class Module:
 
     @classmethod
     def read(cls, name: str, package: str) -> "Module":
-        """Parse `room.module` of a package, in any depth of folders, or the `__init__` of a folder.
+        """Parse a module of a package, at any depth of folders, or the `__init__` of a folder.
 
         Raises:
             FileNotFoundError: If there is no such module.
@@ -93,7 +93,7 @@ class Module:
 
 
 def outside_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports inside a definition, outside of `try`, that are not of ours."""
+    """The imports of external packages inside a definition, outside of `try`."""
     for part in ast.iter_child_nodes(node):
         if isinstance(part, ast.Import) or (isinstance(part, ast.ImportFrom) and part.level == 0):
             yield part
@@ -102,7 +102,7 @@ def outside_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def own_imports(node: ast.stmt) -> list[ast.ImportFrom]:
-    """The imports of ours inside a definition."""
+    """The imports from this package inside a definition."""
     return [part for part in ast.walk(node) if isinstance(part, ast.ImportFrom) and part.level > 0]
 
 

@@ -1,4 +1,4 @@
-"""Names in a statement that refer to its module, and the statement with other names in their place."""
+"""Finds the names in a statement that refer to its module, and renames them."""
 
 import ast
 import copy
@@ -13,7 +13,7 @@ _IN_BRACES = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
 class Reference(NamedTuple):
-    """A use, or the definition, of a module's name: where it is in the tree, and the f-string around it, if any."""
+    """A use or definition of a module-level name: its node, and the enclosing f-string, if any."""
 
     name: str
     node: ast.AST
@@ -21,10 +21,10 @@ class Reference(NamedTuple):
 
 
 def references(statement: ast.stmt) -> Iterator[Reference]:
-    """Every use of a name of the module in one of its statements, in quoted annotations too.
+    """Every use of a module-level name in a statement, including quoted annotations.
 
-    A name that a function binds (an argument, a variable) is its own. Names that a function imports from this package
-    count as the module's: the linker moves these imports to the top.
+    Names that a function binds (arguments, variables) are local and skipped. Names that a function imports from this
+    package count as module-level, as the linker moves these imports to the top.
     """
     if isinstance(statement, _DEFINITIONS):
         yield Reference(statement.name, statement)
@@ -34,7 +34,7 @@ def references(statement: ast.stmt) -> Iterator[Reference]:
 def _walk(
     node: ast.AST, own: frozenset[str], enclosing: frozenset[str], joined: ast.JoinedStr | None
 ) -> Iterator[Reference]:
-    """References below `node`; `own` names are bound here, `enclosing` ones in the functions around a class."""
+    """References below `node`; `own` names are bound in this scope, `enclosing` ones in functions around a class."""
     if isinstance(node, ast.Name) and node.id not in own:
         yield Reference(node.id, node, joined)
     elif isinstance(node, ast.Global):
@@ -74,7 +74,7 @@ def _quoted(annotation: ast.AST, own: frozenset[str]) -> Iterator[Reference]:
 
 
 def _bound(body: Iterable[ast.AST], arguments: ast.arguments | None = None) -> frozenset[str]:
-    """The names that a scope binds, less those that it declares global or imports from this package."""
+    """The names that a scope binds, except those that it declares global or imports from this package."""
     names = {part.arg for part in ast.walk(arguments) if isinstance(part, ast.arg)} if arguments else set()
     outside: set[str] = set()
     parts = list(body)
@@ -84,7 +84,7 @@ def _bound(body: Iterable[ast.AST], arguments: ast.arguments | None = None) -> f
             names.add(part.name)
         elif isinstance(part, ast.Global):
             outside |= set(part.names)
-        elif isinstance(part, _COMPREHENSIONS):  # what `:=` binds there is bound around it
+        elif isinstance(part, _COMPREHENSIONS):  # `:=` in a comprehension binds in the enclosing scope
             walrus = (inner.target for inner in ast.walk(part) if isinstance(inner, ast.NamedExpr))
             names |= {target.id for target in walrus if isinstance(target, ast.Name)}
         elif not isinstance(part, ast.Lambda):
@@ -114,7 +114,7 @@ def inner_names(statement: ast.stmt) -> set[str]:
 
 
 def renamed(lines: list[str], statement: ast.stmt, names: dict[str, str]) -> list[str]:
-    """The lines of a module with the names in one of its statements replaced, and everything else as it was.
+    """The lines of a module with the names in one statement replaced, and all else unchanged.
 
     Raises:
         ValueError: If a name cannot be replaced in the text, such as one deep in an f-string.
@@ -163,7 +163,7 @@ def _rename(node: ast.AST, old: str, new: str) -> None:
 
 
 def _replaced(text: bytes, names: dict[str, str], in_braces: bool = False) -> bytes:
-    """`text` with whole words replaced, all at once, or only those in braces; attributes stay."""
+    """`text` with whole words replaced in one pass, optionally only those in braces; attributes stay."""
     if in_braces:
         return _IN_BRACES.sub(lambda found: _replaced(found[0], names), text)
     pattern = rb"(?<![\w.])(?:" + b"|".join(re.escape(name.encode()) for name in names) + rb")\b"

@@ -1,7 +1,7 @@
-"""What an Inference Endpoint of the Hugging Face Hub calls: texts in, labels out.
+"""Request handler of a Hugging Face Inference Endpoint: texts in, labels out.
 
-The keys of the LLMs are secrets of the endpoint. Where none can be asked, the encoder answers alone, unless the request
-names an `llm_policy`. This file stands alone: it is copied into repositories, beside the model and its code.
+The API keys of the LLMs are secrets of the endpoint. If no LLM can be queried, the encoder answers alone, unless the
+request names an `llm_policy`. This file is self-contained: it is copied into repositories with the model and its code.
 """
 
 import logging
@@ -32,7 +32,7 @@ class EndpointHandler:
             data: `{"inputs": text or list of texts, "parameters": {...}}`; `PARAMETERS` are those of the pipeline.
 
         Returns:
-            What the pipeline answers, in a list with an entry for each text.
+            The pipeline's answers, a list with one entry per text.
 
         Raises:
             ValueError: For a request without texts, or with other parameters.

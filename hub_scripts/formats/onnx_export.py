@@ -1,4 +1,4 @@
-"""A model as ONNX: one graph from token ids and LLM scores to logits, and a small one for the fusion alone."""
+"""Exports a model to ONNX: one graph from token ids and LLM scores to logits, and one for the fusion alone."""
 
 import logging
 import shutil
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
-TOLERANCE = 1e-4  # largest difference of a logit that is accepted
-_LARGEST_FILE = 1 << 30  # ONNX files end at 2 GiB; larger weights go into a file beside
+TOLERANCE = 1e-4  # largest accepted difference of a logit
+_LARGEST_FILE = 1 << 30  # ONNX files are limited to 2 GiB; larger weights go into a separate file
 
 
 def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
@@ -23,7 +23,7 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
     `model.onnx` takes `input_ids` and `attention_mask`, int64 `(batch, sequence)`, and, if the model has LLMs,
     `llm_scores`, float32 `(batch, num_providers, num_labels)`, NaN for missing; batch and sequence are free. It gives
     `logits` and `encoder_logits`, float32 `(batch, num_labels)`, and the float32 `sentence_embedding` `(batch,
-    hidden_size)`. `fusion.onnx` takes `sentence_embedding` and `llm_scores`: for those who encode first and ask then.
+    hidden_size)`. `fusion.onnx` takes `sentence_embedding` and `llm_scores`: to encode first and query LLMs later.
 
     Args:
         folder: Folder of a saved model.
@@ -141,7 +141,7 @@ def _export(
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own doings
+        warnings.simplefilter("ignore")  # from the exporter itself
         torch.onnx.export(
             module,
             kwargs=batch,
@@ -168,7 +168,7 @@ def _whole(model: "LabelFusionForSequenceClassification") -> "torch.nn.Module":
         ) -> tuple[torch.Tensor, ...]:
             embedding, _ = self.model.encode(input_ids=input_ids, attention_mask=attention_mask)
             logits, encoder_logits = self.model.fuse(embedding, llm_scores)
-            # Named outputs are tensors of their own, also where a model without LLMs has one for both.
+            # Named outputs must be distinct tensors, but a model without LLMs has one tensor for both logits.
             return logits.clone(), encoder_logits.clone(), embedding
 
     return Whole()

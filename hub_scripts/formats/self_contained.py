@@ -1,4 +1,4 @@
-"""A saved model as a repository that holds its code, and works without this package."""
+"""Exports a saved model as a repository with its code that works without this package."""
 
 import shutil
 from pathlib import Path
@@ -7,16 +7,16 @@ from ..cards.llm_needs import clients
 from ..io.model_folder import check_model_folder
 from .flat_code import FILES
 
-# What a repository needs none of: caches, checkpoints, anything that unpickles.
+# Files that are not exported: caches, checkpoints, pickled data.
 IGNORED = (".*", "checkpoint-*", "__pycache__", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp")
 
 
 def export_model(source: str | Path, folder: str | Path, repo_id: str | None = None) -> Path:
     """Write a saved model as a self-contained repository: its files, its code, and a config that names both.
 
-    Such a repository loads with `trust_remote_code=True` where this package is not installed, and without trust where
-    it is. API models are asked through the `openai` client or litellm where these are installed. An Inference Endpoint
-    runs it as it is: `handler.py` answers the requests, and `requirements.txt` names the clients that its LLMs need.
+    The repository loads with `trust_remote_code=True` if this package is not installed, and without it otherwise. API
+    models are queried through the `openai` client or litellm if installed. An Inference Endpoint can run it unchanged:
+    `handler.py` answers the requests, and `requirements.txt` names the clients that its LLMs need.
 
     Args:
         source: Folder of a saved model, with its tokenizer.
