@@ -27,7 +27,7 @@ class _Teller(logging.Handler):
 
 @contextmanager
 def told_by_library() -> Iterator[None]:
-    """Show what scoring tells about its course: the methods that it tries, and why it leaves one."""
+    """Show the log messages of scoring: the methods that it tries, and why it gives one up."""
     logger, teller = logging.getLogger("labelfusion.scoring"), _Teller(logging.INFO)
     level = logger.level
     logger.addHandler(teller)
@@ -67,7 +67,7 @@ def add_promises(parser: argparse.ArgumentParser) -> None:
 
 
 def add_columns(parser: Any, labels: bool = True, saved: bool = False) -> None:
-    """`--text-column`, `--label-column` and `--empty-texts`; `saved`: by default those of the training data."""
+    """`--text-column`, `--label-column` and `--empty-texts`; `saved`: defaults to those of the training data."""
     shown = "that of the training data" if saved else "text"
     parser.add_argument(
         "--text-column",
@@ -87,7 +87,7 @@ def add_columns(parser: Any, labels: bool = True, saved: bool = False) -> None:
 
 
 def read_descriptions(path: str) -> dict[str, str]:
-    """Lines of `class name: description` from a YAML or JSON file, every name as it is written.
+    """Lines of `class name: description` from a YAML or JSON file, with every name kept as written.
 
     Raises:
         ValueError: For a file of something else.
@@ -96,7 +96,7 @@ def read_descriptions(path: str) -> dict[str, str]:
 
     text = Path(path).read_text(encoding="utf-8-sig")
     try:
-        # To YAML, `yes` and `01` are no texts; the base loader leaves them as they are.
+        # YAML would convert `yes` and `01`; the base loader keeps them as text.
         found = json.loads(text) if path.endswith(".json") else yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
@@ -106,7 +106,7 @@ def read_descriptions(path: str) -> dict[str, str]:
 
 
 def add_annotators(parser: Any, saved: bool = False) -> None:
-    """`--annotators`; `saved`: by default as the model was trained."""
+    """`--annotators`; `saved`: defaults to the setting of the training."""
     parser.add_argument(
         "--annotators",
         choices=("majority", "soft"),
@@ -125,7 +125,7 @@ def add_max_cost(parser: argparse.ArgumentParser) -> None:
 
 
 def add_card_metadata(parser: argparse.ArgumentParser) -> None:
-    """`--license` and `--language`, which no run can tell."""
+    """`--license` and `--language`, which a run cannot infer."""
     parser.add_argument("--license", metavar="ID", help="licence for the model card, as the Hub names it (apache-2.0)")
     parser.add_argument(
         "--language",

@@ -1,6 +1,6 @@
 """`labelfusion predict`: classify a data set of any size, row by row, in bounded memory.
 
-What is answered is kept beside the output until all is there: the same command goes on where a run was stopped.
+Answers are kept in a journal beside the output until the run is complete: the same command resumes a stopped run.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     print(f"Wrote {out}: {rows} rows in {seconds:.1f} s ({rows / max(seconds, 1e-3):.0f} a second){before}.")
     if empty:
         print(f"{empty} rows have no text, and no answer.")
-    spent = max(journal.spent, counts["cost_usd"])  # also on rows that an earlier run paid for and did not finish
+    spent = max(journal.spent, counts["cost_usd"])  # includes rows that an earlier run paid for but did not finish
     if counts["asked"] or counts["missing"] > empty or spent:
         paid = f"${spent:.4f}" + (f" in all, ${max(0.0, spent - earlier):.4f} of it in this run" if earlier else "")
         print(
@@ -128,7 +128,7 @@ def _answer_all(
     control: "RiskControl | None",
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Answer the rows that the journal does not have, into the journal. Returns: sums over all of it."""
+    """Classify the rows missing from the journal and add them to it. Returns: totals over the whole journal."""
     from tqdm import tqdm
 
     from ..scoring.budget import Budget
@@ -138,7 +138,7 @@ def _answer_all(
     counts["before"] = start = counts["rows"]
     limit = math.inf if args.max_cost_usd is None else args.max_cost_usd
     budget = Budget(limit, max(counts["cost_usd"], journal.spent), journal.spend)
-    waiting: list[Any] = []  # read, and on their way through the model
+    waiting: list[Any] = []  # rows that were read but not yet answered
     rows_in = _read(table, column, start, waiting)
     total = len(table) if table.suffix == ".parquet" else None
     with (
@@ -166,7 +166,7 @@ def _answer_all(
 
 @contextmanager
 def _noted(journal: Journal, budget: "Budget") -> Iterator[None]:
-    """At the end, note what was spent: until then the budget's notes are a little ahead of it."""
+    """Record the final amount at the end: until then the budget's records are slightly above it."""
     try:
         yield
     finally:
@@ -174,7 +174,7 @@ def _noted(journal: Journal, budget: "Budget") -> Iterator[None]:
 
 
 def _earlier(table: Table, journal: Journal, column: str) -> dict[str, Any]:
-    """What the journal has of the table's rows; what it has of others is cut off."""
+    """Totals of the journal's records for the table's rows; records of other rows are removed."""
     counts: dict[str, Any] = dict.fromkeys(("rows", "asked", "missing", "cost_usd"), 0)
     rows = iter(table)
     for record in journal.records():
@@ -191,7 +191,7 @@ def _digest(rows: list[Any]) -> str:
 
 
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
-    """What must be the same for a journal to be continued; budget and speed may change."""
+    """The settings that must match to continue a journal; budget and speed may change."""
     free = {"config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device"}
     free |= {"escape_formulas"}
     options = {name: value for name, value in vars(args).items() if name not in free}
@@ -221,7 +221,7 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
 
 
 def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str | None, Any]]:
-    """`(text, scores)` of each row from `start` on, also appended to `waiting` as they are in the file."""
+    """`(text, scores)` of each row from `start` on, with the original row appended to `waiting`."""
     from ..training.data.columns import parse_row
 
     for number, row in enumerate(islice(table, start, None), start):
@@ -314,7 +314,7 @@ class _Writer(Writer):
             added = [{k: row[k] for k in self._new} for row in self._rows]
             schema = self._schema or pa.Table.from_pylist(kept).schema
             fields = [self._field(field) for field in pa.Table.from_pylist(added).schema]
-            # What `datasets` and pandas note about columns there says nothing of the new ones: leave it out.
+            # Drop the column metadata of `datasets` and pandas, which lacks the new columns.
             self._schema = pa.schema([*schema, *fields])
             self._writer = pq.ParquetWriter(self._temporary, self._schema)
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))

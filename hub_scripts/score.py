@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Summary:
-    """What one provider did."""
+    """Counts of one provider in a run."""
 
     name: str
     method: str = ""
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Returns:
-        1 if no row has got scores, or if rows are left that may get them later: the same command asks only for those.
+        1 if no row got scores, or if some rows may still get them: the same command then queries only those.
     """
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
     table = Table(args.input, args.split, **export, labelled=None)
@@ -183,7 +183,7 @@ def _check(table: Table, args: argparse.Namespace) -> None:
 
 
 def _output_paths(output: str) -> tuple[Path | None, Path]:
-    """The folder, if OUT is to be one, and the data file."""
+    """The output folder, if OUT is one, and the data file."""
     path = Path(output)
     if path.suffix.lower() in SUFFIXES:
         return None, path
@@ -201,7 +201,7 @@ def _chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[
 
 
 def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namespace, total: int) -> list[Summary]:
-    """Score the table chunk by chunk into the journal. Returns: what each provider did in this run."""
+    """Score the table chunk by chunk into the journal. Returns: the counts of each provider."""
     from ..scoring import score_texts
     from ..scoring.budget import Budget
     from ..scoring.session.progress import Progress, ProgressBar
@@ -253,7 +253,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
             show(Progress())
     finally:
         bar.close()
-        journal.spend(budget.spent)  # until now a little more than that was noted
+        journal.spend(budget.spent)  # until now the recorded amount was slightly higher
         if not journal.begun:  # so that other settings may be tried
             journal.delete()
     if args.max_cost_usd is not None or budget.unsure:
@@ -262,7 +262,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
 
 
 def _enter(record: dict[str, Any], batches: "Sequence[ScoreBatch]") -> None:
-    """Enter what the scorers said about the open rows of a journal's record; those that may get answers stay open."""
+    """Add scores for the open rows of a journal record; rows that may still get answers stay open."""
     from ..scoring.reasons import Missing
 
     asked, still_open = record["open"], set()

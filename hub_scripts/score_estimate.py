@@ -1,4 +1,4 @@
-"""`labelfusion score --dry-run`: what a run would take, before anything is asked."""
+"""`labelfusion score --dry-run`: the estimated cost of a run, before any query."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What `labelfusion score` works with: providers, classes, examples and scorers, from its options."""
+"""Builds providers, classes, examples and scorers from the options of `labelfusion score`."""
 
 import argparse
 import hashlib
@@ -26,14 +26,14 @@ _PROVIDER_OPTIONS = (
 
 @dataclass
 class Task:
-    """What is asked of whom.
+    """The classes to score and the providers to query.
 
     Args:
         labels: K class names, in the order of the scores.
         multi_label: Whether several classes may apply.
         providers: P declarations.
         scorers: P scorers.
-        guidelines_usd: US dollars that the LLMs' own guidelines have cost, in earlier runs too.
+        guidelines_usd: US dollars spent on LLM-written guidelines, including earlier runs.
     """
 
     labels: list[str]
@@ -52,7 +52,7 @@ class Task:
             scorer.fit_prior(texts)  # type: ignore[attr-defined]
 
     def fingerprint(self, table: Table, args: argparse.Namespace) -> dict[str, Any]:
-        """What must be the same for a journal to be continued; speed and budget may change."""
+        """The settings that must match to continue a journal; speed and budget may change."""
         free = (
             *("max_concurrency", "requests_per_minute", "tokens_per_minute", "price"),
             *("timeout_s", "wait_for_server_s", "api_key_env"),
@@ -109,7 +109,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
             labels,
             args.multi_label,
             descriptions,
-            # Without the store, one in memory still keeps equal texts from being paid twice in this run.
+            # Without the store, one in memory still avoids paying twice for equal texts in this run.
             store=":memory:" if args.no_cache else args.store,
             embed=embed,
             pool=pool,

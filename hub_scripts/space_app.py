@@ -1,4 +1,4 @@
-"""What the `app.py` of a Space imports: its address stays, as Spaces are there that name it."""
+"""Imported by the `app.py` of a Space. The import path must stay, as existing Spaces use it."""
 
 from .space.space_page import serve
 

@@ -1,7 +1,7 @@
-"""What the `labelfusion` command does about Ctrl-C, SIGTERM and SIGHUP.
+"""Handles Ctrl-C, SIGTERM and SIGHUP in the `labelfusion` command.
 
-The first signal stops the questions; the replies to those on the wire have a few seconds to be stored. The second one
-ends the process at once.
+The first signal stops new queries; replies to queries in flight have a few seconds to arrive and be stored. The second
+signal ends the process at once.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Handle the signals in here. Those that the process was started deaf to, as by `nohup`, stay unheard."""
+    """Handle the signals inside the context. Signals ignored at process start, as by `nohup`, stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -43,7 +43,7 @@ def stoppable() -> Iterator[None]:
         if isinstance(lost.exc_value, Stopped):
             heard.clear()
             main, number = threading.main_thread().ident, lost.exc_value.number
-            # From another thread: what is raised in here would be dropped, too.
+            # From another thread: an exception raised here would be dropped, too.
             threading.Timer(0.01, lambda: signal.pthread_kill(main or 0, number)).start()
         else:
             report(lost)

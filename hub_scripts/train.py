@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     if emissions:
         clf.report_["emissions"] = emissions
     clf.report_["data"] = shown_name(args.data)  # for the card
-    for name in FILES:  # of a model that was here before
+    for name in FILES:  # of an earlier model in the folder
         (folder / "evaluation" / name).unlink(missing_ok=True)
     clf.save_pretrained(folder)
     try:
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
 def _report(
     clf: "AutoFusionClassifier", args: argparse.Namespace, folder: Path, num_train: int, test: "LabelledTexts | None"
 ) -> None:
-    """What comes after the model is saved."""
+    """Write the reports after the model is saved."""
     from ..evaluation.training_report import training_summary
     from .cards.model_card import update_card
     from .evaluate import evaluate
@@ -246,10 +246,10 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | None, LabelledTexts | None]":
-    """The data of DATA, `--eval` and `--test`: what is wrong with any is said now, not after the training.
+    """The data of DATA, `--eval` and `--test`: all are checked before the training.
 
     Raises:
-        ValueError: For data that cannot be right; names the file.
+        ValueError: For invalid data; names the file.
     """
     from ..training.data import prepare
 
@@ -279,7 +279,7 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
 
 
 def _llms(given: list[Any] | None, has_scores: bool) -> Any:
-    """What the classifier takes; `recorded` alone stands for as many providers as the data have scores of."""
+    """The classifier's `llm` argument; `recorded` alone stands for all providers with scores in the data."""
     if given is None:
         given = ["recorded"] if has_scores else ["none"]
         if not has_scores:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-# Of the OWASP page on CSV injection: `=`, `+`, `-`, `@` (and their full-width forms), tab, carriage return, line feed.
+# See the OWASP page on CSV injection: `=`, `+`, `-`, `@` (and their full-width forms), tab, CR, LF.
 # Spreadsheets skip white space in front of them.
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -20,7 +20,7 @@ def add_escape_formulas(parser: Any) -> None:
 
 
 def escape_formula(cell: Any) -> Any:
-    """`cell`, with an apostrophe in front if it is a text that a spreadsheet would run. Numbers stay numbers."""
+    """Prefix `cell` with an apostrophe if it is text that a spreadsheet would run. Numbers are unchanged."""
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return "'" + cell
     return cell

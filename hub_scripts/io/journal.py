@@ -1,4 +1,4 @@
-"""The journal of a run: what is finished, on disk chunk by chunk, so that a killed run goes on where it was."""
+"""The journal of a run: finished chunks are stored on disk, so that a killed run can be resumed."""
 
 import json
 import operator
@@ -11,15 +11,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-Scores = list[list[float] | None]  # of a row: for each provider its scores, or None
+Scores = list[list[float] | None]  # of one row: the scores of each provider, or None
 
 
 @contextmanager
 def one_run(output: Path) -> Iterator[None]:
-    """For a run that writes `output` with its journal: two at once would each spend the whole limit.
+    """Lock `output` and its journal for one run: two parallel runs would each spend the whole limit.
 
     Raises:
-        ValueError: If another process is at it.
+        ValueError: If another process holds the lock.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output.with_name(output.name + ".lock"))
@@ -35,7 +35,7 @@ def one_run(output: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that it is nobody else's
+            Path(lock.lock_file).unlink(missing_ok=True)  # while held, so that no other process's lock is removed
             lock.release()
 
 
@@ -44,7 +44,7 @@ class Journal:
 
     Args:
         path: The journal file.
-        run: What makes up the run; a journal of another run is not continued.
+        run: Settings that identify the run; the journal of another run is not continued.
 
     Raises:
         ValueError: If the journal belongs to another run.
@@ -63,7 +63,7 @@ class Journal:
             self._append({"run": run})
 
     def _begun(self) -> bool:
-        """Whether the file has its first line whole: a process may be killed before it is on the disk."""
+        """Whether the file has a complete first line: a process may be killed before writing it."""
         with self.path.open("rb") as file:
             header = file.readline()
         return header.endswith(b"\n") or not b'{"run":'.startswith(header[:7])
@@ -91,12 +91,12 @@ class Journal:
                         self.spent = spent if spent >= 0 else self.spent
                     else:
                         self._places[operator.index(record["start"])] = place
-                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # cut off in the middle
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # truncated line
                     file.truncate(place)
                     break
 
     def get(self, start: int) -> dict[str, Any] | None:
-        """The record of the chunk from row `start`; None if it is not there yet."""
+        """The record of the chunk that starts at row `start`, or None."""
         if start not in self._places:
             return None
         with self.path.open("rb") as file:
@@ -105,15 +105,15 @@ class Journal:
 
     @property
     def begun(self) -> bool:
-        """Whether it holds anything: a finished chunk, or dollars."""
+        """Whether the journal holds a finished chunk or a spent amount."""
         return bool(self._places or self.spent)
 
     def put(self, record: dict[str, Any]) -> None:
-        """Keep the record of a chunk: its `start`, the number of its first row, and whatever else."""
+        """Store the record of a chunk: `start`, the number of its first row, and any other fields."""
         self._places[record["start"]] = self._append(record)
 
     def spend(self, spent: float) -> None:
-        """Keep what has been spent so far in all, on chunks that are not finished too. Survives the process at once."""
+        """Store the total spent so far in US dollars, including unfinished chunks. Written to disk at once."""
         if spent != self.spent:
             self.spent = spent
             self._append({"spent": spent}, sync=False)
@@ -126,7 +126,7 @@ class Journal:
             yield record
 
     def cut(self, start: int) -> None:
-        """Forget the chunks from row `start` on. They must have been put in order."""
+        """Remove the chunks from row `start` on. They must have been stored in order."""
         with self.path.open("rb+") as file:
             file.truncate(self._places[start])
         self._places = {known: place for known, place in self._places.items() if known < start}

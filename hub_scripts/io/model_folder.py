@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that holds no LabelFusion model.
+    """Raise if a folder holds no LabelFusion model.
 
     Raises:
         ValueError: Saying what is missing.

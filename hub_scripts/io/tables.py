@@ -1,6 +1,6 @@
 """Data files row by row: CSV, TSV, JSON, JSONL, Parquet and Hub data sets.
 
-They are read and written without holding them in memory; only JSON is read whole.
+They are read and written as streams; only JSON is read into memory as a whole.
 """
 
 import csv
@@ -27,12 +27,12 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
 
 
 class Table:
-    """A data set that can be gone through several times.
+    """A data set that can be iterated several times.
 
     Args:
         source: Path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub.
         split: Split of a data set on the Hub.
-        **export: How the export of an annotation tool is read: options of `training.data.annotations.read_export`.
+        **export: How to read the export of an annotation tool: options of `training.data.annotations.read_export`.
 
     Raises:
         ValueError: For a file of another kind.
@@ -57,14 +57,14 @@ class Table:
         return Path(self.source).name if self.suffix else self.source
 
     def version(self) -> str:
-        """Changes when the file does."""
+        """A version string that changes when the file changes."""
         if not self.suffix:
             return self.split
         stat = Path(self.source).stat()
         return f"{stat.st_size}-{stat.st_mtime_ns}"
 
     def __len__(self) -> int:
-        """Number of rows; reads other files than Parquet once."""
+        """Number of rows; files other than Parquet are read once to count them."""
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -82,7 +82,7 @@ class Table:
 
     @property
     def has_cells(self) -> bool:
-        """Whether all its cells are texts, as those of a CSV or TSV file."""
+        """Whether all cells are texts, as in a CSV or TSV file."""
         return self.suffix in DELIMITERS
 
     def class_names(self, label_column: str | None = None) -> list[str] | None:
@@ -124,7 +124,7 @@ class Table:
 
 
 def check_columns(table: Table, out: Path) -> None:
-    """Refuse rows with columns that the first one lacks, before anything is asked about them.
+    """Raise for rows with columns that the first row lacks, before any query.
 
     Raises:
         ValueError: If `out` is of a kind that has the same columns in all rows, those of the first.
@@ -141,10 +141,10 @@ def check_columns(table: Table, out: Path) -> None:
 
 
 def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
-    """Go through the texts before anything is asked about them; returns how many are missing, empty or blank.
+    """Check the texts before any query; return the number of missing, empty or blank ones.
 
     Raises:
-        ValueError: If there are any and `empty_texts` is "error", or for something that is no text; names the rows.
+        ValueError: If there are any and `empty_texts` is "error", or for a value that is not text; names the rows.
     """
     empty: list[int] = []
     count = total = 0
@@ -165,7 +165,7 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
 
 
 def sample_texts(table: Table, text_column: str, size: int) -> list[str]:
-    """`size` texts from all over the table, which may be sorted by class; the same each time, none of them blank."""
+    """`size` texts spread over the table, which may be sorted by class; deterministic, without blank texts."""
     rng, seen = random.Random(0), 0
     kept: list[str] = []
     for row in table:
@@ -180,7 +180,7 @@ def sample_texts(table: Table, text_column: str, size: int) -> list[str]:
 
 
 class Writer:
-    """Writes rows to a file of any of `SUFFIXES`. It appears, complete, when the writer is closed without an error.
+    """Writes rows to a file of any of `SUFFIXES`. The file appears once the writer closes without error.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""The card of a scored data set: which model gave the scores, by which method and prompt, when, at what cost."""
+"""The card of a scored data set: model, method, prompt, date and cost of the scores."""
 
 import argparse
 import hashlib
@@ -86,7 +86,7 @@ def write_card(
 
 
 def prompt_hash(scorer: Any, method: str) -> str:
-    """First 12 hexadecimal digits of the hash of all that is asked beside the text."""
+    """First 12 hexadecimal digits of the hash of the prompt without the text."""
     questions = getattr(scorer, "questions", None)
     if questions is None:
         names = ("templates", "verbalizers", "examples")

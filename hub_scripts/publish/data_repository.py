@@ -1,7 +1,7 @@
-"""A scored data set as the Hub wants it: Parquet, and a card that declares the columns and the order of the classes.
+"""A scored data set in the Hub's format: Parquet, and a card that declares the columns and the class order.
 
-The scores are in the order of the classes. `load_dataset` keeps no metadata of a file, and so the card says it, in the
-place where `datasets` looks for the types of the columns.
+The scores are in the order of the classes. `load_dataset` drops file metadata, so the card states the order, in the
+field where `datasets` looks for the column types.
 """
 
 import json
@@ -23,7 +23,7 @@ def is_scored_text(path: Path) -> bool:
 def to_parquet(source: Path, folder: Path) -> Path:
     """Write a scored CSV or JSONL file as `<name>.parquet` into `folder`; returns the file.
 
-    In a CSV file, scores are texts: nobody could use them after `load_dataset`.
+    In a CSV file, scores are texts and unusable after `load_dataset`.
     """
     target = folder / f"{source.stem}.parquet"
     declared = source.with_name(source.name + CLASSES_SUFFIX).read_text(encoding="utf-8").strip()
@@ -65,7 +65,7 @@ def hub_features(parquet: Path) -> "Features":
         several = isinstance(features[column], List)
         rows: list[Any] = pq.read_table(parquet, columns=[column])[column].to_pylist()
         found = {label for row in rows for label in ((row or []) if several else [row])} - {None}
-        # A 0/1 vector is no list of classes, and a number that is the name of a class no index.
+        # A 0/1 vector is not a list of classes, and a number that is a class name is not an index.
         indices = not several and not any(name.isdecimal() for name in names) and found <= set(range(len(names)))
         if found and (found <= set(names) or indices):
             features[column] = List(ClassLabel(names=names)) if several else ClassLabel(names=names)

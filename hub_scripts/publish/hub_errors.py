@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub, in one sentence that says what to do."""
+"""Converts errors of the Hub into one-sentence messages that say what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from importlib import import_module
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn what goes wrong with the Hub into one sentence that says what to do."""
+    """Convert errors of the Hub into one-sentence messages that say what to do."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -22,7 +22,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     try:
         try:
             yield
-        except RuntimeError as error:  # how the client wraps what goes wrong with a large file
+        except RuntimeError as error:  # the client wraps errors of large files in it
             cause = error.__cause__
             if cause is None or type(cause).__module__.partition(".")[0] not in ("huggingface_hub", "httpx", "httpx2"):
                 raise

@@ -1,4 +1,4 @@
-"""No file that holds a secret is published."""
+"""Prevents the publication of files that hold secrets."""
 
 import json
 import mmap
@@ -14,7 +14,7 @@ def refuse_secret_files(paths: list[Path], root: Path) -> None:
     """Refuse files that hold the value of a secret environment variable, or text that looks like a credential.
 
     Raises:
-        ValueError: Naming the file and line, never what it holds.
+        ValueError: Naming the file and line, never the content.
     """
     from ...configuration.secrets import holds_secret, refuse_secrets
 

@@ -1,4 +1,4 @@
-"""What `LabelFusionTrainer` does before it pushes its output folder: the code, the card, a look for secrets."""
+"""Prepares the output folder of `LabelFusionTrainer` for a push: code, card, check for secrets."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ METADATA = ("language", "license", "tags", "dataset")  # arguments of `Trainer.p
 
 
 def prepare_repository(trainer: Any, **metadata: Any) -> None:
-    """Make a Trainer's output folder fit to be pushed.
+    """Prepare a Trainer's output folder for a push.
 
     Args:
         trainer: The Trainer; `config.json` is in its output folder already.

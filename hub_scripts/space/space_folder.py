@@ -1,4 +1,4 @@
-"""A Gradio Space of a model: a folder with the three files that a Space needs, and the model where it has no Hub id."""
+"""Writes a Gradio Space of a model: the three files that a Space needs, and the model if it has no Hub id."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from ..publish.secret_files import refuse_secret_files
 if TYPE_CHECKING:
     from ...configuration import LabelFusionConfig
 
-GRADIO = "6.31.0"  # the version that the page is tested with
+GRADIO = "6.31.0"  # the Gradio version that the page is tested with
 PYTHON = "3.11"
 WRITTEN = ("README.md", "app.py", "requirements.txt", ".gitattributes", "model")
 
@@ -60,16 +60,16 @@ def write_space(
     max_cost_usd: float = 1.0,
     overwrite: bool = False,
 ) -> Path:
-    """Write the folder of a Gradio Space that shows a model; needs no Gradio.
+    """Write the folder of a Gradio Space that shows a model. Gradio need not be installed.
 
     Args:
-        model: Folder of a model, which is then copied into the Space; or its Hub id, which is then named.
+        model: Folder of a model, which is copied into the Space; or a Hub id, which the Space loads.
         out_dir: Folder to write.
         title: Heading of the page. Default: the model's name.
         examples: Texts that visitors can try; they are published. Default: `space_app.EXAMPLES`.
         max_cost_usd: US dollars that all visitors together may spend on LLMs until the Space is started again; the
             variable `MAX_COST_USD` of the Space overrides it.
-        overwrite: Write into a folder that holds other things.
+        overwrite: Allow a folder that holds other files.
 
     Returns:
         The folder.
@@ -161,14 +161,14 @@ def _requirements(config: "LabelFusionConfig") -> str:
 
     extras = ["space", *clients(config)]
     if config.source and api_providers(config):
-        extras.append("litellm")  # its price list: what a model from the Hub says of prices is not believed
+        extras.append("litellm")  # for its price list: prices in the config of a Hub model are not trusted
     if any(p.model.startswith("embedded/") for p in config.providers):
         extras.append("embedded")
     return f"labelfusion-transformers[{','.join(sorted(set(extras)))}]>={__version__}\n"
 
 
 def _literal(value: str | list[str], indent: int = 0) -> str:
-    """Python source of a text, or of a list of texts with one in each line."""
+    """Python source of a text, or of a list of texts with one per line."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     lines = [f"{' ' * (indent + 4)}{_literal(v)},\n" for v in value]

@@ -1,4 +1,4 @@
-"""The page of a Space: type a text, see what the fusion, the encoder and each LLM say about it, and what it cost."""
+"""The page of a Space: it shows the answers of fusion, encoder and each LLM for a text, and their cost."""
 
 import math
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...configuration import LabelFusionConfig, LLMProvider
 
 MAX_CHARACTERS = 20_000
-# Written for this page; nobody's data.
+# Written for this page; not from a data set.
 EXAMPLES = (
     "The central bank left its interest rate unchanged, and shares of the large lenders fell.",
     "Two goals in the last five minutes turned the match, and the stadium stayed on its feet.",
@@ -25,7 +25,7 @@ POLICIES = {"auto": "If the encoder is unsure", "always": "Always", "never": "Ne
 
 
 class Demonstration:
-    """A classifier behind a page that anybody can use: it knows which LLMs can be asked here, and keeps the budget.
+    """A classifier behind a public page. It tracks which LLMs can be queried here, and enforces the budget.
 
     Args:
         model: Folder or Hub id of a LabelFusion model.
@@ -46,7 +46,7 @@ class Demonstration:
         reasons = [None if llm is not None else why_not(provider) for provider in self.config.providers]
         named = zip(source_names(self.config), reasons, strict=True)
         self.unavailable = {name: reason for name, reason in named if reason is not None}
-        if self.unavailable and llm is None:  # the others are asked as declared
+        if self.unavailable and llm is None:  # the other LLMs are queried as declared
             self.clf.llm = [
                 provider if reason is None else "recorded"
                 for provider, reason in zip(self.config.providers, reasons, strict=True)
@@ -54,20 +54,20 @@ class Demonstration:
 
     @property
     def spent_usd(self) -> float:
-        """US dollars spent by everybody."""
+        """US dollars spent by all visitors."""
         return self._budget.spent
 
     @property
     def can_ask(self) -> bool:
-        """Whether there is any LLM to ask."""
+        """Whether any LLM can be queried."""
         return len(self.unavailable) < self.config.num_providers
 
     def page(self, trouble: str | None = None) -> Page:
-        """What `answer_html` needs beside the answer."""
+        """The page state that `answer_html` needs besides the answer."""
         return Page(self.unavailable, self.spent_usd, self.max_cost_usd, trouble)
 
     def answer(self, text: str, policy: str = "auto") -> str:
-        """The answer to one text as HTML; whatever goes wrong with an LLM, the encoder answers."""
+        """The answer to one text as HTML; if an LLM fails, the encoder answers."""
         from ...configuration.secrets import redact
         from ...scoring.score_batch import ScoringError
 
@@ -87,7 +87,7 @@ class Demonstration:
 
 
 def why_not(provider: "LLMProvider") -> str | None:
-    """Why a provider cannot be asked in this process, or None if it seems that it can."""
+    """Why a provider cannot be queried in this process, or None if it probably can."""
     from ...configuration import ProviderKind
     from ...configuration.secrets import redact
     from ...scoring.providers.consent import allowed
@@ -186,12 +186,12 @@ def build_page(
 
 
 def serve(*args: Any, **options: Any) -> Any:
-    """`build_page(*args)` and open it; `options` named as those of `build_page` go there, the others to `launch`."""
+    """Build the page and launch it; `options` of `build_page` are passed to it, the others to `launch`."""
     import gradio as gr
 
     names = ("title", "examples", "max_cost_usd", "llm")
     page = build_page(*args, **{name: options.pop(name) for name in names if name in options})
-    fonts = ["system-ui", "sans-serif"]  # of the device: nothing is fetched from elsewhere
+    fonts = ["system-ui", "sans-serif"]  # system fonts: nothing is downloaded
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["monospace"]).set(
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
@@ -199,14 +199,14 @@ def serve(*args: Any, **options: Any) -> Any:
     return page.launch(theme=theme, css=css, footer_links=[], **options)
 
 
-# A screen reader says the answer when it comes, and what the choice is about.
+# Lets screen readers announce a new answer and the label of the choice.
 _ANNOUNCE = """() => {
     document.getElementById('lf-result')?.setAttribute('aria-live', 'polite');
     const group = document.getElementById('lf-policy');
     group?.setAttribute('role', 'radiogroup');
     group?.setAttribute('aria-label', 'Ask the LLM');
 }"""
-# On a phone the answer comes below the examples.
+# On a phone, the answer is below the examples.
 _SHOW = "() => { document.getElementById('lf-result')?.scrollIntoView({ block: 'nearest' }); }"
 
 

@@ -1,4 +1,4 @@
-"""What the page of a Space shows of one answer, as HTML."""
+"""Renders one answer on the page of a Space as HTML."""
 
 from dataclasses import dataclass, field
 from html import escape
@@ -10,18 +10,18 @@ from ...configuration import LabelFusionConfig
 from ...pipelines.formatting import format_labels, source_names
 from ...pipelines.inference import Inference
 
-SHOWN = 6  # classes of a source that are shown at once
+SHOWN = 6  # classes of a source shown at once
 
 
 @dataclass
 class Page:
-    """What the page knows beside the answer itself.
+    """State of the page besides the answer.
 
     Args:
-        unavailable: `{provider: why it cannot be asked}`.
-        spent_usd: US dollars spent by everybody since the page was started.
+        unavailable: `{provider: why it cannot be queried}`.
+        spent_usd: US dollars spent by all visitors since the page started.
         max_cost_usd: US dollars that may be spent; `None`: no limit.
-        trouble: What went wrong with this question, if anything.
+        trouble: Error of this query, if any.
     """
 
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Page:
 
 
 def answer_html(result: Inference, config: LabelFusionConfig, policy: str, page: Page) -> str:
-    """The answer to one text: the verdict, whether an LLM was asked and at what cost, and the bars of every source."""
+    """The answer to one text: predicted classes, whether an LLM was queried and its cost, the bars of every source."""
     names = config.label_names
     fused, encoder = result.probabilities[0], result.encoder_probabilities[0]
     order = np.argsort(-fused, kind="stable")
@@ -53,12 +53,12 @@ def answer_html(result: Inference, config: LabelFusionConfig, policy: str, page:
 
 
 def message_html(text: str) -> str:
-    """A sentence in the place of an answer."""
+    """A message in place of an answer."""
     return f'<p class="lf-message">{escape(text)}</p>'
 
 
 def unavailable_html(page: Page) -> str:
-    """Which LLMs cannot be asked, and what would change that; empty if all can."""
+    """The LLMs that cannot be queried, and how to enable them; empty if all can be queried."""
     if not page.unavailable:
         return ""
     lines = "".join(f"<li><strong>{escape(name)}</strong> {escape(why)}</li>" for name, why in page.unavailable.items())
@@ -66,7 +66,7 @@ def unavailable_html(page: Page) -> str:
 
 
 def dollars(value: float) -> str:
-    """US dollars, with as many digits as a fraction of a cent needs."""
+    """US dollars, with enough digits for fractions of a cent."""
     if value <= 0:
         return "$0"
     return f"${value:.2f}" if value >= 0.1 else f"${value:.6f}".rstrip("0") if value >= 1e-6 else "under $0.000001"
