@@ -64,7 +64,7 @@ class ScorePool(nn.Module):
         # Maps evidence for class j to the logit of class k. Off-diagonal entries correct confusions between classes.
         self.weight = nn.Parameter(torch.empty(num_providers, num_labels, num_labels))
         self.bias = nn.Parameter(torch.empty(num_providers, num_labels))
-        # Change of the other providers' weights per missing provider.
+        # Change of the other providers' contributions (all of the above) per missing provider.
         self.missing_shift = nn.Parameter(torch.empty(num_providers, num_providers))
         self.reset_parameters()
 
