@@ -1,4 +1,4 @@
-"""Combiners to compare the fusion with: weighted average, majority vote, class routing."""
+"""Baselines for the fusion: weighted average, majority vote, class routing."""
 
 import torch
 from torch import nn
@@ -8,12 +8,12 @@ BASELINES = ("weighted", "vote", "routing")
 
 
 class BaselineFusion(nn.Module):
-    """Combine the sources' probabilities without looking at the embedding.
+    """Combine the sources' probabilities without the embedding.
 
-    * `"weighted"`: weighted arithmetic mean (a linear opinion pool), one weight a source.
-    * `"vote"`: each source votes for its classes; ties go to the mean probability.
-    * `"routing"`: the answer of the source that is most reliable for the class that it names. Multi-label: of the most
-      reliable source of each class.
+    * `"weighted"`: weighted arithmetic mean (a linear opinion pool), one weight per source.
+    * `"vote"`: each source votes for its classes; the mean probability breaks ties.
+    * `"routing"`: the answer of the source that is most reliable for the class that it predicts. Multi-label: for each
+      class, the answer of the source that is most reliable for it.
 
     Args:
         method: One of `BASELINES`.
@@ -25,7 +25,7 @@ class BaselineFusion(nn.Module):
     def __init__(self, method: str, num_providers: int, num_labels: int, multi_label: bool) -> None:
         super().__init__()
         self.method, self.multi_label = method, multi_label
-        # How far each source is trusted for each class, the encoder first; the votes do not use it.
+        # Reliability of each source for each class, encoder first; not used by "vote".
         self.weight = nn.Parameter(torch.ones(1 + num_providers, num_labels))
 
     def forward(self, encoder_logits: torch.Tensor, llm_scores: torch.Tensor) -> torch.Tensor:

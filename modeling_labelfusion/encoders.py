@@ -1,4 +1,4 @@
-"""Pretrained encoders of all kinds: loaded whole or not at all, and tried before anything is paid for or trained."""
+"""Loads pretrained encoders completely or fails, and checks them before training or paid LLM requests."""
 
 import json
 import logging
@@ -12,11 +12,11 @@ from transformers import AutoModel
 
 from .pretrained import check_complete
 
-_MOVED = 0.05  # of an embedding's own scale, by padding alone
+_MOVED = 0.05  # largest change by padding, relative to the scale of the embedding
 
 
 def load_encoder(source: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """`AutoModel.from_pretrained` of an encoder.
+    """Load an encoder with `AutoModel.from_pretrained`.
 
     Args:
         source: Hub id or folder.
@@ -24,8 +24,8 @@ def load_encoder(source: str | os.PathLike[str], **kwargs: Any) -> Any:
 
     Raises:
         OSError: If there are no weights.
-        ValueError: If weights are missing or of other shapes, the folder is that of an adapter or of another library,
-            or the model does not turn tokens into embeddings.
+        ValueError: If weights are missing or have wrong shapes, the folder holds an adapter or a model of another
+            library, or the model does not turn tokens into embeddings.
     """
     _check_folder(Path(source))
     try:
@@ -50,7 +50,7 @@ def _check_folder(folder: Path) -> None:
             "and save the tokenizer there, too."
         )
     modules = folder / "modules.json"
-    if modules.is_file() and not (folder / "config.json").is_file():  # of old sentence-transformers
+    if modules.is_file() and not (folder / "config.json").is_file():  # old sentence-transformers format
         try:
             inner = folder / str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"])
         except (OSError, ValueError, LookupError, TypeError):
@@ -61,11 +61,11 @@ def _check_folder(folder: Path) -> None:
 def check_encoder(encoder: Any, source: str) -> None:
     """Run four tokens through the encoder, alone and padded.
 
-    A warning says if the padding moves the embeddings (FNet, YOSO, CANINE): a text's answer depends on its neighbours
-    in the batch then.
+    Warns if padding changes the embeddings (FNet, YOSO, CANINE), because predictions then depend on the other texts in
+    the batch.
 
     Raises:
-        ValueError: If no embedding for each token comes out.
+        ValueError: If the encoder does not return one embedding per token.
     """
     kind = encoder.config.model_type
     tokens = torch.ones(1, 4, dtype=torch.long, device=encoder.device)
@@ -78,7 +78,7 @@ def check_encoder(encoder: Any, source: str) -> None:
             padded = encoder(input_ids=mask, attention_mask=mask, return_dict=True).last_hidden_state
         if alone.shape[:2] != (1, 4):
             raise ValueError(f"it makes {tuple(alone.shape)} of (1, 4) tokens")
-    except Exception as error:  # whatever a model of another kind raises
+    except Exception as error:  # models of other kinds raise anything
         raise ValueError(
             f"{source!r} (a {kind!r}) cannot be the encoder: it must make an embedding for each token from `input_ids` "
             f"and `attention_mask` alone. It raised {type(error).__name__}: {str(error)[:200]}"
@@ -96,9 +96,9 @@ def check_encoder(encoder: Any, source: str) -> None:
 
 
 def without_pooler(encoder: Any) -> Any:
-    """The encoder, less a pooling layer that nothing here would train.
+    """Remove the encoder's pooling layer, which is never trained here.
 
-    Not None but the identity: some (SqueezeBERT, LayoutLM) call it in any case.
+    It is replaced by the identity, not None, because some encoders (SqueezeBERT, LayoutLM) always call it.
     """
     if isinstance(getattr(encoder, "pooler", None), nn.Module):
         encoder.pooler = nn.Identity()

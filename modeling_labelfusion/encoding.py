@@ -1,4 +1,4 @@
-"""From texts to the encoder's embeddings: the expensive half of the model, run once for each distinct text."""
+"""Encodes texts to embeddings: the expensive half of the model, run once per distinct text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_LENGTH = 512
 
-# Encoders that number positions from `pad_token_id + 1`, so that this many of their positions are never used.
+# Encoders that number positions from `pad_token_id + 1`, so that their first `pad_token_id + 1` positions are unused.
 _ROBERTA_LIKE = (
     "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm "
     "xlm-roberta xlm-roberta-xl xmod"
@@ -33,15 +33,15 @@ def max_length(
 ) -> int:
     """The longest input, in tokens, that both the tokenizer and the encoder's position embeddings allow.
 
-    Tokenizers that know no limit say 1e30, and RoBERTa's 514 positions hold only 512 tokens. Without any limit:
-    `DEFAULT_MAX_LENGTH`; with `at_most`, no more than that.
+    Tokenizers without a limit report 1e30, and RoBERTa's 514 positions hold only 512 tokens. Without any limit, the
+    result is `DEFAULT_MAX_LENGTH`. `at_most` is an additional upper limit.
     """
     config: Any = getattr(model, "config", model)
     encoder = config.encoder_config
     limits = [tokenizer.model_max_length]
     positions = getattr(encoder, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:  # XLNet says -1
-        pad_token_id = 1 if encoder.model_type == "mpnet" else encoder.pad_token_id or 0  # MPNet takes no other
+    if isinstance(positions, int) and positions > 0:  # XLNet has -1
+        pad_token_id = 1 if encoder.model_type == "mpnet" else encoder.pad_token_id or 0  # MPNet always uses 1
         limits.append(positions - (pad_token_id + 1 if encoder.model_type in OFFSET_POSITIONS else 0))
     limit = min(limits)
     limit = int(limit) if limit < 1e9 else DEFAULT_MAX_LENGTH
@@ -50,7 +50,7 @@ def max_length(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` into eval mode, and afterwards every module back into the mode that it had."""
+    """Set `model` to eval mode, and restore the mode of every module afterwards."""
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -62,14 +62,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A model with its tokenizer, and how they encode texts: what travels together wherever texts are encoded.
+    """A model with its tokenizer and the options for encoding texts.
 
     Args:
-        model: The model; its mode is put back after each call.
+        model: The model. Its train or eval mode is restored after each call.
         tokenizer: Its tokenizer.
-        batch_size: Texts in one forward of the encoder.
-        max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
-        bf16: Compute in bfloat16 where that loses little (autocast): about twice as fast on CPUs that have it.
+        batch_size: Texts per forward pass of the encoder.
+        max_length: Longest input in tokens; longer texts are truncated. Default and maximum: the limit of tokenizer
+            and encoder.
+        bf16: Use bfloat16 autocast, which loses little accuracy and is about twice as fast on CPUs that support it.
         progress: Show a progress bar.
 
     Raises:
@@ -89,11 +90,11 @@ class TextEncoder:
 
     @property
     def limit(self) -> int:
-        """Tokens that are kept of a text."""
+        """Longest input in tokens."""
         return max_length(self.model, self.tokenizer, self.max_length)
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Encode texts in batches of similar length, in eval mode, each distinct text once.
+        """Encode each distinct text once, in eval mode and in batches of similar length.
 
         Args:
             texts: n texts. Longer ones are truncated.
@@ -102,7 +103,7 @@ class TextEncoder:
             float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`.
 
         Raises:
-            ValueError: If an item of `texts` is not a string, or the tokenizer is that of another model.
+            ValueError: If an item of `texts` is not a string, or the tokenizer belongs to another model.
         """
         place: dict[str, int] = {}
         for i, text in enumerate(texts):
@@ -110,10 +111,10 @@ class TextEncoder:
                 raise ValueError(f"`texts[{i}]` is {type(text).__name__}, expected a string; drop it or give ''.")
             place.setdefault(text, len(place))
         distinct, model = list(place), self.model
-        # Characters stand for tokens: close enough to keep padding small. Longest first: memory runs out early.
+        # Character counts approximate token counts. Longest texts first, so that out-of-memory errors occur early.
         order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
         limit = self.limit
-        # Made outside of inference mode, so that training can use it.
+        # Created outside inference mode, so that training can use it.
         embeddings = torch.empty(len(distinct), model.config.embedding_size, dtype=torch.float32)
         with (
             evaluating(model),
@@ -129,20 +130,20 @@ class TextEncoder:
         return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
 
     def token_batches(self, texts: Sequence[str], batch_size: int = 256) -> Iterator[Any]:
-        """Padded batches of the texts, in their order, on the model's device, truncated as for the encoder."""
+        """Yield padded, truncated batches on the model's device, in the order of the texts."""
         limit = self.limit
         for start in range(0, len(texts), batch_size):
             yield _on_device(self.model, self.tokenizer, list(texts[start : start + batch_size]), limit)
 
     def complete(self, texts: Sequence[str], embeddings: torch.Tensor) -> torch.Tensor:
-        """Complete embeddings that were computed before the model had all its heads.
+        """Add the parts of heads that the model got after `embeddings` were computed.
 
         Args:
             texts: n texts.
             embeddings: float32 `(n, pooled_size)`.
 
         Returns:
-            float32 `(n, embedding_size)`, as encoding the texts anew would give.
+            float32 `(n, embedding_size)`, equal to the embeddings of a new encoding of the texts.
         """
         model, parts = self.model, [embeddings]
         with torch.no_grad():
@@ -162,18 +163,19 @@ def encode_texts(
     texts: Sequence[str],
     **options: Any,
 ) -> torch.Tensor:
-    """Encode texts: float32 `(n, embedding_size)` on the CPU. The options are those of `TextEncoder`."""
+    """Encode texts to float32 `(n, embedding_size)` on the CPU. The options are those of `TextEncoder`."""
     return TextEncoder(model, tokenizer, **options)(texts)
 
 
 def inner_layers(
     model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
 ) -> list[int]:
-    """Two layers from the upper half of the encoder, for `pooling_layers`: what the last one has already given up.
+    """Select two layers from the upper half of the encoder for `pooling_layers`.
 
-    A last layer is bent towards its pretraining task; a linear head does better with inner ones beside it (Tenney et
-    al. 2019, arXiv:1905.05950, for what they know). None where the encoder has fewer than four layers, or its inner
-    states are of another shape or scale than the last, which is found out with a few texts.
+    The last layer is specialised for the pretraining task. A linear head is more accurate with inner layers in addition
+    (for the information in inner layers see Tenney et al. 2019, arXiv:1905.05950). The list is empty if the encoder has
+    fewer than four layers, or if its inner states differ from the last in shape or scale, which is tested on a few
+    texts.
     """
     depth = getattr(model.config.encoder_config, "num_hidden_layers", 0)
     if not isinstance(depth, int) or depth < 4 or not texts:
@@ -190,9 +192,9 @@ def inner_layers(
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length: int) -> Any:
-    """One batch of tensors, padded on the right and with a mask, whatever the tokenizer does by default.
+    """Tokenize one batch to tensors, right-padded and with an attention mask, whatever the tokenizer's defaults are.
 
-    BERT counts positions from the left, padding included; without a mask, padding would count as words.
+    Left padding would shift BERT's positions. Without a mask, padding would count as tokens.
     """
     texts = [without_surrogates(text) for text in texts]
     options = {"padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
@@ -202,9 +204,9 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length:
 def _on_device(
     model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase", texts: list[str], limit: int
 ) -> Any:
-    """A batch of `tokenize` on the model's device, with tokens that the encoder knows."""
+    """Tokenize a batch on the model's device, and check that the encoder has an embedding for every token."""
     batch = tokenize(tokenizer, texts, limit)
-    if not hasattr(model, "encoder"):  # an exported model has no embeddings to look at
+    if not hasattr(model, "encoder"):  # an exported model does not expose its embeddings
         return batch.to(model.device)
     known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if (found := int(batch["input_ids"].max())) >= known:
@@ -216,5 +218,5 @@ def _on_device(
 
 
 def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which no tokenizer accepts."""
+    """Replace lone surrogates, which no tokenizer accepts, with U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -6,11 +6,11 @@ from torch.nn import functional as F
 
 
 def pool_features(llm_scores: torch.Tensor, multi_label: bool, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn LLM scores into evidence that can be added to logits, and the mask of what is there.
+    """Convert LLM scores to evidence that can be added to logits, and a mask of present answers.
 
-    Single-label evidence is the logarithm of the probabilities, centred over the classes; multi-label evidence is the
-    logit of each probability. Probabilities are kept `floor` away from 0 (and from 1, multi-label), in float32 at
-    least: in bfloat16, 1 - floor would be 1 and its logit infinite.
+    Single-label evidence is the log probability, centred over the classes. Multi-label evidence is the logit of each
+    probability. Probabilities are clipped `floor` away from 0 (multi-label: also from 1). This is computed in float32
+    or better, because in bfloat16 1 - floor rounds to 1, whose logit is infinite.
 
     Args:
         llm_scores: float `(batch, num_providers, num_labels)`, NaN where a provider has no answer.
@@ -41,7 +41,7 @@ def pool_logits(
     weight: torch.Tensor,
     bias: torch.Tensor,
 ) -> torch.Tensor:
-    """The computation of `ScorePool`, on tensors of the shapes of its parameters."""
+    """Compute `ScorePool` as a function. The tensors have the shapes of its parameters."""
     from_llms = torch.einsum("bpj,pjk->bk", evidence, weight) + mask @ bias
     return encoder_logits * (1.0 + mask @ encoder_shift) + from_llms
 
@@ -49,7 +49,7 @@ def pool_logits(
 class ScorePool(nn.Module):
     """Log-linear pool of the encoder's logits and the evidence of the LLMs.
 
-    With nothing but missing scores the result is exactly the encoder's logits.
+    If all scores are missing, the result is exactly the encoder's logits.
 
     Args:
         num_providers: Number of LLMs.
@@ -59,18 +59,18 @@ class ScorePool(nn.Module):
     def __init__(self, num_providers: int, num_labels: int) -> None:
         super().__init__()
         self.num_providers, self.num_labels = num_providers, num_labels
-        # How far each present provider scales the encoder up or down, class by class.
+        # Change of the encoder's weight per present provider and class.
         self.encoder_shift = nn.Parameter(torch.empty(num_providers, num_labels))
-        # From the evidence for class j to the logit of class k: the diagonal pools, the rest undoes confusions.
+        # Maps evidence for class j to the logit of class k. Off-diagonal entries correct confusions between classes.
         self.weight = nn.Parameter(torch.empty(num_providers, num_labels, num_labels))
         self.bias = nn.Parameter(torch.empty(num_providers, num_labels))
-        # How far each missing answer scales all of this up or down for the others, where there are others.
+        # Change of the other providers' contributions (all of the above) per missing provider.
         self.missing_shift = nn.Parameter(torch.empty(num_providers, num_providers))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start as a plain pool: the encoder as it is, the LLMs sharing a total weight of one half."""
+        """Initialise a plain pool: encoder weight unchanged, a total weight of one half split evenly over the LLMs."""
         self.encoder_shift.zero_()
         self.bias.zero_()
         self.missing_shift.zero_()
@@ -95,7 +95,7 @@ class ScorePool(nn.Module):
 class FusionMLP(nn.Module):
     """A compact MLP over the encoder's embedding concatenated with the per-class LLM scores.
 
-    Its last layer starts at zero: it adds nothing until training finds what the pool of the sources gets wrong.
+    The last layer is initialised to zero, so the MLP adds nothing until training finds errors of the pool.
 
     Args:
         hidden_size: Width of the encoder's embedding.
@@ -126,9 +126,9 @@ class FusionMLP(nn.Module):
             mask: float `(batch, num_providers)`.
 
         Returns:
-            float `(batch, num_labels)`; less the fewer LLMs have answered, and zero where the encoder speaks alone.
+            float `(batch, num_labels)`. It shrinks with the number of present answers, and is zero without any.
         """
-        scores = torch.tanh(evidence / 4.0).flatten(1)  # bounded, so that one-hot and graded scores look alike
+        scores = torch.tanh(evidence / 4.0).flatten(1)  # bounded, so that one-hot and graded scores are similar
         features = torch.cat([self.norm(embedding), scores, mask], dim=-1)
         hidden = F.gelu(self.dense(self.dropout(features)))
         answered = mask.mean(dim=-1, keepdim=True).to(hidden.dtype)

@@ -1,4 +1,4 @@
-"""What stands beside and after the linear head on the encoder's side: words, labelled and known texts, label sets."""
+"""Additional encoder-side heads: TF-IDF (lexical), kernel, out-of-distribution score (novelty) and label sets."""
 
 from collections.abc import Callable
 
@@ -6,20 +6,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-PAIR_BUCKETS = 2**15  # rows that pairs of tokens are hashed into
+PAIR_BUCKETS = 2**15  # hash buckets for pairs of tokens
 PAIR_PRIME = 1_000_003
 
 
 def lexical_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, lexical_size: int) -> torch.Tensor:
-    """The distinct tokens and pairs of neighbouring tokens of each text, as rows of the lexical head.
+    """Map each text to the rows of the lexical head for its distinct tokens and pairs of adjacent tokens.
 
     Args:
         input_ids: int64 `(batch, sequence)`.
-        attention_mask: `(batch, sequence)`, 1 for tokens; `None`: all are.
-        lexical_size: Rows: one for each token of the vocabulary, then `PAIR_BUCKETS` for pairs.
+        attention_mask: `(batch, sequence)`, 1 for tokens; `None`: no padding.
+        lexical_size: Number of rows: one per token of the vocabulary, then `PAIR_BUCKETS` for pairs.
 
     Returns:
-        int64 `(batch, 2 * sequence - 1)`, sorted, `lexical_size` where there is nothing or a repetition.
+        int64 `(batch, 2 * sequence - 1)`, sorted, with `lexical_size` for padding and repetitions.
     """
     valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     pairs = input_ids[:, :-1] * PAIR_PRIME + input_ids[:, 1:]
@@ -32,11 +32,11 @@ def lexical_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, le
 
 
 class LexicalHead(nn.Module):
-    """A linear classifier on the words of a text: tokens and hashed token pairs, each counted once, weighted by idf.
+    """A linear classifier on tokens and hashed token pairs, each counted once per text and weighted by idf.
 
-    `logits = sum_t idf_t w_t / sqrt(sum_t idf_t^2)`. Topics show in words that a compact embedding forgets; with some
-    hundred texts or more this is a source that errs elsewhere than the encoder (Wang and Manning 2012, "Baselines and
-    Bigrams"; feature hashing: Weinberger et al. 2009, arXiv:0902.2206).
+    `logits = sum_t idf_t w_t / sqrt(sum_t idf_t^2)`. Words carry topic information that a compact embedding loses. With
+    a few hundred training texts or more, the errors of this head differ from those of the encoder (Wang and Manning
+    2012, "Baselines and Bigrams"; feature hashing: Weinberger et al. 2009, arXiv:0902.2206).
 
     Args:
         lexical_size: Tokens of the vocabulary and `PAIR_BUCKETS`.
@@ -46,25 +46,25 @@ class LexicalHead(nn.Module):
     def __init__(self, lexical_size: int, num_labels: int) -> None:
         super().__init__()
         self.lexical_size = lexical_size
-        # `idf w` of each class and, in the last column, `idf^2`; the last row stands for nothing.
+        # Columns: `idf w` of each class, then `idf^2`. The last row is for padding and repetitions.
         self.weight = nn.Parameter(torch.zeros(lexical_size + 1, num_labels + 1), requires_grad=False)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits, float `(batch, num_labels)`, of int64 `(batch, sequence)` token ids."""
+        """Map int64 `(batch, sequence)` token ids to float `(batch, num_labels)` logits."""
         ids = lexical_ids(input_ids, attention_mask, self.lexical_size)
         total = F.embedding(ids, self.weight).sum(dim=1)
         return total[:, :-1] / total[:, -1:].clamp_min(1e-6).sqrt()
 
 
 class KernelHead(nn.Module):
-    """A classifier on the nearness of an embedding to some labelled ones, its landmarks.
+    """A classifier on the similarity of an embedding to labelled embeddings, the landmarks.
 
-    `logits = k(embedding, landmarks) weight` with a Gaussian kernel on directions from the centre: the labelled
-    neighbours vote, those nearby count most (Nystroem's approximation: Williams and Seeger 2001).
+    `logits = k(embedding, landmarks) weight` with a Gaussian kernel on directions from the centre. Labelled neighbours
+    vote, and near ones count most (Nystroem's approximation: Williams and Seeger 2001).
 
     Args:
         hidden_size: Width of the embedding.
-        num_landmarks: Embeddings of training texts that are kept.
+        num_landmarks: Number of training embeddings that are kept.
         num_labels: K.
     """
 
@@ -75,7 +75,7 @@ class KernelHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_landmarks, num_labels), requires_grad=False)
 
     def similarity(self, embedding: torch.Tensor) -> torch.Tensor:
-        """The kernel, float `(batch, num_landmarks)` in (0, 1], of float `(batch, hidden_size)` embeddings."""
+        """Map float `(batch, hidden_size)` embeddings to kernel values, float `(batch, num_landmarks)` in (0, 1]."""
         directions = F.normalize(embedding - self.center, dim=-1)
         return torch.exp(2 * (directions @ self.landmarks.T - 1))
 
@@ -85,27 +85,27 @@ class KernelHead(nn.Module):
 
 
 class NoveltyHead(nn.Module):
-    """How far an embedding lies from those of the training texts: 0 for one like them, 1 for one beyond them all.
+    """Out-of-distribution score of an embedding: 0 if it is like the training texts, 1 if it is beyond all of them.
 
     `clip(scale |z|^2 - |directions z|^2 - offset, 0, 1)` with `z = embedding - center`: a Mahalanobis distance (Lee et
-    al. 2018, arXiv:1807.03888) without classes, its covariance one of principal components and a rest that has the same
-    variance in all other directions (Tipping and Bishop 1999). What lies in that rest is what the texts have that the
-    training texts have not.
+    al. 2018, arXiv:1807.03888) without classes. Its covariance has principal components, and the same variance in all
+    other directions (Tipping and Bishop 1999). The part of `z` in these other directions is what the training texts do
+    not have.
 
     Args:
         hidden_size: Width of the embedding.
-        num_directions: Principal components that are kept.
+        num_directions: Number of principal components.
     """
 
     def __init__(self, hidden_size: int, num_directions: int) -> None:
         super().__init__()
         self.center = nn.Parameter(torch.zeros(hidden_size), requires_grad=False)
         self.directions = nn.Parameter(torch.zeros(num_directions, hidden_size), requires_grad=False)
-        self.scale = nn.Parameter(torch.zeros(2), requires_grad=False)  # of the distance; then the offset
+        self.scale = nn.Parameter(torch.zeros(2), requires_grad=False)  # scale and offset
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """float `(batch, 1)` in [0, 1], of float `(batch, hidden_size)` embeddings."""
-        z = embedding.float() - self.center.float()  # a difference of squares: half precision would lose it
+        """Map float `(batch, hidden_size)` embeddings to scores, float `(batch, 1)` in [0, 1]."""
+        z = embedding.float() - self.center.float()  # half precision cancels in the difference of squares
         with torch.autocast(z.device.type, enabled=False):
             along = (z @ self.directions.float().T).square().sum(dim=1, keepdim=True)
         scale, offset = self.scale.float()
@@ -113,14 +113,15 @@ class NoveltyHead(nn.Module):
 
 
 class LabelSetHead(nn.Module):
-    """What classes that come together, or exclude each other, say of one another, in multi-label classification.
+    """Models which classes occur together or exclude each other, in multi-label classification.
 
-    Each set of labels that the training texts have gets the score `sets @ (scale * logits) + bias`, a softmax over the
-    sets makes probabilities of them, and a class has the sum of those of its sets: a conditional random field in which
-    inference is exact (Ghamrawi and McCallum 2005, "Collective multi-label classification", with supported inference).
+    Each label set of the training texts gets the score `sets @ (scale * logits) + bias`. A softmax over the sets gives
+    their probabilities, and the probability of a class is the sum over the sets that contain it. This is a conditional
+    random field with exact inference (Ghamrawi and McCallum 2005, "Collective multi-label classification", with
+    supported inference).
 
     Args:
-        num_sets: Sets of labels.
+        num_sets: Number of label sets.
         num_labels: K.
     """
 
@@ -131,7 +132,7 @@ class LabelSetHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_sets), requires_grad=False)
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits, float `(batch, num_labels)`, of such logits that were found class by class."""
+        """Map independent per-class logits to joint ones, both float `(batch, num_labels)`."""
         sets = self.sets.float()
         shares = torch.addmm(self.bias.float(), logits.float() * self.scale.float(), sets.T).softmax(dim=-1)
         known = (shares @ torch.cat([sets, 1.0 - sets], dim=1)).clamp_min(1e-9).log()
@@ -139,7 +140,7 @@ class LabelSetHead(nn.Module):
         return (with_class - without).to(logits)
 
 
-# By the name of their size in the config; from that size, the width of the embedding and the number of classes.
+# Keys are the size options of the config. Arguments: that size, the width of the embedding, the number of classes.
 HEADS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "lexical_size": lambda size, hidden_size, num_labels: LexicalHead(size, num_labels),
     "kernel_size": lambda size, hidden_size, num_labels: KernelHead(hidden_size, size, num_labels),

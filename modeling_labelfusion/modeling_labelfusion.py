@@ -22,18 +22,18 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
     """Any Hugging Face encoder with a classification head, fused with LLM scores by a pool and a `FusionMLP`.
 
     `logits = ScorePool(encoder_logits, llm_scores) + FusionMLP([norm(embedding); llm_scores; mask])`. A text without
-    scores gets exactly `encoder_logits`, so that one checkpoint serves with and without its LLMs. Where a multi-label
-    model has a `LabelSetHead`, both go through it last.
+    scores gets exactly `encoder_logits`, so one checkpoint works with and without its LLMs. If a multi-label model has
+    a `LabelSetHead`, it is applied last to both logits.
 
     Method: *LabelFusion: Learning to Fuse LLMs and Transformer Classifiers for Robust Text Classification*
     (arXiv:2512.10793); the pool in front of the MLP is a logarithmic opinion pool with learned weights (Genest and
     Zidek 1986).
 
     Args:
-        config: The model's configuration. `config.encoder_config` may be that of any encoder `AutoModel` knows.
+        config: The model's configuration. `config.encoder_config` may belong to any encoder that `AutoModel` supports.
     """
 
-    # The loss is averaged over the batch here; with False the Trainer scales it under gradient accumulation.
+    # The loss is a mean over the batch. False makes the Trainer scale it for gradient accumulation.
     accepts_loss_kwargs = False
 
     def __init__(self, config: LabelFusionConfig) -> None:
@@ -78,21 +78,21 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         encoder_kwargs: dict[str, Any] | None = None,
         **config_kwargs: Any,
     ) -> Self:
-        """Put a new fusion head on a pretrained encoder.
+        """Add a new fusion head to a pretrained encoder.
 
         Args:
             encoder_name_or_path: Hub id or folder of an encoder.
             labels: Class names, in the order of the logits.
-            num_labels: Number of classes, if there are no names.
+            num_labels: Number of classes, if `labels` is not given.
             llm_providers: As in [`LabelFusionConfig`].
-            multi_label: Whether several classes may be right at once.
+            multi_label: Whether a text may have several classes.
             encoder_kwargs: For `AutoModel.from_pretrained` (`revision`, `token`, `attn_implementation`, ...). The
-                weights are loaded in float32 unless `dtype` says otherwise: half precision trains badly.
+                default `dtype` is float32, because half precision trains badly.
             **config_kwargs: For [`LabelFusionConfig`].
 
         Raises:
             ValueError: If neither `labels` nor `num_labels` is given, they contradict each other, weights are
-                missing, or the model is no encoder of texts.
+                missing, or the model is not a text encoder.
         """
         if labels is None and num_labels is None:
             raise ValueError("Give `labels` (the class names) or `num_labels`.")
@@ -115,7 +115,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         return model.to(dtype=encoder.dtype)
 
     def set_pooling_layers(self, layers: list[int]) -> None:
-        """Let the linear head see these inner layers beside the last one. It is a new head then, all zeros."""
+        """Add inner layers to the input of the linear head. This creates a new head, all zeros."""
         self.config.pooling_layers = list(layers)
         head = nn.Linear(self.config.pooled_size, self.num_labels).to(self.encoder_head.weight)
         nn.init.zeros_(head.weight)
@@ -123,10 +123,10 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.encoder_head = head
 
     def set_heads(self, **sizes: int) -> None:
-        """Put new heads, all zeros, beside and after the linear one; the others stay.
+        """Create additional heads, all zeros. Heads that are not named are kept.
 
         Args:
-            **sizes: Of the config: `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`; 0: no such head.
+            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`; 0 removes the head.
         """
         for name, size in sizes.items():
             head = HEADS[name](size, self.config.hidden_size, self.num_labels) if size else None
@@ -149,16 +149,16 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         Args:
             input_ids: int64 `(batch, sequence)`.
             attention_mask: `(batch, sequence)`, 1 for tokens and 0 for padding.
-            **kwargs: Whatever else the encoder takes; what it does not take (`token_type_ids` for DistilBERT) is
+            **kwargs: Other inputs of the encoder. Inputs that it does not accept (`token_type_ids` for DistilBERT) are
                 dropped.
 
         Returns:
             `(embedding, outputs)`: float `(batch, config.embedding_size)` and the encoder's own output. The embedding
-            is the encoder's, and after it, where there are such, those of the `pooling_layers`, the logits of the
-            lexical head and the novelty.
+            concatenates that of the encoder with, if the model has them, those of the `pooling_layers`, the logits of
+            the lexical head and the out-of-distribution score.
         """
         inputs = {k: v for k, v in kwargs.items() if v is not None and k in self._encoder_arguments}
-        for name in ("output_attentions", "output_hidden_states"):  # every encoder takes them, most in its **kwargs
+        for name in ("output_attentions", "output_hidden_states"):  # every encoder accepts them, most in **kwargs
             wanted = kwargs.get(name)
             inputs[name] = getattr(self.config, name) if wanted is None else wanted
         wanted = inputs["output_hidden_states"]
@@ -188,7 +188,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
     def fuse(
         self, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the encoder's embedding and the LLM scores to logits; the cheap half of the forward pass.
+        """Compute logits from the encoder's embedding and the LLM scores: the cheap half of the forward pass.
 
         Args:
             embedding: float `(batch, config.embedding_size)` from `encode`.
@@ -198,7 +198,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             `(logits, encoder_logits)`, both float `(batch, num_labels)`.
 
         Raises:
-            ValueError: If `embedding` or `llm_scores` has another shape.
+            ValueError: If `embedding` or `llm_scores` has the wrong shape.
         """
         if embedding.shape[1] != self.config.embedding_size:
             raise ValueError(
@@ -241,9 +241,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             logits = self.score_pool(apart, evidence, mask)
             if self.fusion_mlp is not None:
                 logits = logits + self.fusion_mlp(embedding, evidence, mask)
-            if self.label_set_head is not None:  # last: what LLMs say of one class tells of those that go with it
+            if self.label_set_head is not None:  # last, so that LLM scores of one class inform related classes
                 logits = self.label_set_head(logits)
-        # A text without any answer keeps the encoder's own calibration: it is the encoder's answer, unchanged.
+        # A text without LLM answers keeps the encoder's logits and calibration.
         answered = mask.sum(dim=-1, keepdim=True) > 0
         logits = calibrated(logits, self.config.calibration, self.config.multi_label)
         logits = torch.where(answered, logits, encoder_logits)
@@ -270,8 +270,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             token_type_ids: int64 `(batch, sequence)`, for encoders that use it.
             position_ids: int64 `(batch, sequence)`, for encoders that use it.
             inputs_embeds: float `(batch, sequence, hidden)` instead of `input_ids`.
-            llm_scores: float `(batch, num_providers, num_labels)`: probabilities, NaN for a missing answer; leave it
-                out if all are missing.
+            llm_scores: float `(batch, num_providers, num_labels)`: probabilities, NaN for a missing answer; `None`: all
+                missing.
             labels: int64 `(batch,)` class indices, or float `(batch, num_labels)` 0/1 for multi-label.
             output_attentions: Whether to return the encoder's attentions.
             output_hidden_states: Whether to return the encoder's hidden states.

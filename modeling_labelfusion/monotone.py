@@ -1,19 +1,19 @@
-"""Monotone maps of logits that calibration leaves in the config: of an LLM's scores, and of the fused answer."""
+"""Monotone calibration maps stored in the config, for the LLM scores and the fused logits."""
 
 from typing import Any
 
 import torch
 
-# Two lists of equal length, the places of the knots and the values there, both increasing.
+# Two increasing lists of equal length: knot positions and values.
 Knots = list[list[float]]
 
 
 def monotone_map(x: torch.Tensor, knots: Knots) -> torch.Tensor:
-    """Piecewise linear interpolation, of slope 1 beyond the outermost knots; strictly increasing.
+    """Strictly increasing piecewise linear interpolation, with slope 1 beyond the outermost knots.
 
     Args:
         x: float, any shape.
-        knots: The places and values.
+        knots: Knot positions and values.
 
     Returns:
         float, of the shape of `x`.
@@ -26,14 +26,14 @@ def monotone_map(x: torch.Tensor, knots: Knots) -> torch.Tensor:
 
 
 def map_scores(llm_scores: torch.Tensor, maps: list[Knots | None], multi_label: bool, floor: float) -> torch.Tensor:
-    """Calibrate each LLM's scores by its map of their logits, the same for all classes.
+    """Calibrate each LLM's scores with its map of their logits, which is shared by all classes.
 
-    The order of a text's classes stays as it is: single-label scores are mapped class by class (one against the rest,
-    Zadrozny and Elkan 2002) and brought back to a sum of 1.
+    The order of a text's classes does not change. Single-label scores are mapped class by class (one against the rest,
+    Zadrozny and Elkan 2002) and normalised to sum to 1.
 
     Args:
         llm_scores: float `(batch, num_providers, num_labels)`, NaN where a provider has no answer.
-        maps: One entry a provider; `None` leaves its scores alone.
+        maps: One entry per provider; `None` leaves its scores unchanged.
         multi_label: Whether the classes are independent.
         floor: Scores are kept this far away from 0 and 1.
 
@@ -56,11 +56,11 @@ def map_scores(llm_scores: torch.Tensor, maps: list[Knots | None], multi_label: 
 
 
 def map_logits(logits: torch.Tensor, knots: Knots, multi_label: bool) -> torch.Tensor:
-    """Calibrate an answer.
+    """Calibrate logits.
 
-    Multi-label: each class's logit is mapped. Single-label: the log odds of the best class against the rest are
-    (top-label calibration, Gupta and Ramdas 2022, arXiv:2107.08353), the other classes keep their proportions, and the
-    best class stays the best.
+    Multi-label: the logit of each class is mapped. Single-label: the log odds of the best class against the rest are
+    mapped (top-label calibration, Gupta and Ramdas 2022, arXiv:2107.08353). The other classes keep their proportions,
+    and the best class stays the best.
 
     Args:
         logits: float `(batch, num_labels)`.
@@ -78,14 +78,14 @@ def map_logits(logits: torch.Tensor, knots: Knots, multi_label: bool) -> torch.T
 
 
 def top_odds(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The log odds `(batch, 1)` of the best class against all others, its index, and its lead over the second."""
+    """Return the log odds `(batch, 1)` of the best class against the rest, its index, and its lead over the second."""
     index = logits.argmax(dim=-1, keepdim=True)
     best, others = logits.gather(-1, index), logits.scatter(-1, index, float("-inf"))
     return best - others.logsumexp(dim=-1, keepdim=True), index, best - others.amax(dim=-1, keepdim=True)
 
 
 def calibrated(logits: torch.Tensor, calibration: dict[str, Any], multi_label: bool) -> torch.Tensor:
-    """Fused logits float `(batch, num_labels)` after the temperature and map of `config.calibration`."""
+    """Apply the temperature and map of `config.calibration` to fused logits, float `(batch, num_labels)`."""
     logits = logits / calibration["temperature"]
     knots = calibration.get("answer_map")
     return logits if knots is None else map_logits(logits, knots, multi_label)

@@ -1,4 +1,4 @@
-"""A LabelFusion model that was exported to ONNX, run by ONNX Runtime, for the pipeline and for people."""
+"""Runs an exported LabelFusion model with ONNX Runtime, in the pipeline or directly."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ WHOLE, FUSION = "model.onnx", "fusion.onnx"  # texts to logits; the embedding to
 
 
 class LabelFusionOnnxModel(LabelFusionPreTrainedModel):
-    """What `labelfusion export --onnx` writes, with the `forward`, `encode` and `fuse` of the model it was made from.
+    """A model written by `labelfusion export --onnx`, with `forward`, `encode` and `fuse` of the original model.
 
     ```python
     model = LabelFusionOnnxModel.from_pretrained("news-onnx")
@@ -86,7 +86,7 @@ class LabelFusionOnnxModel(LabelFusionPreTrainedModel):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where inputs are taken from: the CPU, whatever ONNX Runtime computes on."""
+        """Device of the inputs: always the CPU, on whatever device ONNX Runtime computes."""
         return torch.device("cpu")
 
     @property
@@ -114,7 +114,7 @@ class LabelFusionOnnxModel(LabelFusionPreTrainedModel):
     def fuse(
         self, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(logits, encoder_logits)`, both float `(batch, num_labels)`, of embeddings and LLM scores."""
+        """Compute `(logits, encoder_logits)`, both float `(batch, num_labels)`, from embeddings and LLM scores."""
         given = self._scores(llm_scores, len(embedding))
         logits, encoder_logits = self._fusion.run(None, {"sentence_embedding": embedding.float().numpy(), **given})
         return torch.from_numpy(logits), torch.from_numpy(encoder_logits)

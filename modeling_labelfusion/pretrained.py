@@ -1,4 +1,4 @@
-"""What all LabelFusion models share: their output, their loading and the initialisation of their weights."""
+"""Shared base of all LabelFusion models: output class, loading and weight initialisation."""
 
 import json
 import os
@@ -23,8 +23,8 @@ class LabelFusionOutput(ModelOutput):
 
     Args:
         loss: float `()`, returned with `labels`.
-        logits: float `(batch, num_labels)`: the fused, calibrated answer.
-        encoder_logits: float `(batch, num_labels)`: the calibrated answer of the encoder alone.
+        logits: float `(batch, num_labels)`: fused and calibrated.
+        encoder_logits: float `(batch, num_labels)`: of the encoder alone, calibrated.
         hidden_states: The encoder's, with `output_hidden_states=True`.
         attentions: The encoder's, with `output_attentions=True`.
     """
@@ -52,11 +52,13 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As in Transformers, but from safetensors alone, unless `use_safetensors=False`: reading a pickle runs code.
+        """As in Transformers, but only from safetensors, because reading a pickle runs code.
+
+        `use_safetensors=False` allows other formats.
 
         Raises:
             OSError: If there are no such weights, or they are damaged.
-            ValueError: If they do not fit the config, or some are missing: what takes their place is random.
+            ValueError: If weights do not fit the config or are missing, because Transformers would use random ones.
         """
         kwargs.setdefault("use_safetensors", True)
         with_info = kwargs.pop("output_loading_info", False)
@@ -88,13 +90,13 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
-        """As in Transformers; the weights of parts that went through `torch.compile` keep their own names."""
+        """As in Transformers, but modules compiled with `torch.compile` keep their original weight names."""
         state = kwargs.get("state_dict") or self.state_dict()
         if any("_orig_mod." in name for name in state):
             kwargs["state_dict"] = {name.replace("_orig_mod.", ""): weight for name, weight in state.items()}
         return super().save_pretrained(save_directory, **kwargs)
 
-    if TYPE_CHECKING:  # Transformers' own is lost in a decorator
+    if TYPE_CHECKING:  # a decorator in Transformers hides the type
 
         def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]  # noqa: D102
 
@@ -105,7 +107,7 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
             init.zeros_(module.missing_shift)
             shares = torch.full((module.num_providers, 1, 1), 0.5 / max(module.num_providers, 1))
-            if self.config.fusion in ("encoder", "llm"):  # one source alone; until the best LLM is known, the first
+            if self.config.fusion in ("encoder", "llm"):  # one source; the first LLM until the best one is known
                 shares.zero_()
             if self.config.fusion == "llm":
                 shares[:1] = 1.0
@@ -127,15 +129,15 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
 
 
 def check_complete(model: nn.Module, info: Any, source: str) -> None:
-    """Refuse a model of which weights were not in its files: Transformers makes random ones, and only logs that.
+    """Raise if weights were missing in the files, where Transformers only logs a warning and uses random ones.
 
     Args:
         model: The model.
         info: Transformers' loading info.
-        source: Where it comes from, for the error.
+        source: Its origin, for the error message.
 
     Raises:
-        ValueError: If weights are missing, those of a pooler aside, which is not used here.
+        ValueError: If weights are missing, except those of a pooler, which is not used here.
     """
     wanted = {name for name, _ in model.named_parameters()}
     missing = sorted(name for name in wanted & set(info["missing_keys"]) if not name.startswith("pooler."))

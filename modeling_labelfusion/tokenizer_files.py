@@ -1,4 +1,4 @@
-"""Load a tokenizer; an error names the file that is damaged, as what Transformers raises then does not."""
+"""Loads a tokenizer. Unlike those of Transformers, its errors name the damaged file."""
 
 import json
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ _SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "token
 
 
 def load_tokenizer(folder_or_repo: str | Path) -> Any:
-    """The tokenizer beside a model. It pads on the right, as encoders want it, and with some token in any case.
+    """Load the tokenizer of a model. It pads on the right, and always has a padding token.
 
     Raises:
         OSError: If its files are missing or damaged.
@@ -24,19 +24,19 @@ def load_tokenizer(folder_or_repo: str | Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_repo)
     except OSError:
         raise
-    except Exception as error:  # of `json`, of the backend, or whatever the content of a file leads to
+    except Exception as error:  # from `json`, the backend, or damaged content
         raise tokenizer_error(str(folder_or_repo), error) from None
-    # Without files Transformers makes one of special tokens alone: all texts would be alike.
+    # Without files, Transformers creates a tokenizer with only special tokens, which makes all texts identical.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise tokenizer_error(str(folder_or_repo))
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:  # of GPT-2 and others; which one it is does not matter, as it is masked
+    if tokenizer.pad_token is None:  # GPT-2 and others; any token works, as it is masked
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
     return tokenizer
 
 
 def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
-    """What to raise where no tokenizer could be loaded, and one was expected beside the model in `source`."""
+    """The error for a missing or damaged tokenizer of the model in `source`."""
     from huggingface_hub import try_to_load_from_cache
 
     local = Path(source).is_dir()
@@ -64,5 +64,5 @@ def tokenizer_error(source: str, error: Exception | None = None) -> OSError:
 def _installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ValueError:  # it is None in `sys.modules`
+    except ValueError:  # the package is None in `sys.modules`
         return False

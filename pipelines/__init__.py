@@ -1,4 +1,4 @@
-"""The Hugging Face pipeline `labelfusion-classification`, and the engine that runs it over large data."""
+"""The Hugging Face pipeline `labelfusion-classification`, and the engine that runs it on large data."""
 
 from transformers import AutoModelForSequenceClassification, TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY

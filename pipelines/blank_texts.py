@@ -1,4 +1,4 @@
-"""Rows without a text: left out of a run, and put back among its answers as missing ones."""
+"""Excludes rows without a text from a run, and reinserts them into its results as missing."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -18,10 +18,10 @@ NO_TEXT = "no text"
 
 
 class Blanks:
-    """Which rows of a run have no text, in the order in which they are read.
+    """Records which rows of a run have no text, in reading order.
 
     Args:
-        nothing: What is said about no texts.
+        nothing: The empty result.
     """
 
     def __init__(self, nothing: "Inference") -> None:
@@ -29,7 +29,7 @@ class Blanks:
         self._read: deque[bool] = deque()
 
     def leave_out(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows with a text."""
+        """Yield the rows with a text, and record the others."""
         for row in rows:
             blank = row[0] is None or not row[0].strip()
             self._read.append(blank)
@@ -37,8 +37,8 @@ class Blanks:
                 yield row
 
     def put_back(self, parts: Generator["Inference", None, None]) -> Generator["Inference", None, None]:
-        """The parts of a run over what `leave_out` gave, with the rows that it left out."""
-        with closing(parts):  # a run that is stopped early puts away what is paid for
+        """Yield the parts of a run on the rows of `leave_out`, with the excluded rows reinserted."""
+        with closing(parts):  # a run that is stopped early stores paid answers
             for part in parts:
                 flags: list[bool] = []
                 texts = 0
@@ -51,7 +51,7 @@ class Blanks:
 
 
 def with_gaps(part: "Inference", blank: NDArray[np.bool_]) -> "Inference":
-    """`part` with a row of NaN, and the reason that there is no text, at each place where `blank` is true."""
+    """Insert rows of NaN into `part`, with a missing text as reason, wherever `blank` is true."""
     rows = np.flatnonzero(~blank)
 
     def spread(values: NDArray, empty: float) -> NDArray:

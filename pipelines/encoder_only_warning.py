@@ -1,4 +1,4 @@
-"""Transformers' own `text-classification` serves a fused model too, with the encoder alone: that is said, once."""
+"""Warns once if Transformers' `text-classification` pipeline is used with a fused model: it uses only the encoder."""
 
 import logging
 from collections.abc import Callable
@@ -9,9 +9,9 @@ logger = logging.getLogger(__name__)
 
 
 def warning_check(check: Callable[..., None]) -> Callable[..., None]:
-    """A `Pipeline.check_model_type` that warns of a fused model and otherwise does what `check` does.
+    """Wrap `Pipeline.check_model_type` so that it also warns about fused models.
 
-    A pipeline calls it once, when it is made: neither training nor evaluation nor our own pipeline comes by here.
+    Pipelines call it once, at construction. Training, evaluation and our own pipeline do not call it.
     """
 
     @wraps(check)

@@ -1,4 +1,4 @@
-"""The engine behind the pipeline and `AutoFusionClassifier`: texts in, fused logits out, window by window."""
+"""The engine of the pipeline and `AutoFusionClassifier`: computes fused logits window by window."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ FUSE_BATCH = 1024
 
 @dataclass
 class Engine:
-    """Takes windows of texts through encoder and LLMs: while one is encoded, the LLMs answer about another.
+    """Processes windows of texts, overlapping the encoding of one window with the LLM requests of another.
 
     Args:
         encoder: The model with its tokenizer.
-        asker: Asks the LLMs of this run.
+        asker: Queries the LLMs of this run.
         policy: Which texts are sent to them.
-        choose: From encoder logits `(n, num_labels)` and `novelty` `(n,)` to bool `(n,)`: the texts to query.
+        choose: Selects the texts to query, bool `(n,)`, from encoder logits `(n, num_labels)` and `novelty` `(n,)`.
     """
 
     encoder: TextEncoder
@@ -42,7 +42,7 @@ class Engine:
         self.model = self.encoder.model
 
     def run(self, rows: Iterator[Row], size: int) -> Generator[Inference, None, None]:
-        """Start each window before the one in front of it is finished."""
+        """Yield results window by window. Each window starts before the previous one is finished."""
         open_windows: list[Window] = []
         failure: Exception | None = None
         start = 0
@@ -51,7 +51,7 @@ class Engine:
                 chunk: list[Row] = []
                 try:
                     chunk.extend(islice(rows, size))
-                except Exception as error:  # what was read before it is answered all the same
+                except Exception as error:  # texts read before the error are still answered
                     failure = error
                 if not chunk:
                     break
@@ -68,17 +68,17 @@ class Engine:
                     yield self.finish(open_windows.pop(0))
             while open_windows:
                 yield self.finish(open_windows.pop(0))
-        finally:  # also when the caller stops reading
+        finally:  # also if the caller stops early
             self.asker.stop()
         if failure is not None:
             raise failure
 
     def begin(self, window: Window) -> None:
-        """Choose the texts to ask about, and ask. Only a policy that looks at the encoder waits for it."""
+        """Select the texts to query and start the requests. Only policies that depend on the encoder wait for it."""
         config = self.model.config
         recorded = np.array([p.kind == ProviderKind.RECORDED for p in config.providers], dtype=bool)
         brought = np.any(np.all(~np.isnan(window.known.scores), axis=2), axis=1)
-        blank = np.array([not text.strip() for text in window.texts])  # nothing to ask about
+        blank = np.array([not text.strip() for text in window.texts])  # never queried
         subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
         if is_cascade(self.policy, config):
             if subject.any():
@@ -97,7 +97,7 @@ class Engine:
             chosen[order] = self.choose(logits, novelty=novelty)
             probs = to_probabilities(logits, config.multi_label)
             values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
-            order = order[np.argsort(-values, kind="stable")]  # if money runs out, then on the easy ones
+            order = order[np.argsort(-values, kind="stable")]  # so that an exhausted budget affects the easy texts
         window.known.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
         window.wanted[chosen | (self.policy == "always")] = True
         window.asked = order[(chosen & ~brought)[order]]
@@ -107,7 +107,7 @@ class Engine:
     def cascade(
         self, window: Window, recorded: NDArray[np.bool_], subject: NDArray[np.bool_], open_: NDArray[np.bool_]
     ) -> Iterator[None]:
-        """Ask one LLM after the other, each about what its gate lets through after those before it were heard."""
+        """Query the LLMs one after the other. Each gate uses the answers of the previous LLMs."""
         config = self.model.config
         brought = window.known.scores.copy()
         window.known.scores[np.ix_(subject, recorded)] = np.nan
@@ -129,7 +129,7 @@ class Engine:
                 yield
 
     def finish(self, window: Window) -> Inference:
-        """Encode, if that is not done yet, while the answers come in; then fuse."""
+        """Encode (if not done yet) while requests are running, collect the answers, then fuse."""
         embeddings = self.encoder(window.texts) if window.embeddings is None else window.embeddings
         while window.asking is not None:
             window.take(window.asking.result())
@@ -143,7 +143,7 @@ class Engine:
     def fuse(
         self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """float32 `(logits, encoder_logits)`, from embeddings that are kept and scores."""
+        """Compute float32 `(logits, encoder_logits)` from stored embeddings and scores."""
         parts = []
         with evaluating(self.model), torch.inference_mode():
             for start in range(0, len(embeddings), FUSE_BATCH):

@@ -1,4 +1,4 @@
-"""From probabilities to the answers that the pipeline gives."""
+"""Formats probabilities as outputs of the pipeline."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +16,10 @@ NO_SCORES = "no scores came with the text, and it was not asked about"
 
 
 def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:
-    """The labels of one text, float `(num_labels,)`, in the shape that `TextClassificationPipeline` gives them.
+    """Format the probabilities of one text, float `(num_labels,)`, as `TextClassificationPipeline` does.
 
-    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold
-    (`config.min_labels` at least). With `top_k`: a list of the k best classes, or of all for None. Lists start with the
-    best.
+    Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold (at least
+    `config.min_labels`). With `top_k`: a list of the k best classes, or of all for None. Lists start with the best.
     """
     names = config.label_names
     if top_k is UNSET and not config.multi_label:
@@ -41,15 +40,15 @@ def format_answers(
     return_sources: bool = False,
     control: RiskControl | None = None,
 ) -> Iterator[Any]:
-    """The answer for each text of `inference`.
+    """Yield the formatted result of each text.
 
     Args:
-        inference: The answers. A text that is missing gets None for its label, or for its list of labels.
+        inference: The results. A missing text gets None as its label or list of labels.
         config: The model's config.
         top_k: See `format_labels`.
-        return_sources: A dict that also holds what each source said.
-        control: A dict that also says whether the model abstained (`abstained`; `label` or `labels` is then None)
-            and which classes may be true (`label_set`, the likeliest first).
+        return_sources: Return dicts that include the probabilities of each source.
+        control: Return dicts that include whether the model abstained (`abstained`; `label` or `labels` is then None)
+            and which classes may be true (`label_set`, most likely first).
     """
     probabilities, encoder = inference.probabilities, inference.encoder_probabilities
     names, providers = config.label_names, source_names(config)
@@ -91,7 +90,7 @@ def _no_answer(config: LabelFusionConfig, top_k: int | None) -> Any:
 def hold_back(
     inference: Inference, config: LabelFusionConfig, control: RiskControl
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which answers are given, and the classes that may be true: bool `(n,)` and bool `(n, num_labels)`.
+    """Return which answers are given, bool `(n,)`, and which classes may be true, bool `(n, num_labels)`.
 
     The guarantee excludes texts whose requested LLM answer is missing: the model abstains, and any class may be true.
     """
@@ -105,12 +104,12 @@ def hold_back(
 
 
 def lacking(inference: Inference) -> NDArray[np.bool_]:
-    """bool `(n,)`: whether the policy wanted an answer that is not there, asked for or not."""
+    """bool `(n,)`: whether an answer that the policy wanted is missing, whether or not it was requested."""
     return np.asarray((inference.wanted & ~inference.answered).any(axis=1))
 
 
 def source_names(config: LabelFusionConfig) -> list[str]:
-    """The providers' names, told apart by a number where two are the same (or one is called `encoder`)."""
+    """Names of the providers. Duplicates, and the name `encoder`, get a number."""
     taken, names = {"encoder"}, []
     for provider in config.providers:
         name, number = str(provider.name), 2

@@ -1,4 +1,4 @@
-"""Classifying lists and streams of texts with a model, its tokenizer and its LLMs."""
+"""Classifies lists and streams of texts with a model, its tokenizer and its LLMs."""
 
 from collections.abc import Generator, Iterable, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inference", "infer", "run"]
 
-LIST_WINDOW = 8192  # texts of a list whose embeddings are held at once
+LIST_WINDOW = 8192  # texts of a list that are processed at once
 ENCODING = ("batch_size", "max_length", "bf16", "progress")
 
 
@@ -45,15 +45,15 @@ def run(
         model: The model.
         tokenizer: Its tokenizer.
         texts: n texts.
-        scorers: As of `infer`.
-        llm_scores: Scores that are there already: `(n, num_providers, num_labels)`, or n entries of `(num_providers,
-            num_labels)`, None or NaN for missing. A text that brings any is not sent to an LLM.
+        scorers: As in `infer`.
+        llm_scores: Precomputed scores: `(n, num_providers, num_labels)`, or n entries of `(num_providers, num_labels)`,
+            None or NaN for missing. A text with any scores is not sent to an LLM.
         empty_texts: `"error"`, or `"skip"`: a text that is missing, empty or blank gets NaN.
         **options: Those of `Routing.parse` (`llm_policy`, `max_cost_usd`, ...; a share of the texts is exact) and of
             `TextEncoder` (`batch_size`, `max_length`, `bf16`, `progress`).
 
     Raises:
-        ValueError: For texts, scores or options that cannot be right.
+        ValueError: For invalid texts, scores or options.
         ScoringError: If an LLM cannot be queried at all (no key, unknown model).
     """
     encoding = {name: options.pop(name) for name in ENCODING if name in options}
@@ -66,22 +66,23 @@ def run(
 def infer(
     encoder: TextEncoder, rows: Iterable[Row], routing: Routing, scorers: Scorers | None = None
 ) -> Generator[Inference, None, None]:
-    """Classify rows, lazily, one `Inference` for each window of them.
+    """Classify rows lazily, and yield one `Inference` per window.
 
-    A list is cut into large windows, for a share of its texts into one. Of anything else, at most three windows of
-    `max(4 * batch_size, 128)` rows are held. If `rows` raises, what was read before is answered first.
+    A list is split into large windows, or kept as one window if the policy is a share. For other iterables, at most
+    three windows of `max(4 * batch_size, 128)` rows are in memory. If `rows` raises, the rows read before are answered
+    first.
 
     Args:
-        encoder: The model with its tokenizer, and how texts are encoded.
-        rows: `(text, llm_scores or None)` each, the scores as in `run`. A text that is None, empty or blank is not sent
-            to an LLM, and its logits are NaN. Scores that come with a text are used in any case, except those of a
-            provider declared `"recorded"`: they count only where the policy would have queried it.
-        routing: Which texts are sent to the LLMs, for how much and how long.
-        scorers: One for each declared provider, or a function that makes them, called only if something is asked.
+        encoder: The model with its tokenizer and encoding options.
+        rows: Pairs `(text, llm_scores or None)`, with scores as in `run`. A text that is None, empty or blank is not
+            sent to an LLM, and its logits are NaN. Given scores are always used, except those of a provider declared
+            `"recorded"`: they count only where the policy would have queried it.
+        routing: Policy and limits of the LLM requests.
+        scorers: One per declared provider, or a function that creates them, which is called only if an LLM is queried.
             `None`: those that the config declares.
 
     Raises:
-        ValueError: For texts or scores that cannot be right.
+        ValueError: For invalid texts or scores.
         ScoringError: If an LLM cannot be queried at all (no key, unknown model).
     """
     config, policy, size = encoder.model.config, routing.policy, max(4 * encoder.batch_size, 128)
@@ -92,7 +93,7 @@ def infer(
     if not is_list:
         return blanks.put_back(Engine(encoder, asker, policy, StreamSelector(policy, config)).run(rows, size))
     rows = list(rows)
-    given_scores([scores for _, scores in rows], config)  # find what is wrong before anything is paid for
+    given_scores([scores for _, scores in rows], config)  # validate before any paid request
     if policy in ("always", "never") or isinstance(policy, float) or routing.budget is not None:
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
     choose = partial(select, policy=policy, config=config)

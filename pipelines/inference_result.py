@@ -1,4 +1,4 @@
-"""What a model answers to texts, and what it took."""
+"""Results of inference, with costs and errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -12,21 +12,21 @@ from ..routing.policy import to_probabilities
 
 @dataclass
 class Inference:
-    """What the model answers to n texts, with the LLM scores that it used.
+    """Results for n texts, with the LLM scores used.
 
     Args:
         logits: float32 `(n, num_labels)`: fused, calibrated.
         encoder_logits: float32 `(n, num_labels)`: of the encoder alone, calibrated.
         llm_scores: float32 `(n, num_providers, num_labels)` as used, NaN for missing.
-        llm_called: bool `(n,)`: whether an LLM was asked in this run; scores that came with the text do not count.
+        llm_called: bool `(n,)`: whether an LLM was queried in this run; scores given with the text do not count.
         cost_usd: float64 `(n,)`: US dollars spent on each text. The price of a request is split evenly over its texts.
         multi_label: Whether the classes are independent.
-        errors: `{row: reason}` where an answer is missing that was wanted. Holds no text.
-        novelty: float32 `(n,)`: 0 for texts like those that the model was trained on, 1 for texts unlike any.
+        errors: `{row: reason}` of wanted answers that are missing. Contains no texts.
+        novelty: float32 `(n,)`: out-of-distribution score, 0 for texts like the training texts, 1 for texts unlike any.
         wanted: bool `(n, num_providers)`: whether the policy wanted the provider's scores, queried or given with
             the text.
-        late_cost_usd: US dollars of answers that came too late, or second, up to the end of this part of the run; they
-            are in no text's `cost_usd`. What comes after the end of the run is in the score store alone.
+        late_cost_usd: US dollars of answers that were late, or second to a hedged request, up to the end of this part
+            of the run. They are not in `cost_usd`. Answers after the end of the run are only in the score store.
     """
 
     logits: NDArray[np.float32]
@@ -83,12 +83,12 @@ class Inference:
 
     @classmethod
     def empty(cls, config: LabelFusionConfig) -> "Inference":
-        """The answers to no texts."""
+        """The result for no texts."""
         logits = np.zeros((0, config.num_labels), dtype=np.float32)
         scores = np.zeros((0, config.num_providers, config.num_labels), dtype=np.float32)
         return cls(logits, logits, scores, np.zeros(0, dtype=bool), np.zeros(0), config.multi_label)
 
     @property
     def total_cost_usd(self) -> float:
-        """US dollars spent, `late_cost_usd` among them."""
+        """US dollars spent, including `late_cost_usd`."""
         return float(self.cost_usd.sum()) + self.late_cost_usd

@@ -1,4 +1,4 @@
-"""Reading what users hand to the pipeline: texts, and scores that come with them."""
+"""Reads inputs of the pipeline: texts, optionally with LLM scores."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..scoring.score_batch import check_scores
 
-Row: TypeAlias = tuple[str | None, Any]  # text, None for a missing one; and its scores as they were given
+Row: TypeAlias = tuple[str | None, Any]  # text (None if missing), and its scores as given
 
 
 def read_input(item: Any, position: int = 0, empty_texts: str = "error") -> Row:
-    """Read one input: a text, or a mapping with `text` and perhaps `llm_scores`; other keys are left alone.
+    """Read one input: a text, or a mapping with `text` and optionally `llm_scores`. Other keys are ignored.
 
     Raises:
-        ValueError: For anything else, naming its position, also for a text that is missing, empty or blank; with
-            `empty_texts="skip"`, that is None.
+        ValueError: For anything else, and for a text that is missing, empty or blank (with `empty_texts="skip"`, such
+            a text is None instead). The error names the position.
     """
     scores = None
     if isinstance(item, Mapping):
@@ -42,10 +42,10 @@ def read_input(item: Any, position: int = 0, empty_texts: str = "error") -> Row:
 
 
 def read_inputs(items: Iterable[Any], llm_scores: Any = None, empty_texts: str = "error") -> list[Row]:
-    """`read_input` for all of `items`, with `llm_scores` (one entry for each) where given.
+    """Apply `read_input` to all `items`, with `llm_scores` (one entry per item) if given.
 
     Raises:
-        ValueError: For an item that cannot be read, or another number of scores than items.
+        ValueError: For an item that cannot be read, or if the numbers of scores and items differ.
     """
     rows = [read_input(item, i, empty_texts) for i, item in enumerate(items)]
     if llm_scores is None:
@@ -57,7 +57,7 @@ def read_inputs(items: Iterable[Any], llm_scores: Any = None, empty_texts: str =
 
 
 def iterate(items: Any) -> Iterator[Any]:
-    """The items of an iterable, or of a dataset that only has `len()` and an index."""
+    """Iterate over an iterable, or over a dataset that only supports `len()` and indexing."""
     if hasattr(items, "__iter__"):
         yield from items
     else:
@@ -66,11 +66,11 @@ def iterate(items: Any) -> Iterator[Any]:
 
 
 def given_scores(values: Sequence[Any], config: LabelFusionConfig, first: int = 0) -> NDArray[np.float32]:
-    """Read the scores that texts bring along.
+    """Read scores that are given with the texts.
 
     Args:
         values: n entries: None, or `(num_providers, num_labels)` numbers with None or NaN for a provider without an
-            answer; with one provider, `(num_labels,)` will do.
+            answer; with one provider also `(num_labels,)`.
         config: The model's config.
         first: Position of the first text, for error messages.
 

@@ -1,4 +1,4 @@
-"""`pipeline("labelfusion-classification")`: texts in, labels out, the LLMs asked where the policy says so."""
+"""`pipeline("labelfusion-classification")`: classifies texts, and queries the LLMs according to the policy."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ TASK = "labelfusion-classification"
 
 
 class LabelFusionPipeline(Pipeline):
-    """Classify texts with a [`LabelFusionForSequenceClassification`]; answers like `TextClassificationPipeline`.
+    """Classify texts with a [`LabelFusionForSequenceClassification`]. Outputs are like `TextClassificationPipeline`'s.
 
     ```python
     pipe = pipeline("labelfusion-classification", model="user/model")
@@ -39,14 +39,14 @@ class LabelFusionPipeline(Pipeline):
     ```
 
     Args:
-        llm: What to ask instead of the providers that the model declares, see `build_scorers`; a model whose LLM is a
-            Python function needs it here.
-        scorers: `Scorer`s, one for each provider, instead of `llm`.
+        llm: LLMs to query instead of the providers that the model declares, see `build_scorers`. A model whose LLM is a
+            Python function needs this function here.
+        scorers: `Scorer`s, one per provider, instead of `llm`.
         llm_options: For `scoring.build_scorer`, such as `{"cache": False}`.
         **kwargs: Those of `Pipeline` (`model`, `tokenizer`, `device`, `batch_size`, ...) and of `__call__`.
     """
 
-    _load_tokenizer: Any = None  # loaded, but what is wrong with its files is said here
+    _load_tokenizer: Any = None  # loaded by the pipeline itself, for clearer errors
     _load_processor: Any = False
     _load_image_processor: Any = False
     _load_video_processor: Any = False
@@ -79,7 +79,7 @@ class LabelFusionPipeline(Pipeline):
         else:
             options = {"embed": self._embed, **(llm_options or {})}
             if llm is not None and not self.model.config.num_providers:
-                build_scorers(self.model.config, llm)  # says that there is nothing to ask for
+                build_scorers(self.model.config, llm)  # raises, as `llm` is not needed
             self.scorers = DeferredScorers(self.model.config, llm, options)
 
     def __call__(
@@ -88,42 +88,42 @@ class LabelFusionPipeline(Pipeline):
         """Classify.
 
         Args:
-            inputs: A text; a dict with `text` and, if wanted, `llm_scores`; a list of them; or an iterator, a
+            inputs: A text; a dict with `text` and optionally `llm_scores`; a list of them; or an iterator, a
                 `datasets.Dataset` with a column `text`, a `KeyDataset` or a torch `Dataset`, which are read lazily.
             *args: Not used.
-            num_workers: Not used: one process reads.
-            batch_size: Texts in one forward of the encoder. Default: 32.
-            **kwargs: The options that follow, here or at construction.
+            num_workers: Not used: inputs are read in one process.
+            batch_size: Texts per forward pass of the encoder. Default: 32.
+            **kwargs: The following options, which may also be given at construction.
             top_k: Return the k best classes (`None`: all).
-            return_sources: Return for each text what the encoder and each LLM said.
-            llm_policy: Which texts the LLMs are asked about: `"always"`, `"never"`, `"auto"` (the calibrated gate), or
-                a share in [0, 1]: those where asking is worth most; exact for a list.
-            max_cost_usd: US dollars that this call may spend on the LLMs; then the encoder answers alone.
-            target_accuracy: Instead of a policy: ask as little as reached this accuracy on held-out rows.
-            deadline_s: Seconds after which a text goes without the LLM's answer; its `llm_missing` is `"deadline"`,
-                with several LLMs after the name of each that was too slow. The first call of a process also imports
-                the client, which may take longer than that.
-            hedge_s: Seconds after which a slow question is asked once more, or `"p95"`; the first answer counts.
-            max_risk: Hold back answers (`abstained`, with `label` None and a `label_set`) so that no more than this
-                share of all texts gets a wrong one, see [`RiskControl`].
-            llm_scores: Scores that are there already, one entry `(num_providers, num_labels)` for each text, None or
-                NaN for missing; for a list or a single text. A text with scores is not sent to the LLMs.
-            empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: it is answered by None.
-            max_length: Tokens kept of a text. Default, and at most: as many as tokenizer and encoder allow.
-            truncation: Accepted for the sake of habit; texts are always truncated.
-            padding: Likewise; batches are always padded.
+            return_sources: Also return the probabilities of the encoder and of each LLM.
+            llm_policy: Which texts are sent to the LLMs: `"always"`, `"never"`, `"auto"` (the calibrated gate), or a
+                share in [0, 1]: the texts with the highest gate values; exact for a list.
+            max_cost_usd: Maximum LLM cost of this call in US dollars. After that, only the encoder is used.
+            target_accuracy: Instead of a policy: the fewest LLM queries that reached this accuracy on held-out rows.
+            deadline_s: Seconds to wait for the LLM answer about a text. If it is missing, `llm_missing` is
+                `"deadline"`; with several LLMs, this follows the name of each LLM that was too slow. The first call of
+                a process also imports the client, which may take longer than the deadline.
+            hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; the first answer counts.
+            max_risk: Abstain on doubtful texts (`abstained`, with `label` None and a `label_set`), so that at most this
+                share of all texts gets a wrong answer, see [`RiskControl`].
+            llm_scores: Precomputed scores for a list or a single text: one entry `(num_providers, num_labels)` per
+                text, None or NaN for missing. A text with scores is not sent to the LLMs.
+            empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: its result is None.
+            max_length: Longest input in tokens. Default and maximum: the limit of tokenizer and encoder.
+            truncation: Accepted for compatibility; texts are always truncated.
+            padding: Accepted for compatibility; batches are always padded.
 
         Returns:
-            For a list of texts a list, for anything lazy an iterator, with for each text `{"label", "score"}`; a list
-            of these, best first, with `top_k`; and for multi-label without `top_k`, a list of the classes that reach
-            their threshold. With `return_sources`, a dict for each text: `{"label", "score"}` or, instead of a list,
+            A list for a list of texts, an iterator for lazy inputs. Each text gives `{"label", "score"}`; with `top_k`,
+            a list of these, best first; for multi-label without `top_k`, a list of the classes that reach their
+            threshold. With `return_sources`, each text gives a dict: `{"label", "score"}` or, instead of a list,
             `{"labels": [...]}`, with `sources` (`{"encoder": {label: probability}, "<provider>": ... or None}`),
-            `llm_called`, `cost_usd` and, where an answer is missing that was wanted, its reason as `llm_missing`. A
-            single text without `top_k` gives a list, a single dict does not.
+            `llm_called`, `cost_usd` and, if a wanted answer is missing, the reason as `llm_missing`. A single text
+            without `top_k` gives a list, a single dict does not.
 
         Raises:
-            ValueError: For an input or option that cannot be right, naming the input's position.
-            ScoringError: If an LLM cannot be asked at all (no key, unknown model).
+            ValueError: For an invalid input or option. The error names the position of the input.
+            ScoringError: If an LLM cannot be queried at all (no key, unknown model).
         """
         bare_text = isinstance(inputs, str) and "top_k" not in kwargs
         _, forward_params, post_params = self._sanitize_parameters(**kwargs)
@@ -134,7 +134,7 @@ class LabelFusionPipeline(Pipeline):
         if isinstance(inputs, str | Mapping):
             rows = read_inputs([inputs], None if llm_scores is None else [llm_scores], empty)
             (answer,) = self._answer(rows, forward, post)
-            # As TextClassificationPipeline: a text gives a list. A list of multi-label answers is one already.
+            # As in TextClassificationPipeline, a single text gives a list. Multi-label results are lists already.
             is_list = isinstance(answer, list) and "top_k" not in post
             return [answer] if bare_text and not is_list else answer
         if hasattr(inputs, "iloc") and hasattr(inputs, "columns"):
@@ -166,14 +166,14 @@ class LabelFusionPipeline(Pipeline):
         return (answer for part in parts for answer in format_answers(part, config, control=routing.control, **style))
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The encoder's embeddings, for prompts with the nearest examples."""
+        """Encode texts, for prompts with the nearest examples."""
         return encode_texts(self.model, self.tokenizer, texts).numpy()[:, : self.model.config.hidden_size]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save the model and its tokenizer, as data.
+        """Save the model and its tokenizer, without code.
 
-        The base class would add this file and declare it as custom code: those who have the package installed would
-        then be refused unless they trust remote code.
+        The base class would add this file and declare it as custom code. Loading would then require
+        `trust_remote_code`, even with this package installed.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.tokenizer.save_pretrained(save_directory, **kwargs)
@@ -221,10 +221,10 @@ class LabelFusionPipeline(Pipeline):
         preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)
         return preprocess, forward, post
 
-    # The usual three steps for one input, with the scores that it brings. `__call__` works on windows instead.
+    # The standard three steps for one input. `__call__` does not use them, as it works on windows.
 
     def preprocess(self, input_: Any, max_length: int | None = None) -> dict[str, Any]:  # type: ignore[override]
-        """Tensors of one text or dict, for `forward`."""
+        """Convert one text or dict to tensors for `forward`."""
         text, scores = read_input(input_)
         limit = longest_input(self.model, self.tokenizer)
         inputs = dict(tokenize(self.tokenizer, [text or ""], min(max_length or limit, limit)))
@@ -234,7 +234,7 @@ class LabelFusionPipeline(Pipeline):
         return {**self.model(**input_tensors), "llm_scores": input_tensors["llm_scores"]}
 
     def postprocess(self, model_outputs: dict[str, Any], **post: Any) -> Any:  # type: ignore[override]
-        """The answer for the one text behind the output of `forward`."""
+        """Format the output of `forward` for one text."""
         arrays = {name: model_outputs[name].float().numpy() for name in ("logits", "encoder_logits", "llm_scores")}
         inference = Inference(**arrays, llm_called=np.zeros(1, bool), cost_usd=np.zeros(1))
         inference.multi_label = self.model.config.multi_label
@@ -243,7 +243,7 @@ class LabelFusionPipeline(Pipeline):
 
 
 class _Answers:
-    """The answers to a dataset: an iterator that starts again when it is iterated again, with the dataset's length."""
+    """Results for a dataset: an iterator with the dataset's length, which restarts when it is iterated again."""
 
     def __init__(self, dataset: Any, start: Callable[[], Iterator[Any]]) -> None:
         self._dataset, self._start = dataset, start

@@ -1,4 +1,4 @@
-"""A window of texts on its way through the engine."""
+"""A window of texts that the engine processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from ..scoring.session.score_table import ScoreTable
 
 @dataclass
 class Window:
-    """n texts, what is known about them, and the question that is under way.
+    """n texts with their scores so far and the running LLM request.
 
     Args:
         texts: The texts.
-        known: What is known so far.
-        embeddings: float32 `(n, hidden_size)`, once they are there.
-        asked: int `(m,)`: the rows that the question in `asking` is about.
-        asking: The question.
-        steps: Goes on to the next question, where one follows from the answers to the last.
+        known: Scores so far.
+        embeddings: float32 `(n, hidden_size)`, once computed.
+        asked: int `(m,)`: the rows that the request in `asking` is about.
+        asking: The running request.
+        steps: Starts the next request, if one depends on the answers to the last.
     """
 
     texts: list[str]
@@ -36,11 +36,11 @@ class Window:
         self.wanted = np.zeros(self.known.scores.shape[:2], dtype=bool)
 
     def proceed(self) -> None:
-        """Ask the next question; `asking` is `None` if there is none."""
+        """Start the next request; `asking` is `None` if there is none."""
         self.asking = None
         next(self.steps, None)
 
     def take(self, answers: ScoreTable) -> None:
-        """Put in the answers about the rows `asked`; an LLM that has not answered leaves what was there."""
+        """Store the answers about the rows `asked`. Missing answers do not overwrite existing scores."""
         self.waited_s[self.asked] += answers.took_s
         self.known.add(answers, self.asked)

@@ -1,4 +1,4 @@
-"""From probabilities to decisions: per-class thresholds, and a least number of classes."""
+"""Converts probabilities to decisions with per-class thresholds and a minimum number of classes."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ def decide(probabilities: NDArray[np.floating], rule: DecisionRule | None = None
 
     Args:
         probabilities: float `(n, K)`.
-        rule: Thresholds, and the fewest classes that a text gets: the ones nearest to their threshold are added.
-            Default: 0.5 for all classes, and no fewest.
+        rule: Thresholds and the minimum number of classes per text. If too few classes reach their threshold, those
+            nearest to it are added. Default: 0.5 for all classes, and no minimum.
 
     Returns:
         bool `(n, K)`.
@@ -33,14 +33,14 @@ def decide(probabilities: NDArray[np.floating], rule: DecisionRule | None = None
 def decided_classes(
     probs: NDArray[np.floating], multi_label: bool, rule: DecisionRule | None = None
 ) -> NDArray[np.bool_]:
-    """bool `(n, K)`: the predicted classes of float `(n, K)`; without `multi_label` the likeliest one."""
+    """Predicted classes, bool `(n, K)`, for probabilities `(n, K)`; without `multi_label` the most likely class."""
     if multi_label:
         return decide(probs, rule)
     return np.asarray(np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)])
 
 
 def widen(values: NDArray[Any], num_labels: int) -> NDArray[Any]:
-    """`(n, K)` with columns of zeros for the classes from K to `num_labels`, if there are any."""
+    """Pad `(n, K)` with columns of zeros to `(n, num_labels)`."""
     return np.pad(values, ((0, 0), (0, max(0, num_labels - values.shape[1]))))
 
 

@@ -1,4 +1,4 @@
-"""The gate of selective querying: where an LLM call is worth its cost, predicted from the encoder's own answer."""
+"""The gate of selective querying: predicts from the encoder's output where an LLM call is worth its cost."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from .novelty import doubted
 
-NEVER = 1e9  # a threshold that no value reaches; JSON has no infinity
-HEDGE = 0.35  # weight of the expected error beside the value, for what two numbers a class do not know of an LLM
+NEVER = 1e9  # larger than any gate value; JSON has no infinity
+HEDGE = 0.35  # weight of the expected error, as two numbers per class describe an LLM only roughly
 SHARES = np.linspace(0.0, 1.0, 101)
 
 
 def uncertainty(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
-    """How unsure the encoder is of each text.
+    """Uncertainty of the encoder about each text.
 
     Args:
         encoder_probs: float `(n, num_labels)`, calibrated.
@@ -32,7 +32,7 @@ def uncertainty(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArr
 
 
 def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
-    """float64 `(n,)`: probability, by the encoder's own account, that its answer is wrong (in any class)."""
+    """float64 `(n,)`: the encoder's own estimate of the probability that its prediction is wrong (in any class)."""
     probs = np.asarray(encoder_probs, dtype=np.float64)
     if multi_label:
         return 1.0 - np.maximum(probs, 1.0 - probs).prod(axis=1)
@@ -43,19 +43,19 @@ def expected_error(encoder_probs: NDArray[np.floating], multi_label: bool) -> ND
 class Gate:
     """The value of an LLM call: how much it is expected to raise the probability of a correct prediction.
 
-    What an LLM says is reduced to the classes that it names, and how well it knows each class is learnt from rows that
-    it has answered. The value of a text is then the expected probability of the best answer after hearing it, less that
-    of the best answer now (the value of information, Howard 1966; as a rule for when to ask, Kapoor and Horvitz 2007).
-    It is never negative, and 0 where nothing that the LLM may say would change the answer. That a cheap model's output
-    can predict where an expensive one helps is from FrugalGPT (Chen et al. 2023, arXiv:2305.05176), RouteLLM (Ong et
-    al. 2024, arXiv:2406.18665) and AutoMix (Aggarwal et al. 2023, arXiv:2310.12963), which learn it text by text
-    and need far more rows than the 2 K numbers here.
+    An LLM answer is reduced to the classes that it names. The reliability for each class is learnt from rows with LLM
+    answers. The value of a text is the expected probability of the best prediction after the LLM answer, minus that of
+    the best prediction now (the value of information, Howard 1966; as a rule for when to query, Kapoor and Horvitz
+    2007). It is never negative, and 0 if no LLM answer could change the prediction. FrugalGPT (Chen et al. 2023,
+    arXiv:2305.05176), RouteLLM (Ong et al. 2024, arXiv:2406.18665) and AutoMix (Aggarwal et al. 2023,
+    arXiv:2310.12963) showed that the output of a cheap model predicts where an expensive one helps. They learn this
+    text by text, and need far more rows than the 2 K numbers here.
 
     Args:
-        recall: float64 `(K,)`: how often the LLM names class k (multi-label: also) where it is right.
+        recall: float64 `(K,)`: how often the LLM names class k where k is correct.
         rate: float64 `(K,)`: how often it names class k at all; multi-label: how often it does not where k is wrong.
         multi_label: Whether the classes are independent.
-        threshold: Value from which `"auto"` asks.
+        threshold: Value from which `"auto"` queries.
     """
 
     recall: NDArray[np.float64]
@@ -64,14 +64,14 @@ class Gate:
     threshold: float = NEVER
 
     def __call__(self, probs: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The value of asking about each text.
+        """The value of querying the LLM about each text.
 
         Args:
             probs: float `(n, K)`: calibrated probabilities without the LLM.
 
         Returns:
             float64 `(n,)`: the value, in accuracy (multi-label: exact match), plus `HEDGE` times the expected error.
-            The latter keeps the order right where the reliabilities are off, and orders the texts of equal value.
+            The latter makes the order robust against wrong reliabilities, and orders texts of equal value.
         """
         p = np.asarray(probs, dtype=np.float64)
         error = expected_error(p, self.multi_label)
@@ -80,7 +80,7 @@ class Gate:
             unnamed = np.maximum(p * (1.0 - self.recall), (1.0 - p) * self.rate)
             after = (named + unnamed).prod(axis=1)
         else:
-            # Class j is named: by an LLM that knows it, or for another class k in proportion to how often j is named.
+            # The LLM names class j either correctly, or instead of class k, in proportion to how often it names j.
             mistaken = p * (1.0 - self.recall) / (1.0 - self.rate)
             top = mistaken.argmax(axis=1)
             rival = np.repeat(mistaken.max(axis=1, keepdims=True), p.shape[1], axis=1)
@@ -99,7 +99,7 @@ class Gate:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], multi_label: bool) -> Self:
-        """The gate of `to_dict`."""
+        """Create a gate from the data of `to_dict`."""
         return cls(np.array(data["recall"]), np.array(data["rate"]), multi_label, float(data["threshold"]))
 
 
@@ -110,14 +110,14 @@ def gate_values(
     stage: int | None = None,
     novelty: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
-    """What the texts are ordered by, and the value from which `"auto"` asks.
+    """Gate values of the texts, and the threshold of `"auto"`.
 
     Args:
         probs: float `(n, K)`: calibrated probabilities, with the LLM answers observed so far.
-        calibration: `config.calibration`. A model without a learnt gate goes by `uncertainty` and `gate_threshold`.
+        calibration: `config.calibration`. Without a learnt gate, `uncertainty` and `gate_threshold` are used.
         multi_label: Whether the classes are independent.
-        stage: Index of the LLM that would be asked next; `None`: all of them at once.
-        novelty: float `(n,)`: how far the texts are from the training texts, see `doubted`.
+        stage: Index of the LLM that would be queried next; `None`: all of them at once.
+        novelty: float `(n,)`: out-of-distribution scores, see `doubted`.
 
     Returns:
         float64 `(n,)` and the threshold, `None` if none was calibrated.

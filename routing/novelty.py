@@ -1,4 +1,4 @@
-"""Texts that are unlike the training texts: how far each one is, and how much less the encoder is then trusted."""
+"""Out-of-distribution scores of texts, and the lower trust in the encoder for high scores."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from ..configuration import LabelFusionConfig
 
 
 def novelty_of(embeddings: torch.Tensor, config: LabelFusionConfig) -> NDArray[np.float32]:
-    """float32 `(n,)` in [0, 1]: the novelty that `encode_texts` has put into its result; 0 of a model without."""
+    """Out-of-distribution scores, float32 `(n,)` in [0, 1], from the result of `encode_texts`; 0 without the head."""
     if not config.novelty_size:
         return np.zeros(len(embeddings), dtype=np.float32)
     return np.asarray(embeddings[:, -1].float().cpu().numpy())
@@ -19,12 +19,12 @@ def doubted(
 ) -> NDArray[np.float64]:
     """Shrink probabilities to the uniform distribution by the out-of-distribution score of each text.
 
-    An encoder is often sure of what it has never seen. Its answer is drawn to that of no knowledge, all classes alike,
-    by the text's novelty, so that every gate sees most to gain there.
+    Encoders are often overconfident on out-of-distribution texts. Shrinking makes every gate see more value in an LLM
+    call for these texts.
 
     Args:
         probs: float `(n, K)`.
-        novelty: float `(n,)` in [0, 1], as the model's `NoveltyHead` gives it; `None`: 0.
+        novelty: float `(n,)` in [0, 1], the output of the model's `NoveltyHead`; `None`: 0.
         multi_label: Whether the classes are independent.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which texts the LLM is asked about: all, none, those that the gate lets through, or the share that needs it most."""
+"""Selects the texts that are sent to the LLMs: all, none, those above the gate's threshold, or a share."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from .risk import RiskControl, risk_control
 
 @dataclass(frozen=True)
 class Above:
-    """A policy of its own: ask where the gate's value is above this, as `for_accuracy` finds it."""
+    """Internal policy: query where the gate's value is above this. Created by `for_accuracy`."""
 
     threshold: float
 
 
 Policy: TypeAlias = str | float | Above
 
-# Without a calibrated gate, "auto" asks where the encoder itself expects to be wrong more often than this.
+# Without a calibrated gate, "auto" queries where the encoder's expected error is above this.
 DEFAULT_EXPECTED_ERROR = 0.1
-HISTORY = 8192  # gate values that a stream's threshold is taken from
-SLACK = 32  # texts by which a stream may run ahead of its share, or behind it
+HISTORY = 8192  # latest gate values from which a stream's threshold is computed
+SLACK = 32  # texts by which a stream may deviate from its share
 
 
 def check_policy(policy: Policy) -> Policy:
@@ -47,31 +47,31 @@ def check_policy(policy: Policy) -> Policy:
 
 
 def is_cascade(policy: Policy, config: LabelFusionConfig) -> bool:
-    """Whether the LLMs are asked one after the other: by `"auto"`, where each has a gate of its own."""
+    """Whether the LLMs are queried one after the other: with `"auto"`, if each has its own gate."""
     stages = (config.calibration.get("gate") or {}).get("stages") or []
     return policy == "auto" and len(stages) == config.num_providers > 1
 
 
 def resolve_policy(llm_policy: Policy, target_accuracy: float | None, config: LabelFusionConfig) -> Policy:
-    """The policy that `llm_policy` and `target_accuracy` come to.
+    """Resolve `llm_policy` and `target_accuracy` to one policy.
 
     Raises:
-        ValueError: As `check_policy` and `for_accuracy`.
+        ValueError: As in `check_policy` and `for_accuracy`.
     """
     policy = check_policy(llm_policy)
     return policy if target_accuracy is None else for_accuracy(target_accuracy, policy, config)
 
 
 def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusionConfig) -> Policy:
-    """The policy that asks least among those that reached an accuracy on held-out rows, when the model was fitted.
+    """The policy with the fewest LLM queries that reached an accuracy on held-out rows when the model was fitted.
 
     Args:
-        target_accuracy: Share of the texts that are to be right (multi-label: in all classes), in (0, 1].
-        llm_policy: The policy that was also given; a share contradicts the accuracy.
+        target_accuracy: Required share of correct texts (multi-label: correct in all classes), in (0, 1].
+        llm_policy: The policy that was also given. A share contradicts the accuracy.
         config: The model's config.
 
     Raises:
-        ValueError: If no share of questions reached it, or the model has no gate.
+        ValueError: If no share of queries reached the accuracy, or the model has no gate.
     """
     if not isinstance(target_accuracy, int | float) or not 0.0 < target_accuracy <= 1.0:
         raise ValueError(f"`target_accuracy` must be a number above 0 and up to 1, got {target_accuracy!r}.")
@@ -97,11 +97,11 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
 
 
 def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) -> RiskControl:
-    """Which answers to give under a policy so that at most `max_risk` of the texts get a wrong one; the others abstain.
+    """Thresholds for abstention under a policy, so that at most `max_risk` of all texts get a wrong answer.
 
     Args:
         max_risk: See `routing.risk.RiskControl`.
-        policy: The policy that the texts are answered under; the guarantee holds for this policy only.
+        policy: The policy of the run. The guarantee holds only for this policy.
         config: The model's config.
 
     Raises:
@@ -136,7 +136,7 @@ def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray
 
 
 def most(values: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
-    """bool `(n,)`: the `count` largest values; among equal ones, the first come first."""
+    """bool `(n,)`: mask of the `count` largest values. Among equal values, the first ones are taken."""
     mask = np.zeros(len(values), dtype=bool)
     mask[np.argsort(-values, kind="stable")[:count]] = True
     return mask
@@ -148,15 +148,15 @@ def select(
     config: LabelFusionConfig,
     novelty: NDArray[np.floating] | None = None,
 ) -> NDArray[np.bool_]:
-    """Choose the texts of one batch to ask the LLM about.
+    """Select the texts of one batch to send to the LLMs.
 
     Args:
-        encoder_logits: float `(n, num_labels)`, calibrated, as the model gives them.
-        policy: `"always"`; `"never"`; a share s in [0, 1]: exactly `round(s * n)` texts, those where the gate sees most
-            value in asking; `"auto"`: those whose value exceeds the gate's threshold or, where the calibration has left
-            none, whose `expected_error` exceeds 0.1.
+        encoder_logits: float `(n, num_labels)`, calibrated, as the model returns them.
+        policy: `"always"`; `"never"`; a share s in [0, 1]: exactly `round(s * n)` texts, those with the highest gate
+            values; `"auto"`: those whose gate value exceeds the threshold or, without a calibrated threshold, whose
+            `expected_error` exceeds 0.1.
         config: The model's config.
-        novelty: float `(n,)`: how far the texts are from the training texts, see `routing.novelty.doubted`.
+        novelty: float `(n,)`: out-of-distribution scores, see `routing.novelty.doubted`.
 
     Returns:
         bool `(n,)`.
@@ -183,9 +183,9 @@ def select(
 class StreamSelector:
     """`select` for the windows of a stream of unknown length.
 
-    For a share, the threshold is the quantile of the gate's values seen so far, so that a window of hard texts gets
-    more questions than one of easy texts; the number asked never strays from the share of what was seen by more than
-    2 % of it (`SLACK` texts at most), whatever the order of the texts.
+    For a share, the threshold is a quantile of the gate values seen so far, so that a window of hard texts gets more
+    queries than one of easy texts. In any order of the texts, the number of queries deviates from the share of the
+    texts seen so far by at most 2 % of it, and by at most `SLACK` texts.
 
     Args:
         policy: As for `select`.
@@ -200,7 +200,7 @@ class StreamSelector:
     def __call__(
         self, encoder_logits: NDArray[np.floating], novelty: NDArray[np.floating] | None = None
     ) -> NDArray[np.bool_]:
-        """Choose among the next texts: float `(n, num_labels)` logits and `(n,)` novelty to bool `(n,)`."""
+        """Select among the next texts: bool `(n,)` from logits `(n, num_labels)` and `novelty` `(n,)`."""
         if not isinstance(self.policy, float) or len(encoder_logits) == 0:
             return select(encoder_logits, self.policy, self.config, novelty)
         probs = to_probabilities(encoder_logits, self.config.multi_label)

@@ -1,4 +1,4 @@
-"""Conformal risk control: the model abstains where it must so that the risk of a wrong answer stays guaranteed."""
+"""Conformal risk control: the model abstains on doubtful texts to guarantee a bound on the risk of wrong answers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +13,22 @@ from .gate import expected_error
 
 @dataclass
 class RiskControl:
-    """Which answers are given, and the label sets of the others, at a guaranteed risk.
+    """Decides which answers are given, and computes label sets, at a guaranteed risk.
 
     The thresholds are those of conformal risk control (Angelopoulos et al. 2022, arXiv:2208.02814): the largest ones
-    whose loss on n held-out rows, with one more row of the greatest loss, stays within the risk. For a new text that is
-    exchangeable with these rows, the expected loss is then at most the risk; two losses are controlled, each by itself:
+    whose loss on n held-out rows, plus one row of maximal loss, stays within the risk. For a new text that is
+    exchangeable with these rows, the expected loss is then at most the risk. Two losses are controlled separately:
 
-    * an answer that is given and wrong (multi-label: in any class), as a share of all texts;
-    * the true classes that the label set leaves out: for a single class, how often the truth is not in the set; for
+    * wrong answers that are given (multi-label: wrong in any class), as a share of all texts;
+    * true classes missing in the label set: for a single class, how often the true class is not in the set; for
       multi-label, the mean share of a text's classes.
 
-    The held-out rows are those that the model was cross-fitted on, which in practice keeps the guarantee and in theory
-    loosens it a little (cross-conformal prediction, Vovk 2015).
+    The held-out rows are those of the cross-fitting. In practice this keeps the guarantee, in theory it weakens it a
+    little (cross-conformal prediction, Vovk 2015).
 
     Args:
-        confidence: Least `1 - expected_error` of an answer that is given.
-        cutoff: Least probability of a class in the label set; the classes of the answer are in it in any case.
+        confidence: Minimum `1 - expected_error` of an answer that is given.
+        cutoff: Minimum probability of a class in the label set. The predicted classes are always in it.
         multi_label: Whether the classes are independent.
     """
 
@@ -37,7 +37,7 @@ class RiskControl:
     multi_label: bool
 
     def answered(self, probs: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """bool `(n,)`: texts whose answer is given; float `(n, K)` in."""
+        """bool `(n,)`: texts whose answer is given, from probabilities `(n, K)`."""
         return np.asarray(1.0 - expected_error(probs, self.multi_label) >= self.confidence)
 
     def label_sets(self, probs: NDArray[np.floating], rule: DecisionRule | None = None) -> NDArray[np.bool_]:
@@ -48,13 +48,13 @@ class RiskControl:
 def risk_control(
     max_risk: float, calibration: dict[str, Any], multi_label: bool, asked_above: float | None = None
 ) -> RiskControl:
-    """The thresholds for a risk.
+    """Compute the thresholds for a risk.
 
     Args:
         max_risk: The risk, in (0, 1).
-        calibration: The data of `calibrate_risk`.
+        calibration: The result of `calibrate_risk`.
         multi_label: Whether the classes are independent.
-        asked_above: The gate's value from which the LLM is asked; `-inf`: always, `inf`: never.
+        asked_above: Gate value above which the LLM is queried; `-inf`: always, `inf`: never.
 
     Raises:
         ValueError: For a risk out of range, or too small for the number of held-out rows.
@@ -67,7 +67,7 @@ def risk_control(
             "on rows with scores."
         )
     count = int(calibration["rows"])
-    room = max_risk * (count + 1) - 1.0  # loss that the held-out rows may have; the new text counts as a full one
+    room = max_risk * (count + 1) - 1.0  # allowed loss of the held-out rows, if the new text has loss 1
     if room < 0:
         raise ValueError(
             f"`max_risk`={max_risk:g} cannot be promised from {count} held-out rows: {1 / (count + 1):.4f} is the "
@@ -86,7 +86,7 @@ def risk_control(
 
 
 def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float) -> NDArray[np.float64]:
-    """The errors of the held-out rows where each is answered as the policy would have it."""
+    """The errors of the held-out rows under the policy, with or without the LLM for each row."""
     encoder = np.array(calibration["encoder"][kind], dtype=np.float64).reshape(-1, width)
     fused = np.array(calibration["fused"][kind], dtype=np.float64).reshape(-1, width)
     return np.concatenate([encoder[encoder[:, 0] <= threshold], fused[fused[:, 0] > threshold]])

@@ -1,4 +1,4 @@
-"""How a run is routed: which texts are sent to the LLMs, for how much and how long, and which answers are given."""
+"""Options of a run: which texts are sent to the LLMs, limits of cost and time, and which answers are given."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Routing:
-    """What a run may do, parsed once for a model by `parse`; what cannot be right is an error before anything is paid.
+    """The options of a run, parsed once for a model by `parse`. Invalid options raise before any paid request.
 
     Args:
         policy: Which texts are sent to the LLMs, see `routing.policy.select`.
-        budget: US dollars that may be spent on them; `None`: no limit.
-        deadline_s: Seconds after which a text goes without its answer; `None`: never.
+        budget: Maximum cost in US dollars; `None`: no limit.
+        deadline_s: Seconds to wait for the LLM answers about a text; `None`: no limit.
         hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; `None`: never. See `Patience`.
-        control: Which answers are given so that a risk is kept; `None`: all.
+        control: Decides which answers are given to bound the risk; `None`: all are given.
     """
 
     policy: Policy = "always"
@@ -47,26 +47,25 @@ class Routing:
         Args:
             config: The model's config.
             llm_policy: `"always"`, `"never"`, `"auto"` (the calibrated gate), or a share of the texts in [0, 1]: those
-                where an answer is worth most. With `"auto"` several LLMs are asked one after the other (a cascade), in
-                the order of the config, each through a gate of its own.
-            max_cost_usd: US dollars that may be spent on the LLMs, or a `Budget` that can be watched. Where the policy
-                looks at the encoder, the texts that an answer is worth most for come first.
-            target_accuracy: Instead of a policy: as few questions as reached this accuracy on held-out rows, see
-                `routing.policy.for_accuracy`.
-            deadline_s: Seconds after which a text goes without its answer.
+                with the highest gate values. With `"auto"`, several LLMs are queried one after the other (a cascade),
+                in the order of the config, each through its own gate.
+            max_cost_usd: Maximum cost in US dollars, or a `Budget` that can be observed. If the policy depends on the
+                encoder, the texts with the highest gate values are queried first.
+            target_accuracy: Instead of a policy: the fewest LLM queries that reached this accuracy on held-out rows,
+                see `routing.policy.for_accuracy`.
+            deadline_s: Seconds to wait for the LLM answers about a text.
             hedge_s: Seconds after which a slow request is sent once more, or `"p95"`.
-            max_risk: Share of all texts that may get a wrong answer; the other doubtful ones abstain, see
+            max_risk: Share of all texts that may get a wrong answer. The model abstains on doubtful texts, see
                 `routing.risk.RiskControl`.
 
         Raises:
-            ValueError: For an option that is no policy, number or limit, or a risk or accuracy that this model cannot
-                guarantee.
+            ValueError: For an invalid policy, number or limit, or a risk or accuracy that this model cannot reach.
         """
         policy = resolve_policy(llm_policy, target_accuracy, config)
-        Patience(deadline_s, hedge_s)  # says what is wrong with them
+        Patience(deadline_s, hedge_s)  # validates both
         control = None if max_risk is None else controlled_risk(max_risk, policy, config)
         return cls(policy, as_budget(max_cost_usd), deadline_s, hedge_s, control)
 
     def patience(self) -> Patience:
-        """The patience of one run; it learns how long answers take."""
+        """Create the `Patience` of one run, which learns the latency of answers."""
         return Patience(self.deadline_s, self.hedge_s)

@@ -1,4 +1,4 @@
-"""Texts in, per-class LLM scores out. Nothing heavy is imported before it is used."""
+"""Scores texts per class with LLMs. Heavy imports are lazy."""
 
 from importlib import import_module
 from typing import Any

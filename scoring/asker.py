@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 class Asking:
-    """A query of the LLMs that is under way on the background loop.
+    """A running query of the LLMs on the background loop.
 
     Args:
-        coro: Queries them.
-        jobs: What the run has under way; this is added.
+        coro: Queries the LLMs.
+        jobs: The running jobs of the run; this one is added.
     """
 
     def __init__(self, coro: Coroutine[Any, Any, ScoreTable], jobs: "list[Job[Any]]") -> None:
@@ -59,8 +59,8 @@ class Asker:
         config: The model's config.
         scorers: One for each provider, or a function that makes them, called at the first query. `None`: those that the
             config declares.
-        max_cost_usd: US dollars that the run may spend, or a budget that its caller can watch. When they are spent, no
-            LLM is queried any more.
+        max_cost_usd: Maximum cost of the run in US dollars, or a budget that the caller can observe. When it is spent,
+            no LLM is queried any more.
         chunk_size: Texts in one query while there is a limit that a scorer does not respect by itself.
         progress: Show a progress bar.
         patience: Deadlines and hedged requests. Each text is then queried by itself; with a limit in dollars too, one
@@ -113,7 +113,7 @@ class Asker:
         scorers = {i: scorer for i, scorer in self._resolve().items() if only in (None, i)}
         waited_s = np.zeros(len(texts)) if waited_s is None else waited_s
         asking = Asking(self._ask(scorers, texts, waited_s), self._jobs)
-        # A local LLM and the encoder would fight for the same cores or the same GPU: one after the other is faster.
+        # A local LLM and the encoder compete for the same cores or GPU, so running them one after the other is faster.
         local = [scorer.kind == ProviderKind.LOCAL for scorer in scorers.values()]
         self._local = all(local)
         if any(local):

@@ -1,6 +1,6 @@
-"""From labelled texts to a fitted model: data, `LabelFusionTrainer`, out-of-fold fusion, calibration, metrics.
+"""Fits a model on labelled texts: data, `LabelFusionTrainer`, out-of-fold fusion, calibration, metrics.
 
-Nothing is imported before it is used: the pipeline needs the encoding and the thresholds, not the Trainer.
+Imports are lazy, because the pipeline needs the encoding and the thresholds, but not the Trainer.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Batches for training: padded tokens, `llm_scores` with NaN for missing answers, labels of the right type."""
+"""Builds training batches: padded tokens, `llm_scores` with NaN for missing answers, labels of the right type."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class LabelFusionDataCollator:
     """Pad a list of rows into a batch.
 
-    Rows hold what the tokenizer made (`input_ids`, `attention_mask`, ...), optionally `llm_scores` (providers x
-    classes, null for a missing provider or altogether), and `label` or `labels` (an index, or a 0/1 vector).
+    Rows hold the tokenizer's output (`input_ids`, `attention_mask`, ...), optionally `llm_scores` (providers x classes;
+    null for a missing provider or for all), and `label` or `labels` (an index, or a 0/1 vector).
 
     Args:
         tokenizer: Pads the tokens.

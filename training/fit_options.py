@@ -1,4 +1,4 @@
-"""How a model is fitted: the options of the recipe, of fine-tuning and of contrastive training."""
+"""Options of the recipe, of fine-tuning and of contrastive training."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,16 @@ ENCODER_TRAINING = ("auto", "probe", "contrastive", "full")
 
 @dataclass
 class FinetuneOptions:
-    """How the encoder is fine-tuned.
+    """Options of fine-tuning the encoder.
 
     Args:
-        num_train_epochs: Most epochs; held-out rows say after which to stop. Default: 3, or 5 for up to 1,000 rows.
+        num_train_epochs: Maximum number of epochs; held-out rows decide when to stop. Default: 3, or 5 for up to 1,000
+            rows.
         learning_rate: Peak learning rate of the encoder. Default: 2e-5, or 1e-4 for encoders below 50M parameters.
-        batch_size: Rows a step.
-        trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all of them, but 0.4 on
-            a CPU, less than half of the time.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        batch_size: Rows per step.
+        trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all, but 0.4 on a CPU,
+            which takes less than half of the time.
+        max_length: Longest input in tokens. Default: the limit of tokenizer and encoder.
         seed: Seed of the shuffling and dropout.
         progress: Show progress bars.
         trainer_args: More arguments for `TrainingArguments`, such as `bf16` or `report_to`.
@@ -41,15 +42,15 @@ class FinetuneOptions:
 
 @dataclass
 class ContrastiveOptions:
-    """How the encoder is trained contrastively.
+    """Options of contrastive training of the encoder.
 
     Args:
-        max_steps: Most steps.
+        max_steps: Maximum number of steps.
         learning_rate: Peak learning rate. Default: 2e-4, or 4e-5 for encoders of 50M parameters or more.
-        batch_size: Texts in one step.
-        temperature: Of the similarities; small: the closest wrong pairs count most.
+        batch_size: Texts per step.
+        temperature: Temperature of the similarities. With a small one, the closest wrong pairs count most.
         trained_layers: Share of the encoder's layers, from the top, that is trained.
-        max_length: Tokens kept of a text. Default: as many as tokenizer and encoder allow.
+        max_length: Longest input in tokens. Default: the limit of tokenizer and encoder.
         seed: Seed of batches and dropout.
     """
 
@@ -64,26 +65,26 @@ class ContrastiveOptions:
 
 @dataclass
 class FitOptions:
-    """How a model is fitted.
+    """Options of fitting a model.
 
     Args:
         encoder_training: `"probe"` keeps the encoder frozen; `"contrastive"` trains its upper layers contrastively, for
-            30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"auto"` tries the former where rows are that
-            few, then fine-tuning, each if its estimated time stays below `max_train_minutes`, and keeps what is better
-            on held-out rows.
-        max_train_minutes: Bound of contrastive training, and of fine-tuning with `"auto"`: fewer steps, epochs and
-            folds, or none.
-        extra_sources: Let inner layers (`pooling_layers`), words and labelled neighbours (`LexicalHead`, `KernelHead`)
-            complement the encoder's last layer, the heads with stacking weights from out-of-fold outputs. The kernel
-            head keeps embeddings of training texts.
-        calibration: `"auto"` gives the encoder's side, each LLM and the answer as much as held-out rows show to help.
-            `"none"` and `"temperature"` go no further; with rows enough, `"vector"` is a scale and bias for each class
-            of the encoder's side, `"isotonic"` maps graded LLM scores and the answer, beside temperatures. Multi-label,
-            `"auto"` may add a `LabelSetHead`.
-        threshold_metric: Multi-label: what the thresholds are tuned for, `"accuracy"` (exact match), `"micro_f1"` or
+            30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"auto"` tries contrastive training for that
+            many rows, then fine-tuning, each if its estimated time is below `max_train_minutes`, and keeps what is
+            better on held-out rows.
+        max_train_minutes: Time limit of contrastive training, and of fine-tuning with `"auto"`. It reduces steps,
+            epochs and folds, or skips the training.
+        extra_sources: Complement the encoder's last layer by inner layers (`pooling_layers`), a TF-IDF head and a
+            kernel head (`LexicalHead`, `KernelHead`), with stacking weights from out-of-fold outputs. The kernel head
+            stores embeddings of training texts.
+        calibration: `"auto"` calibrates the encoder's side, each LLM and the fused answer as far as it helps on
+            held-out rows, and for multi-label may add a `LabelSetHead`. `"none"` and `"temperature"` do only that. With
+            enough rows, `"vector"` fits a scale and bias per class of the encoder's side, and `"isotonic"` maps graded
+            LLM scores and the fused answer, in addition to temperatures.
+        threshold_metric: Multi-label: metric for tuning the thresholds, `"accuracy"` (exact match), `"micro_f1"` or
             `"macro_f1"`.
         finetune: Options of the fine-tuning.
-        batch_size: Texts in one forward when encoding.
+        batch_size: Texts per forward pass when encoding.
         bf16: Encode in bfloat16, see `encode_texts`.
         seed: Seed of folds and training.
         progress: Show progress bars.
@@ -103,5 +104,5 @@ class FitOptions:
     def text_encoder(
         self, model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase"
     ) -> TextEncoder:
-        """The model with its tokenizer, as these options encode texts."""
+        """The model with its tokenizer and the encoding options."""
         return TextEncoder(model, tokenizer, self.batch_size, self.finetune.max_length, self.bf16, self.progress)

@@ -1,4 +1,4 @@
-"""What passes from step to step of the recipe: the rows, what has been found about them, and the report."""
+"""The state that the steps of the recipe pass on: rows, intermediate results and the report."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -25,25 +25,25 @@ NUM_FOLDS = 5
 
 @dataclass(frozen=True)
 class FitState:
-    """A fit under way. A step of the recipe returns a new state; the model itself is fitted in place.
+    """The state of a fit. A step of the recipe returns a new state; the model itself is fitted in place.
 
-    n texts, K classes, P LLMs. *Out-of-fold*: by a fit that has not seen the row, in cross-validation.
+    n texts, K classes, P LLMs. *Out-of-fold*: from a cross-validation fit without the row.
 
     Args:
         encoder: The model that is fitted, with its tokenizer.
         texts: n texts.
         labels: int64 `(n,)`, or float32 `(n, K)` of 0/1.
-        llm_scores: float32 `(n, P, K)`, NaN for missing; calibrated once their step is done.
-        options: How the model is fitted.
+        llm_scores: float32 `(n, P, K)`, NaN for missing; calibrated after their calibration step.
+        options: Options of the fit.
         folds: int64 `(n,)`: the cross-validation fold of each row.
-        embeddings: float32 `(n, pooled_size)` by the encoder before it is trained; `(0, 0)`: not yet computed.
-        encoder_logits: float32 `(n, K)`, out-of-fold, by the encoder's heads; calibrated once their step is done.
-        covered: bool `(n,)`: rows that have `encoder_logits`.
-        frozen: Whether the encoder still is as it was pretrained, so that `embeddings` are its own.
-        novelty: float32 `(n,)` in [0, 1], out-of-fold: how unlike the training texts a row is.
+        embeddings: float32 `(n, pooled_size)` of the pretrained encoder; `(0, 0)`: not yet computed.
+        encoder_logits: float32 `(n, K)`, out-of-fold, of the encoder's heads; calibrated after their calibration step.
+        covered: bool `(n,)`: rows with `encoder_logits`.
+        frozen: Whether the encoder is unchanged since pretraining, so that `embeddings` are still valid.
+        novelty: float32 `(n,)` in [0, 1], out-of-fold out-of-distribution scores.
         label_sets: The out-of-fold label-set heads of the rows `covered`; `None`: classes are independent.
         fused_logits: float32 `(m, K)`, out-of-fold, of the m rows `fusable`; `None`: no fusion was fitted.
-        report: What was measured and chosen: plain data for `config.fusion_report`.
+        report: Measurements and choices, as plain data for `config.fusion_report`.
     """
 
     encoder: TextEncoder
@@ -80,8 +80,8 @@ class FitState:
             texts: n labelled texts.
             labels: int64 `(n,)` or float32 `(n, K)`.
             llm_scores: float32 `(n, P, K)`, NaN for missing; `None`: no scores at all.
-            options: How the model is fitted.
-            embeddings: float32 `(n, pooled_size)` of `encode_training_texts`, if they are there already.
+            options: Options of the fit.
+            embeddings: float32 `(n, pooled_size)` from `encode_training_texts`, if already computed.
         """
         config, n = model.config, len(texts)
         if llm_scores is None or config.num_providers == 0:
@@ -137,15 +137,15 @@ class FitState:
 
     @property
     def fusable(self) -> NDArray[np.bool_]:
-        """bool `(n,)`: rows with LLM scores and out-of-fold encoder outputs; none where they are too few for a fit."""
+        """bool `(n,)`: rows with LLM scores and out-of-fold encoder outputs; none if they are too few for a fit."""
         rows = self.scored & self.covered
-        # Rows that share a fold, as those of one text do, leave none to fit on.
+        # If all rows share a fold, as duplicates of one text do, no rows are left to fit on.
         enough = rows.sum() >= min(2 * self.num_labels, 20) and len(np.unique(self.folds[rows])) > 1
         return rows & enough
 
     @property
     def encoder_answers(self) -> torch.Tensor:
-        """float32 `(n, K)`: the logits that the encoder's side answers with, out-of-fold; 0 where not `covered`."""
+        """float32 `(n, K)`: final out-of-fold logits of the encoder's side; 0 where not `covered`."""
         logits = self.encoder_logits.clone()
         if self.label_sets is not None:
             logits[self.covered] = self.label_sets(logits[self.covered])
@@ -153,23 +153,23 @@ class FitState:
 
     @property
     def encoder_probs(self) -> NDArray[np.float64]:
-        """float64 `(n, K)`: the encoder's own out-of-fold probabilities; NaN where not `covered`."""
+        """float64 `(n, K)`: out-of-fold probabilities of the encoder's side; NaN where not `covered`."""
         probs = softmax_or_sigmoid(self.encoder_answers.numpy(), self.multi_label)
         return np.where(self.covered[:, None], probs, np.nan)
 
     @property
     def judged(self) -> NDArray[np.bool_]:
-        """bool `(n,)`: the rows that the model's answers are measured on."""
+        """bool `(n,)`: rows on which the model is evaluated."""
         return self.covered if self.fused_logits is None else self.fusable
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """float64 `(m, K)`: the model's out-of-fold answers to the m rows `judged`."""
+        """float64 `(m, K)`: out-of-fold probabilities of the model for the m rows `judged`."""
         logits = self.encoder_answers[self.covered] if self.fused_logits is None else self.fused_logits
         return softmax_or_sigmoid(logits.numpy(), self.multi_label)
 
     def fusion_data(self) -> FusionData:
-        """What the fusion is fitted on: the rows `fusable`."""
+        """The data of the rows `fusable`, for fitting the fusion."""
         rows, model = torch.from_numpy(self.fusable), self.model
         baseline = model.baseline is not None  # combines answers
         own = self.frozen and model.fusion_mlp is not None and len(self.embeddings) > 0
@@ -184,7 +184,7 @@ class FitState:
         )
 
     def told(self, **entries: Any) -> Self:
-        """The state with more in its report; a dict is merged into the one that is there."""
+        """Return the state with entries added to its report. Dicts are merged into existing ones."""
         report = dict(self.report)
         for name, value in entries.items():
             merged = isinstance(value, dict) and isinstance(report.get(name), dict)

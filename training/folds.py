@@ -1,4 +1,4 @@
-"""Folds for out-of-sample outputs: stratified, with duplicates of a text on one side."""
+"""Assigns stratified cross-validation folds, with duplicates of a text in the same fold."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 def assign_folds(
     labels: NDArray[Any], num_folds: int, groups: Sequence[str] | None = None, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Give each row a fold in `0 .. num_folds - 1`, spreading every class evenly.
+    """Assign each row to a fold in `0 .. num_folds - 1`, with every class spread evenly.
 
     Args:
-        labels: int `(n,)` classes, or 0/1 `(n, K)`, whose rarest class then counts.
-        num_folds: Number of folds; no more than n are used.
-        groups: n group names; rows of one group (the same text twice) share a fold. Default: each row its own.
+        labels: int `(n,)` classes, or 0/1 `(n, K)`, where the rarest class of a row is used.
+        num_folds: Number of folds; at most n are used.
+        groups: n group names; rows of one group (such as duplicates) share a fold. Default: one group per row.
         seed: Seed of the shuffling.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The log loss in both problem types, and the convex minimiser that everything fitted here goes through."""
+"""The log loss for both problem types, and the convex minimiser used by all fits."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def log_loss(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> t
 
 
 def clearly_better(loss: torch.Tensor, reference: torch.Tensor, errors: float = 0.5) -> bool:
-    """Whether the mean of `loss` `(n,)` is below that of `reference` by so many standard errors of the difference."""
+    """Whether the mean of `loss` `(n,)` is below that of `reference` by `errors` standard errors of the difference."""
     gain = (reference - loss).double()
     return bool(gain.mean() > errors * gain.std(correction=0) / max(len(gain), 1) ** 0.5)
 

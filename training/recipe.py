@@ -1,7 +1,7 @@
-"""The recipe: from labelled texts and LLM scores to a fitted, calibrated model, one step after the other.
+"""The recipe: the sequence of steps that fits and calibrates a model on labelled texts and LLM scores.
 
-Whatever is fitted on the outputs of something else is fitted on its out-of-fold outputs (stacking, Wolpert 1992): on
-rows that it has seen, an encoder is far too sure.
+Steps that use the outputs of an earlier fit use its out-of-fold outputs (stacking, Wolpert 1992), because an encoder is
+overconfident on its training rows.
 """
 
 import time
@@ -26,13 +26,13 @@ from .score_checks import check_scores
 Step: TypeAlias = Callable[[FitState], FitState]
 
 RECIPE: list[Step] = [
-    check_scores,  # warns of scores that say nothing, or whose classes are in another order
+    check_scores,  # warns of uninformative scores, and of scores with classes in another order
     encode,  # embeddings of the pretrained encoder
     train_encoder,  # linear probe; contrastive training or fine-tuning where that is better
     stack_sources,  # adds a TF-IDF head and a kernel head, with weights from out-of-fold outputs
     measure_novelty,  # out-of-distribution score
     calibrate_encoder_logits,  # temperature or vector scaling
-    judge_classes_together,  # multi-label: classes that come together or exclude each other
+    judge_classes_together,  # multi-label: classes that occur together or exclude each other
     calibrate_llm_scores,  # isotonic regression of graded scores
     fuse,  # log-linear pool of the sources, and an MLP where it helps
     calibrate_answers,  # temperature scaling, isotonic regression
@@ -43,19 +43,19 @@ RECIPE: list[Step] = [
 
 
 def fit(state: FitState, recipe: Sequence[Step] = RECIPE) -> FitState:
-    """Take a state through the steps of a recipe; the model is fitted in place, its config holds the report.
+    """Apply the steps of a recipe to a state. The model is fitted in place, and its config holds the report.
 
-    A step may be left out, and others put in: `fit(state, [step for step in RECIPE if step is not fit_gates])`.
+    Steps can be removed or added: `fit(state, [step for step in RECIPE if step is not fit_gates])`.
 
     Args:
-        state: As `FitState.start` makes it.
+        state: As returned by `FitState.start`.
         recipe: The steps, in order.
 
     Returns:
         The state after the last step.
     """
     started = time.perf_counter()
-    state.config.calibration = {"temperature": 1.0, "encoder_temperature": 1.0}  # not that of an earlier fit
+    state.config.calibration = {"temperature": 1.0, "encoder_temperature": 1.0}  # reset an earlier fit
     for step in recipe:
         state = step(state)
     state = state.told(out_of_sample=state.metrics(), seconds=round(time.perf_counter() - started, 1))
@@ -65,5 +65,5 @@ def fit(state: FitState, recipe: Sequence[Step] = RECIPE) -> FitState:
 
 
 def fit_model(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """`fit` of `FitState.start(*args, **kwargs)`; returns its report."""
+    """Call `fit` on `FitState.start(*args, **kwargs)`, and return the report."""
     return fit(FitState.start(*args, **kwargs)).report

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check_scores(state: "FitState") -> "FitState":
-    """Warn of scores whose classes are in another order, or that say no more than the class frequencies."""
+    """Warn of scores whose classes are in another order, or that are no better than the class frequencies."""
     names, scores, labels = state.provider_names, state.llm_scores, state.labels
     if not state.multi_label:
         check_class_order(scores, labels, state.config.label_names, names)

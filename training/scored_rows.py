@@ -1,4 +1,4 @@
-"""Which training rows are sent to the LLM where not all of them can be paid for (active learning)."""
+"""Selects the training rows to send to the LLM if the budget does not cover all (active learning)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,16 +16,16 @@ from .folds import assign_folds
 def scoring_order(
     encoder_probs: NDArray[np.floating] | None, num_rows: int, multi_label: bool, seed: int = 0
 ) -> NDArray[np.intp]:
-    """The order in which rows are to be scored; wherever money runs out, what has been scored is a good sample.
+    """Order rows for scoring, so that the rows scored before the budget is spent are a good sample.
 
-    Rows that the encoder is unsure of tell most about how far to trust the LLM against it (uncertainty sampling, Lewis
-    and Gale 1994), but of these alone the fusion would learn nothing of the others. So rows are drawn without
-    replacement, half evenly and half in proportion to the encoder's expected error (importance-weighted active
-    learning, Beygelzimer et al. 2009, arXiv:0812.4952; drawn as by Efraimidis and Spirakis 2006). What is then measured
-    on them is measured on harder rows than the average: accuracies, and guarantees about them, err on the safe side.
+    Rows where the encoder is uncertain are the most informative about the relative weight of the LLM (uncertainty
+    sampling, Lewis and Gale 1994), but on these alone the fusion would learn nothing about the others. So rows are
+    drawn without replacement, half uniformly and half in proportion to the encoder's expected error
+    (importance-weighted active learning, Beygelzimer et al. 2009, arXiv:0812.4952; drawn as in Efraimidis and Spirakis
+    2006). The scored rows are harder than the average, so accuracies and guarantees measured on them are conservative.
 
     Args:
-        encoder_probs: float `(n, K)`, out-of-fold; `None`: rows are drawn evenly.
+        encoder_probs: float `(n, K)`, out-of-fold; `None`: rows are drawn uniformly.
         num_rows: n.
         multi_label: Whether the classes are independent.
         seed: Seed of the draw.
@@ -43,7 +43,7 @@ def scoring_order(
 def first_guess(
     embeddings: torch.Tensor, labels: NDArray[Any], num_labels: int, texts: Sequence[str] | None = None, seed: int = 0
 ) -> NDArray[np.float64]:
-    """What a linear head on frozen embeddings says of each row that it has not seen: float64 `(n, K)`.
+    """Out-of-fold probabilities of a linear head on frozen embeddings: float64 `(n, K)`.
 
     Args:
         embeddings: float32 `(n, hidden)`.

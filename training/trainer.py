@@ -1,4 +1,4 @@
-"""The Trainer with a learning rate for each part of the model."""
+"""A Trainer with a learning rate for each part of the model."""
 
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +17,7 @@ DEFAULT_LEARNING_RATES = {r"^(encoder_head|score_pool|fusion_mlp)\.": 1e-3}
 
 
 class _Unsaved(str):
-    """A secret that is left behind when what holds it is pickled, as the Trainer does with its arguments."""
+    """A secret that is dropped when its owner is pickled, as the Trainer does with its arguments."""
 
     def __reduce__(self) -> Any:
         return str, ("",)
@@ -26,20 +26,20 @@ class _Unsaved(str):
 class LabelFusionTrainer(Trainer):
     """[`Trainer`] for LabelFusion models.
 
-    It brings the collator for `llm_scores` and `compute_metrics` when none are given, and trains the small new parts
-    faster than the pretrained encoder, which has `args.learning_rate`.
+    It provides default `data_collator` (with `llm_scores`) and `compute_metrics`, and trains the small new parts with a
+    higher learning rate than the pretrained encoder, which has `args.learning_rate`.
 
     Args:
         *args: For `Trainer`.
-        learning_rates: `{regular expression: learning rate}` for parameters whose name it finds; the first match
-            counts, the rest have `args.learning_rate`. Default: `DEFAULT_LEARNING_RATES`.
+        learning_rates: `{regular expression: learning rate}` for parameters with matching names. The first match
+            counts; other parameters have `args.learning_rate`. Default: `DEFAULT_LEARNING_RATES`.
         **kwargs: For `Trainer`.
 
     Raises:
-        ValueError: When an expression matches no parameter that is trained.
+        ValueError: If an expression matches no trainable parameter.
     """
 
-    # Set by the front door: what is done before a push, and how the errors of the Hub are put.
+    # Injected by the package `labelfusion` to avoid a circular import: preparation of a push, and Hub error messages.
 
     def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         brings_collator = len(args) < 3 and kwargs.get("data_collator") is None
@@ -48,7 +48,7 @@ class LabelFusionTrainer(Trainer):
         super().__init__(*args, **kwargs)
         tokenizer: Any = self.processing_class
         if brings_collator and tokenizer is not None:
-            config = self._config()  # known only now where `model_init` has made the model
+            config = self._config()  # with `model_init`, the model exists only now
             self.data_collator = LabelFusionDataCollator(
                 tokenizer, config.num_providers, config.num_labels, config.multi_label
             )
@@ -68,7 +68,7 @@ class LabelFusionTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As in Transformers; the metrics that this trainer brings also get the encoder's own logits."""
+        """As in Transformers, but the default metrics also get the encoder's logits."""
         if ignore_keys is None and self.compute_metrics == self._metrics and not self.preprocess_logits_for_metrics:
             ignore_keys = [key for key in self._config().keys_to_ignore_at_inference if key != "encoder_logits"]
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -81,26 +81,26 @@ class LabelFusionTrainer(Trainer):
         return self.model.config
 
     def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
-        """Make the output folder fit to be pushed: a card that says how to use the model, and no secret in any file.
+        """Prepare the output folder for a push: write a model card, and check that no file contains secrets.
 
         Raises:
-            ValueError: If a file holds something like a credential.
+            ValueError: If a file contains something like a credential.
         """
         if self.is_world_process_zero() and (known := exporter()) is not None:
             known.prepare_repository(self, **dict(zip(("language", "license", "tags"), args, strict=False)), **kwargs)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        """Make the repository on the Hub.
+        """Create the repository on the Hub.
 
         Raises:
-            PermissionError: Without a token, or one that may not write there.
+            PermissionError: If there is no token, or it has no write access.
             ConnectionError: If the Hub cannot be reached.
         """
         with self._hub_errors():
             super().init_hf_repo(*args, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers; raises what `init_hf_repo` and `create_model_card` raise."""
+        """As in Transformers. Also raises the errors of `init_hf_repo` and `create_model_card`."""
         with self._hub_errors():
             return super().push_to_hub(*args, **kwargs)
 
@@ -117,7 +117,7 @@ class LabelFusionTrainer(Trainer):
         super()._push_from_checkpoint(checkpoint_folder)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer of `args` with one group for each learning rate, with and without weight decay."""
+        """Create the optimizer of `args` with one group per learning rate, with and without weight decay."""
         model = self.model if model is None else model
         if self.optimizer is None:
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)

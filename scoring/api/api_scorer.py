@@ -49,10 +49,11 @@ class APIScorer:
         cache: False: no store.
         embed: For `prompt="nearest"`: `(list of n texts) -> (n, d)`.
         pool: Labelled `(texts, labels)` for `"few-shot"` and `"nearest"`.
-        failure_limit: Texts in a row without a usable answer, refusals not counted, after which no more is sent.
+        failure_limit: Consecutive texts without a usable answer, not counting refusals, after which no more requests
+            are sent.
 
     Raises:
-        ValueError: If the declaration asks for something that is not given, such as examples.
+        ValueError: If the declaration needs something that is not given, such as examples.
     """
 
     kind = ProviderKind.API
@@ -93,7 +94,7 @@ class APIScorer:
         if bad is not None:
             raise ValueError(f"{self.name}: text {bad} is a {type(texts[bad]).__name__}, not a string.")
         texts = list(texts)
-        run = replace(run or Run(), halted=False)  # each call stops by itself
+        run = replace(run or Run(), halted=False)  # calls stop independently
         if run.budget is not None and math.isfinite(run.budget.limit):
             await asyncio.to_thread(require_price, self.provider, self.endpoint)
         neighbours = await asyncio.to_thread(self.questions.neighbours, texts)
@@ -132,7 +133,7 @@ class APIScorer:
         return batch
 
     async def likely_method(self) -> str:
-        """The method that will be used, as far as is known without a request; `json` where `auto` has not tried yet."""
+        """The method that will be used, without sending a request; `json` if `auto` has not tried any yet."""
         return await self._choice.recall(await self.store()) or "json"
 
     async def store(self) -> ScoreStore | None:
@@ -141,7 +142,7 @@ class APIScorer:
             return None
         if not isinstance(self._store, ScoreStore):
             opened = await asyncio.to_thread(ScoreStore, self._store)
-            if not isinstance(self._store, ScoreStore):  # another call may have been quicker
+            if not isinstance(self._store, ScoreStore):  # unless another call has opened it meanwhile
                 self._store = opened
         return self._store
 
@@ -154,7 +155,7 @@ class APIScorer:
         return self._coordinators[loop]
 
     async def _answer(self, shared: Coordinator, call: Call, name: str, todo: list[int]) -> None:
-        """Answer the rows `todo`: from the store, from an equal query that is under way, or by a request."""
+        """Answer the rows `todo` from the store, from an equal running query, or by a request."""
         call.keys |= {row: self.questions.key(name, call.texts[row], call.neighbours[row]) for row in todo}
         found = await shared.stored([call.keys[row] for row in todo])
         again = call.run.is_hedge
@@ -213,7 +214,7 @@ class APIScorer:
             while not call.stopped and not call.run.halted:
                 try:
                     turn = await turns.next()
-                except ScoringError as error:  # no claim can be written, and so no answer
+                except ScoringError as error:  # if no claim can be written, no answer can be stored
                     if not call.asked:
                         raise
                     call.unkept(str(error))
@@ -226,7 +227,7 @@ class APIScorer:
                 except ScoringError as error:
                     if not call.usage.requests:
                         raise
-                    call.broken, call.stopped = error, error.missing  # it worked at first: keep the paid answers
+                    call.broken, call.stopped = error, error.missing  # earlier requests worked: keep their paid answers
                 finally:
                     leave_wire()
                 # Rows without an answer: other processes may query them now. If they waited for all of our rows, and
@@ -331,7 +332,7 @@ class APIScorer:
         return Verdict.SETTLED
 
     async def _method(self, shared: Coordinator, call: Call, todo: list[int]) -> tuple[str | None, list[int]]:
-        """The method of `auto`, known or found out; and the rows that are still to be answered."""
+        """The method of `auto`, known or found by probing, and the rows that are still to be answered."""
 
         async def known() -> bool:
             return await self._choice.recall(shared.store) is not None

@@ -31,9 +31,9 @@ class Call:
     errors: dict[int, Missing] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     cached: int = 0
-    failures: int = 0  # in a row
-    stopped: Missing | None = None  # why no more is sent
-    broken: ScoringError | None = None  # if the reason is that nothing can work any more
+    failures: int = 0  # consecutive
+    stopped: Missing | None = None  # why no more requests are sent
+    broken: ScoringError | None = None  # if no further request can work
     asked: bool = False  # something
     # Answers of models whose scale is not known yet: row, and what it has cost.
     pending: list[tuple[JSONMethod, int, UnknownScaleError, Usage]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Call:
         return [row for row in rows if row not in self.errors and np.isnan(self.scores[row]).any()]
 
     def unkept(self, error: str) -> None:
-        """Nothing can be stored: paid answers are returned, and no more is sent whose answer might be lost."""
+        """Handle a store that cannot be written: return paid answers, and send no more requests."""
         self.stopped = self.stopped or Missing(MissingKind.STOPPED, f"no answer can be kept. {error}")
 
     def pay(self, usage: Usage) -> None:
@@ -72,7 +72,7 @@ class Call:
         answers: Sequence[NDArray[np.float32] | UnansweredError],
         usage: Usage,
     ) -> None:
-        """Store what was answered, then note all of it."""
+        """Store the answers, then note the outcome of all rows."""
         share = 1 / len(rows)
         tokens = round(usage.prompt_tokens * share), round(usage.completion_tokens * share)
         unsaved = await shared.save(

@@ -29,15 +29,15 @@ from ..session.run_context import Run
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
-ATTEMPTS_AT_LIMIT = 20  # of a request that only came too early (HTTP 429)
+ATTEMPTS_AT_LIMIT = 20  # for requests above the rate limit (HTTP 429)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 LONGEST_WAIT_S = 900.0  # the longest wait that a server may ask for; longer ones come from daily quotas
-AWAIT_S = 1.0  # between two looks whether a server has started
+AWAIT_S = 1.0  # between two checks whether a server has started
 # Parameters that a model may refuse and that can be left out; the methods need the others.
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}  # of the answer's length
 OPTIONAL_PARAMETERS = ("temperature", "max_tokens", "max_completion_tokens", "n", "seed")
-NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # what a server says about a feature that it does not have
-NOT_THERE = (404, 405, 501)  # what it says about a path that it does not have
+NOT_OFFERED = (400, 403, 404, 405, 422, 501)  # replies of servers that lack a feature
+NOT_THERE = (404, 405, 501)  # replies of servers that lack a path
 
 
 @dataclass

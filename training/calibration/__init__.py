@@ -1,1 +1,1 @@
-"""Calibration of sources and answer, and what depends on it: thresholds, gate and conformal risk control."""
+"""Calibration of the sources and the fused answer, thresholds, gate and conformal risk control."""

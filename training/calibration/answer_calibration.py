@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def calibrate_answers(state: "FitState") -> "FitState":
-    """Calibrate the out-of-fold fused logits; without a fusion the encoder's calibration is that of the answer."""
+    """Calibrate the out-of-fold fused logits. Without a fusion, the encoder's calibration is used."""
     if state.fused_logits is None:
         return state
     rows = state.fusable
@@ -31,7 +31,7 @@ def calibrate_answers(state: "FitState") -> "FitState":
 def calibrate_answer(
     logits: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], multi_label: bool, wanted: str
 ) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
-    """Calibrate the fused answer: a temperature, and on top of it a monotone map.
+    """Calibrate the fused answer with a temperature, optionally followed by a monotone map.
 
     Args:
         logits: float32 `(n, K)`, out-of-fold.
@@ -41,7 +41,7 @@ def calibrate_answer(
         wanted: One of `CALIBRATIONS`.
 
     Returns:
-        Calibrated logits float32 `(n, K)`, `temperature` and `answer_map` for the config, and what was compared.
+        Calibrated logits float32 `(n, K)`, `temperature` and `answer_map` for the config, and the comparison.
     """
 
     def entries(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:

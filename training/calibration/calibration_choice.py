@@ -1,4 +1,4 @@
-"""How much calibration something gets: as much as held-out rows show to help, and no more."""
+"""Selects the flexibility of a calibration by its loss on held-out rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ Fit = Callable[[torch.Tensor, torch.Tensor], Apply]
 
 
 def cross_fitted(fit: Fit, x: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64]) -> torch.Tensor:
-    """Each row as calibrated by a fit that has not seen its fold.
+    """Calibrate each row with a fit on the other folds.
 
     Args:
-        fit: From rows and their labels to what calibrates other rows.
+        fit: Fits on rows and labels, and returns a function that calibrates other rows.
         x: float `(n, K)`.
         labels: int64 `(n,)` or float `(n, K)`.
         folds: int64 `(n,)`.
@@ -33,7 +33,7 @@ def cross_fitted(fit: Fit, x: torch.Tensor, labels: torch.Tensor, folds: NDArray
 
 
 def candidate_maps(wanted: str, rows: int, flexible: str) -> list[str]:
-    """The candidates, from none to the flexible one; an explicit one stands alone where it has rows enough."""
+    """The candidates, from none to the flexible one. An explicit choice is the only one if there are enough rows."""
     enough = rows >= FEWEST_ROWS[flexible]
     if wanted == "auto":
         return ["none", "temperature", *([flexible] if enough else [])]
@@ -48,7 +48,7 @@ def report_choice(
     labels: torch.Tensor,
     multi_label: bool,
 ) -> dict[str, Any]:
-    """What was chosen and compared, and the figures of logits `(n, K)` before and after it."""
+    """Report the choice, the comparison, and the metrics of logits `(n, K)` before and after calibration."""
     report: dict[str, Any] = {"chosen": chosen}
     report["log_loss"] = {name: round(float(loss.mean()), 5) for name, loss in losses.items()}
     for when, logits in (("before", before), ("after", after)):

@@ -1,4 +1,4 @@
-"""Ways to calibrate logits: a temperature, a scale and bias for each class, a monotone map."""
+"""Calibration maps of logits: temperature, scale and bias per class, monotone map."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from ..losses import log_loss, minimize
 
 SCALE_PENALTY, BIAS_PENALTY = 10.0, 3.0
 NUM_BINS = 12  # of a monotone map
-PRIOR_ROWS = 10.0  # weight of what a bin's logits say beside its rows
+PRIOR_ROWS = 10.0  # weight of the mean predicted probability of a bin, in rows
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> float:
@@ -22,7 +22,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: boo
         multi_label: Whether the classes are independent.
 
     Returns:
-        A number between 0.05 and 20; pulled towards 1 by the weight of one row, so that few rows cannot be extreme.
+        A number between 0.05 and 20. A prior with the weight of one row shrinks it to 1, against extremes on few rows.
     """
     if len(logits) == 0:
         return 1.0
@@ -39,10 +39,10 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: boo
 def fit_vector_scaling(
     logits: torch.Tensor, labels: torch.Tensor, multi_label: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vector scaling (Guo et al. 2017): `logits * scale + bias`, penalised for what goes beyond a temperature.
+    """Vector scaling (Guo et al. 2017): `logits * scale + bias`, with a penalty on the deviation from a temperature.
 
-    The full matrix of Kull et al. 2019 (ODIR, arXiv:1910.12656), penalised likewise, lowered the log loss of held-out
-    rows by less than one per cent more, and not at all where classes come together (Reuters).
+    The full matrix of Kull et al. 2019 (ODIR, arXiv:1910.12656), with the same penalty, lowered the log loss of
+    held-out rows by less than one per cent more, and not at all where classes occur together (Reuters).
 
     Args:
         logits: float32 `(n, K)`, out-of-fold.
@@ -59,7 +59,7 @@ def fit_vector_scaling(
     bias = torch.zeros(logits.shape[1], requires_grad=True)
 
     def objective() -> torch.Tensor:
-        # Biases move the class frequencies: cheap to learn, so lightly held.
+        # Biases only shift class frequencies and need little data, so their penalty is small.
         held = SCALE_PENALTY * (size * extra).square().sum() + BIAS_PENALTY * bias.square().sum()
         return log_loss(logits * (1 + extra) + bias, labels, multi_label).mean() + 0.5 * held / len(logits)
 
@@ -70,8 +70,9 @@ def fit_vector_scaling(
 def fit_monotone(logits: NDArray[np.floating], truth: NDArray[np.bool_]) -> Knots:
     """Isotonic regression of outcomes on logits (Zadrozny and Elkan 2002), reduced to a few knots.
 
-    Bins of equal mass are drawn towards what the logits say by the weight of `PRIOR_ROWS` rows, then pooled until they
-    rise; what is left are knots, joined by straight lines in the space of logits, so that no two logits become equal.
+    The rates of bins of equal mass are shrunk to the predicted probabilities by the weight of `PRIOR_ROWS` rows, then
+    pooled until they increase. The rest are knots, interpolated linearly in logit space, so that distinct logits stay
+    distinct.
 
     Args:
         logits: float `(m,)`.
@@ -90,18 +91,18 @@ def fit_monotone(logits: NDArray[np.floating], truth: NDArray[np.bool_]) -> Knot
     level = IsotonicRegression().fit_transform(x, rates, sample_weight=counts + PRIOR_ROWS)
     blocks = np.split(np.arange(len(x)), np.flatnonzero(np.diff(level) > 1e-3) + 1)
     x, rate = (np.array([np.average(v[b], weights=counts[b]) for b in blocks]) for v in (x, level))
-    apart = np.flatnonzero(np.diff(x, prepend=-np.inf) > 1e-3)  # as far as rounding keeps them apart
+    apart = np.flatnonzero(np.diff(x, prepend=-np.inf) > 1e-3)  # knots that stay distinct after rounding
     return [[round(float(v), 4) for v in values[apart]] for values in (x, np.log(rate / (1 - rate)))]
 
 
 def fit_score_map(scores: torch.Tensor, labels: torch.Tensor, multi_label: bool, floor: float) -> Knots:
-    """The map of one LLM's scores, pooled over the classes (one against the rest), for `map_scores`.
+    """Fit the map of one LLM's scores for `map_scores`, pooled over the classes (one against the rest).
 
     Args:
         scores: float `(n, K)`; rows with NaN are left out.
         labels: int64 `(n,)` or float `(n, K)`.
         multi_label: Whether the classes are independent.
-        floor: Scores are kept this far away from 0 and 1.
+        floor: Scores are clipped this far away from 0 and 1.
     """
     heard = ~torch.isnan(scores).any(dim=-1)
     logits = torch.logit(scores[heard].double().clamp(floor, 1.0 - floor))
@@ -110,7 +111,7 @@ def fit_score_map(scores: torch.Tensor, labels: torch.Tensor, multi_label: bool,
 
 
 def fit_answer_map(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> Knots:
-    """The map of the fused logits for `map_logits`; `logits` float `(n, K)`, out-of-fold."""
+    """Fit the map of the fused logits for `map_logits`; `logits` float `(n, K)`, out-of-fold."""
     if multi_label:
         return fit_monotone(logits.flatten().numpy(), (labels > 0).flatten().numpy())
     odds, best, _ = top_odds(logits)

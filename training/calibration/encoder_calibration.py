@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def calibrate_encoder_logits(state: "FitState") -> "FitState":
-    """Calibrate the out-of-fold logits of the encoder's side, and its heads in the same way."""
+    """Calibrate the out-of-fold logits of the encoder's side, and apply the same calibration to its heads."""
     rows = state.covered
     logits, temperature, report = calibrate_encoder(
         state.model, state.encoder_logits[rows], state.targets[rows], state.folds[rows], state.options.calibration
@@ -35,10 +35,11 @@ def calibrate_encoder(
     folds: NDArray[np.int64],
     wanted: str,
 ) -> tuple[torch.Tensor, float, dict[str, Any]]:
-    """Calibrate the encoder's side: a temperature, or a scale and bias for each class, which its heads absorb.
+    """Calibrate the encoder's side with a temperature, or a scale and bias per class that its heads absorb.
 
-    With `"auto"` and rows enough it is the latter, unless its cross-fitted loss is worse by three standard errors: that
-    loss is too high, as the logits of each row come from heads that have seen the rows it is then tested on.
+    With `"auto"` and enough rows, scale and bias are used unless their cross-fitted loss is worse by three standard
+    errors. The margin is large because this loss is too high: the logits of each row come from heads that were fitted
+    on the rows it is then tested on.
 
     Args:
         model: Its heads are changed in place.
@@ -48,8 +49,8 @@ def calibrate_encoder(
         wanted: One of `CALIBRATIONS`.
 
     Returns:
-        Calibrated logits float32 `(n, K)`, `encoder_temperature` for the config, and what was compared: cross-fitted
-        `log_loss` of each, and figures `before` and `after` the one chosen, fitted on all rows.
+        Calibrated logits float32 `(n, K)`, `encoder_temperature` for the config, and the comparison: cross-fitted
+        `log_loss` of each candidate, and metrics `before` and `after` the chosen one, fitted on all rows.
     """
     multi_label = model.config.multi_label
 
@@ -79,7 +80,7 @@ def calibrate_encoder(
 
 @torch.no_grad()
 def absorb(model: "LabelFusionForSequenceClassification", scale: torch.Tensor, bias: torch.Tensor) -> None:
-    """Put `logits * scale + bias` into the heads of `model`, which are all linear; float32 `(K,)` both."""
+    """Fold `logits * scale + bias`, both float32 `(K,)`, into the linear heads of `model`."""
     scale, bias = scale.to(model.device), bias.to(model.device)
     model.encoder_head.weight.mul_(scale[:, None])
     model.encoder_head.bias.mul_(scale).add_(bias)

@@ -1,4 +1,4 @@
-"""Fitting the gate on out-of-fold outputs, against simpler ways to predict where an LLM call is worth its cost."""
+"""Fits the gate on out-of-fold outputs, and compares it with simpler gates."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,18 @@ from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
 from ...routing.novelty import doubted
 
 KEPT_GAIN = 0.95
-STRENGTH = 20.0  # rows that a class's reliability is drawn to the average by
+STRENGTH = 20.0  # weight, in rows, of the average in the reliability of a class
 
 
 def fit_gate(probs: NDArray[np.floating], llm_scores: NDArray[np.floating], labels: NDArray[Any]) -> Gate:
-    """Learn how well the LLMs know each class, on the rows where it matters: those that the encoder is unsure of.
+    """Learn the reliability of the LLMs for each class, mainly on rows where the encoder is uncertain.
 
-    An LLM is less reliable on texts that the encoder finds hard, so that each row counts by its expected error.
+    An LLM is less reliable on texts that are hard for the encoder, so each row is weighted by its expected error.
 
     Args:
         probs: float `(n, K)`: out-of-sample probabilities without the LLMs.
-        llm_scores: float `(n, P, K)`, NaN for missing; the mean of the LLMs is what they say. Rows without any are
-            left out.
+        llm_scores: float `(n, P, K)`, NaN for missing. The mean over the LLMs is used, and rows without scores are left
+            out.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
     """
     multi_label = labels.ndim == 2
@@ -60,21 +60,21 @@ def calibrate_gate(
     rule: DecisionRule | None = None,
     novelty: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
-    """The learnt gate with its threshold and its held-out curve, as plain data for `config.calibration["gate"]`.
+    """Fit the gate with its threshold and held-out curve, as plain data for `config.calibration["gate"]`.
 
     Args:
         encoder_probs: float `(n, K)`, out-of-fold.
         fused_probs: float `(n, K)` of the same rows with their LLM scores, out-of-fold.
         llm_scores: float `(n, P, K)`, NaN for missing.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        folds: int64 `(n,)`: each row's value comes from a gate that has not seen its fold.
+        folds: int64 `(n,)`: the value of each row comes from a gate fitted on the other folds.
         rule: Multi-label: how probabilities become labels.
         novelty: float `(n,)`, out of sample, see `doubted`.
 
     Returns:
-        `Gate.to_dict` of the gate (without `recall` and `rate` where `uncertainty` was clearly better); `curve`:
-        `accuracy` (multi-label: exact match) and `threshold` at each of the 101 shares asked, 0 to 1; `compared`: by
-        gate, the mean of that curve above the one of asking at random.
+        `Gate.to_dict` of the gate (without `recall` and `rate` if `uncertainty` was clearly better); `curve`:
+        `accuracy` (multi-label: exact match) and `threshold` at each of 101 query shares from 0 to 1; `compared`: for
+        each gate, the mean gain of its curve over querying at random.
     """
     multi_label = labels.ndim == 2
     gate, values = _cross_fitted(encoder_probs, llm_scores, labels, folds, novelty)
@@ -104,15 +104,15 @@ def calibrate_cascade(
     folds: NDArray[np.int64],
     novelty: NDArray[np.floating] | None = None,
 ) -> list[dict[str, Any]]:
-    """One gate for each of several LLMs, which are queried one after the other, from cheap to expensive.
+    """Fit one gate for each of several LLMs, which are queried one after the other, from cheap to expensive.
 
-    Each is fitted on what the gates before it let through: which LLM to query next depends on all answers so far
+    Each is fitted on the rows that passed the previous gates, because the next query depends on all answers so far
     (cascades: FrugalGPT, arXiv:2305.05176; online cascade learning, Nie et al. 2024, arXiv:2402.04513).
 
     Args:
         encoder_probs: float `(n, K)`, out-of-fold.
-        fuse: From scores `(n, P, K)`, some of them hidden by NaN, to the fused probabilities `(n, K)`.
-        llm_scores: float `(n, P, K)`, NaN for missing, in the order of asking.
+        fuse: Computes fused probabilities `(n, K)` from scores `(n, P, K)`, with NaN for hidden ones.
+        llm_scores: float `(n, P, K)`, NaN for missing, in query order.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         folds: int64 `(n,)`.
         novelty: float `(n,)`, out of sample, see `doubted`.
@@ -142,7 +142,7 @@ def _cross_fitted(
     folds: NDArray[np.int64],
     novelty: NDArray[np.floating] | None,
 ) -> tuple[Gate, NDArray[np.float64]]:
-    """The gate fitted on all rows, and the value of each row by one that has not seen its fold."""
+    """Fit the gate on all rows, and compute the value of each row with a gate fitted on the other folds."""
     values, trusted = np.empty(len(labels)), doubted(probs, novelty, labels.ndim == 2)
     for fold in np.unique(folds):
         rest = folds != fold
@@ -151,7 +151,7 @@ def _cross_fitted(
 
 
 def simple_gates(encoder_probs: NDArray[np.floating], multi_label: bool) -> dict[str, NDArray[np.float64]]:
-    """The values of gates that nothing is learnt for, by name: float `(n, K)` to float64 `(n,)` each."""
+    """Values of gates without learnt parameters, by name: float64 `(n,)` each, from float `(n, K)`."""
     probs = np.asarray(encoder_probs, dtype=np.float64).clip(1e-9, 1 - 1e-9)
     entropy = -(probs * np.log(probs)).sum(axis=1)
     if multi_label:
@@ -164,12 +164,13 @@ def simple_gates(encoder_probs: NDArray[np.floating], multi_label: bool) -> dict
 
 
 def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating], kept_gain: float = KEPT_GAIN) -> float:
-    """The value above which to ask, so that most of what the LLM adds is kept with the fewest questions.
+    """Choose the threshold with the fewest queries that keeps most of the gain of the LLM.
 
     Args:
-        values: float `(n,)`: what a gate says of each text, more where asking is worth more.
-        gain: float `(n,)`: what asking added, best in the probability of the truth, which is less noisy than accuracy.
-        kept_gain: Share of the gain of always asking that is to be kept.
+        values: float `(n,)`: gate values of the texts.
+        gain: float `(n,)`: gain of querying; preferably in the probability of the true class, which is less noisy than
+            accuracy.
+        kept_gain: Share of the gain of always querying to keep.
 
     Returns:
         A threshold; `NEVER` if the LLM adds nothing.
@@ -179,18 +180,18 @@ def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating],
     if len(total) == 0 or total[-1] <= 0:
         return NEVER
     enough = int(np.argmax(total >= kept_gain * total[-1]))
-    # Halfway to the next value below, so that texts of equal value are treated alike.
+    # Halfway to the next lower value, so that texts of equal value are treated equally.
     last = values[order[enough]]
     return float((last + values[values < last].max(initial=0.0)) / 2)
 
 
 def _truth(probs: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """float64 `(n,)`: the probability of the true class; multi-label: its mean over the classes."""
+    """float64 `(n,)`: probability of the true class; multi-label: mean over the classes."""
     if labels.ndim == 2:
         return np.where(labels > 0, probs, 1.0 - probs).mean(axis=1).astype(np.float64)
     return probs[np.arange(len(probs)), labels].astype(np.float64)
 
 
 def _rank(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Share of the rows that come before each, the largest value first."""
+    """Share of the rows with a larger value, for each row."""
     return np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values), 1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def fit_gates(state: "FitState") -> "FitState":
-    """Fit the gate on out-of-fold answers without and with the LLMs; with several LLMs, one gate more for each."""
+    """Fit the gate on out-of-fold answers without and with the LLMs. Several LLMs get an additional gate each."""
     if state.fused_logits is None:
         return state
     config, data, rows = state.config, state.fusion_data(), state.fusable
@@ -32,9 +32,9 @@ def fit_gates(state: "FitState") -> "FitState":
 
 
 class PartlyFused:
-    """The fused answers to the rows of a fit with some of their LLM scores hidden.
+    """Fused answers to the rows of a fit, with some of their LLM scores hidden.
 
-    It is the pool without the MLP, which has seen these rows and would look too good on them.
+    Only the pool is used. The MLP was fitted on these rows, and its answers would be too good.
 
     Args:
         model: The model, fused and calibrated.
@@ -46,7 +46,7 @@ class PartlyFused:
         self.own = data.answer(data.encoder_logits)
 
     def __call__(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Probabilities float64 `(n, K)`, from scores `(n, P, K)` with NaN for those that are hidden."""
+        """Compute probabilities float64 `(n, K)` from scores `(n, P, K)`, with NaN for hidden ones."""
         model, data, config = self.model, self.data, self.model.config
         given = torch.from_numpy(np.asarray(scores, dtype=np.float32))
         evidence, mask = pool_features(given, data.multi_label, config.score_floor)

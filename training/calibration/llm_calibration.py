@@ -23,7 +23,7 @@ FEWEST_VALUES = 5  # of graded scores, to two decimals
 
 
 def calibrate_llm_scores(state: "FitState") -> "FitState":
-    """Calibrate the scores of each LLM, cross-fitted, where that makes the LLM alone better."""
+    """Calibrate the scores of each LLM, cross-fitted, if this improves the LLM alone."""
     rows = state.fusable
     if not rows.any():
         return state
@@ -38,7 +38,7 @@ def calibrate_llm_scores(state: "FitState") -> "FitState":
 def calibrate_llms(
     data: FusionData, folds: NDArray[np.int64], wanted: str
 ) -> tuple[list[Knots | None], FusionData, list[dict[str, Any]]]:
-    """A monotone map of each LLM's graded scores, where it makes the LLM alone better.
+    """Fit a monotone map of each LLM's graded scores, if it improves the LLM alone.
 
     Args:
         data: The rows that have scores.
@@ -46,7 +46,7 @@ def calibrate_llms(
         wanted: One of `CALIBRATIONS`.
 
     Returns:
-        One map or `None` an LLM, the data with cross-fitted scores, and what was compared for each LLM.
+        One map or `None` per LLM, the data with cross-fitted scores, and the comparison for each LLM.
     """
 
     def fit(x: torch.Tensor, y: torch.Tensor) -> Apply:
@@ -58,7 +58,7 @@ def calibrate_llms(
     for p in range(scores.shape[1]):
         own = data.llm_scores[:, p]
         heard = ~torch.isnan(own).any(dim=-1)
-        # Hard answers have nothing to map but their weight, which is the pool's.
+        # For hard answers only their weight could be calibrated, which the pool learns.
         graded = len(own[heard].round(decimals=2).unique()) >= FEWEST_VALUES
         steps = candidate_maps(wanted, int(heard.sum()), "isotonic") if graded else ["none"]
         report: dict[str, Any] = {"chosen": "none"}

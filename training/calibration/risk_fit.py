@@ -16,7 +16,7 @@ MOST_ROWS = 2000  # held-out rows whose errors are stored
 
 
 def store_errors(state: "FitState") -> "FitState":
-    """Store the errors of the out-of-fold answers, without and with the LLMs, and the gate's value of each."""
+    """Store the errors of the out-of-fold answers, without and with the LLMs, with their gate values."""
     config, rows = state.config, state.judged
     encoder, fused = state.encoder_probs[rows], state.probabilities
     if state.fused_logits is None:
@@ -25,7 +25,7 @@ def store_errors(state: "FitState") -> "FitState":
         values = gate_values(encoder, config.calibration, state.multi_label, novelty=state.novelty[rows])[0]
     risk = calibrate_risk(encoder, fused, values, state.labels[rows], config.decision_rule)
     if state.fused_logits is None and config.num_providers:
-        risk["encoder_only"] = True  # what the default pool makes of the scores was not measured
+        risk["encoder_only"] = True  # the default pool was not measured
     config.calibration["risk"] = risk
     return state
 
@@ -37,21 +37,21 @@ def calibrate_risk(
     labels: NDArray[Any],
     rule: DecisionRule | None = None,
 ) -> dict[str, Any]:
-    """What `risk_control` needs of the held-out rows, as plain data for `config.calibration["risk"]`.
+    """Collect the held-out errors for `risk_control`, as plain data for `config.calibration["risk"]`.
 
-    Only rows with an error ever cost anything, so that these alone are kept, without their classes.
+    Only rows with an error contribute to the loss, so only these are stored, without their classes.
 
     Args:
         encoder_probs: float `(n, K)`, out-of-fold.
         fused_probs: float `(n, K)` of the same rows with their LLM scores, out-of-fold.
-        values: float `(n,)`: what the gate says of each row.
+        values: float `(n,)`: gate values.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         rule: Multi-label: how probabilities become labels.
 
     Returns:
-        `rows`: n, `shares`: 101 quantiles of `values`, and for `encoder` and `fused`: `wrong`, a list of (value,
-        confidence) of the rows that are wrong, and `missed`, a list of (value, probability, share of the row's true
-        classes) of each true class that was not predicted.
+        `rows`: n; `shares`: 101 quantiles of `values`; and for `encoder` and `fused`: `wrong`, a list of (value,
+        confidence) of the wrong rows, and `missed`, a list of (value, probability, share of the row's true classes) of
+        each true class that was not predicted.
     """
     multi_label = labels.ndim == 2
     if len(labels) > MOST_ROWS:

@@ -16,7 +16,7 @@ METRICS = ("accuracy", "micro_f1", "macro_f1")
 
 
 def set_thresholds(state: "FitState") -> "FitState":
-    """Multi-label: tune the thresholds on out-of-fold answers; every text gets a class if every row has one."""
+    """Multi-label: tune thresholds on out-of-fold answers. If every row has a class, every text gets at least one."""
     if not state.multi_label:
         return state
     config, truth = state.config, state.labels[state.judged]
@@ -33,11 +33,11 @@ def tune_thresholds(
 ) -> list[float]:
     """Choose thresholds on out-of-sample probabilities: one for all classes, then class by class.
 
-    A class leaves the common threshold only for a gain of more than one standard error of the row-wise metric (F1: half
-    a point), so that rare classes keep it.
+    A class gets its own threshold only for a gain of more than one standard error of the row-wise metric (F1: half a
+    point), so that rare classes keep the common one.
 
     Args:
-        probabilities: float `(n, K)`, from a model that has not seen these rows.
+        probabilities: float `(n, K)`, from a model that was not fitted on these rows.
         labels: 0/1 `(n, K)`.
         metric: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         min_labels: As in `decide`.
@@ -63,7 +63,7 @@ def tune_thresholds(
     num_labels = probabilities.shape[1]
     start = value(np.full(num_labels, 0.5))
     least = max((start * (1 - start) / max(len(truth), 1)) ** 0.5 * 0.5, 0.002)
-    # The middle one of equally good thresholds, preferring those near 0.5.
+    # Among equally good thresholds, the one nearest to 0.5.
     common = max(GRID, key=lambda t: (round(value(np.full(num_labels, t)), 6), -abs(t - 0.5)))
     best = np.full(num_labels, common if value(np.full(num_labels, common)) > start + least else 0.5)
     current = value(best)

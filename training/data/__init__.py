@@ -1,4 +1,4 @@
-"""Labelled data as people have it: files, tables and exports of annotation tools, to texts with labels and scores."""
+"""Reads files, tables and annotation exports into texts with labels and scores."""
 
 from .data_table import CLASSES_SUFFIX, is_table, read_table, with_labels
 from .labelled_texts import (

@@ -1,4 +1,4 @@
-"""What Label Studio and Argilla export: texts with the classes that each annotator chose, from plain JSON."""
+"""Readers of Label Studio and Argilla exports: texts with the classes that each annotator chose."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,18 +7,18 @@ from typing import Any
 
 Record = dict[str, Any]
 
-LABEL_STUDIO_COLUMNS = {"annotator", "annotation_id", "lead_time"}  # of JSON-MIN and CSV, beside the data and answers
+LABEL_STUDIO_COLUMNS = {"annotator", "annotation_id", "lead_time"}  # in JSON-MIN and CSV exports
 _LABEL_STUDIO_OTHERS = {"id", "created_at", "updated_at", "agreement", "history", "was_cancelled"}
 
 
 @dataclass
 class Names:
-    """Which parts of a record are read.
+    """The fields to read from a record.
 
     Args:
-        source: What the data are called in messages.
-        text_column: Name of the text's field; with the default, the only field with texts is taken, too.
-        label_column: Name of the field with the classes. Default: the only one.
+        source: Name of the data in error messages.
+        text_column: Name of the text field. With the default, a single text field of another name is also accepted.
+        label_column: Name of the field with the classes. Default: the only candidate.
         multi_label: Whether a text may have several classes.
     """
 
@@ -28,7 +28,7 @@ class Names:
     multi_label: bool = False
 
     def text(self, fields: Iterable[str]) -> str:
-        """The field with the texts, of those that hold some."""
+        """Select the text field from `fields`, the fields that hold texts."""
         fields = list(dict.fromkeys(fields))
         if self.text_column in fields:
             return self.text_column
@@ -40,7 +40,7 @@ class Names:
         )
 
     def label(self, fields: Iterable[str], what: str) -> str | None:
-        """The field with the classes, of those that may hold some, called `what`; `None` if there is none at all."""
+        """Select the class field from the candidates `fields`; `None` without one. `what` names them in errors."""
         fields = list(dict.fromkeys(fields))
         if self.label_column is not None:
             if fields and self.label_column not in fields:
@@ -56,7 +56,7 @@ class Names:
         return fields[0] if fields else None
 
     def check_text(self, text: Any, key: str, number: int) -> str:
-        """The text of a record, or an error that names it."""
+        """Return the text of a record, or raise an error that names the record."""
         if not isinstance(text, str):
             raise ValueError(
                 f"{self.source}: record {number} has {text!r} in {key!r}, expected a text (`text_column`)."
@@ -66,13 +66,13 @@ class Names:
 
 @dataclass
 class Annotated:
-    """A text and what annotators said about it.
+    """A text with its annotations.
 
     Args:
         text: The text.
-        id: What the tool calls the record; `None`: nothing.
-        votes: For each annotator the classes that he chose.
-        reasons: Why other annotations do not count, such as "skipped".
+        id: The tool's id of the record, if it has one.
+        votes: The chosen classes of each annotator.
+        reasons: Why other annotations were excluded, such as "skipped".
     """
 
     text: str
@@ -82,7 +82,7 @@ class Annotated:
 
 
 def label_studio(tasks: list[Record], names: Names) -> Iterator[Annotated]:
-    """Tasks of Label Studio's JSON: each with its `data` and a list of annotations."""
+    """Read tasks of Label Studio's JSON format, each with `data` and a list of annotations."""
     key = names.text(k for task in tasks for k, v in task["data"].items() if isinstance(v, str))
     choices: list[str] = []
     others: list[str] = []
@@ -110,7 +110,7 @@ def label_studio(tasks: list[Record], names: Names) -> Iterator[Annotated]:
     for number, task in enumerate(tasks):
         found = Annotated(names.check_text(task["data"].get(key), key, number), task.get("id"))
         done = sorted(_annotations(task), key=_date)
-        for annotation in done:  # the last one of each annotator counts
+        for annotation in done:  # the latest annotation of each annotator counts
             who = annotation.get("completed_by")
             who = who.get("id", who.get("email")) if isinstance(who, dict) else who
             reviews = annotation.get("reviews") or [{}]
@@ -132,9 +132,9 @@ def _annotations(task: Record) -> list[Any]:
 
 
 def label_studio_rows(rows: list[Record], names: Names) -> Iterator[Annotated]:
-    """Rows of Label Studio's JSON-MIN or CSV: one an annotation, of all tasks but the skipped ones."""
+    """Read rows of Label Studio's JSON-MIN or CSV format: one row per annotation, without skipped tasks."""
     known = LABEL_STUDIO_COLUMNS | _LABEL_STUDIO_OTHERS
-    in_order = list(rows[0]) != sorted(rows[0])  # JSON: the data, `id`, the answers; CSV: the alphabet
+    in_order = list(rows[0]) != sorted(rows[0])  # JSON order: data, `id`, answers; CSV: alphabetical
     data: dict[str, None] = {}
     answers: dict[str, None] = {}
     for row in rows:
@@ -142,7 +142,8 @@ def label_studio_rows(rows: list[Record], names: Names) -> Iterator[Annotated]:
         start = keys.index("id") if "id" in keys and in_order else 0
         data |= dict.fromkeys(k for k in keys[:start] if isinstance(row[k], str))
         answers |= dict.fromkeys(k for k in keys[start:] if k not in known)
-    # What a task without an annotation has is data; so is what was renamed for a choice field of the same name.
+    # Fields filled in tasks without annotations are data. Label Studio renames a data field to `_data_...` if a choice
+    # field has the same name.
     taken = {k for row in rows if row["annotation_id"] in (None, "") for k in answers if row.get(k) not in (None, "")}
     taken |= {names.text_column, *(k for k in answers if k.startswith("_data_"))}
     data = data or {k: None for k in answers if k != names.label_column}
@@ -157,7 +158,7 @@ def label_studio_rows(rows: list[Record], names: Names) -> Iterator[Annotated]:
             who = row["annotator"] if row["annotator"] not in (None, "") else f"annotation {row['annotation_id']}"
             chosen = _choices(row.get(name) if name else None, names, name, number)
             dated.append((_date(row), found, who, chosen))
-    for _, found, who, chosen in sorted(dated, key=lambda entry: entry[0]):  # the file has the newest ones first
+    for _, found, who, chosen in sorted(dated, key=lambda entry: entry[0]):  # the file lists the newest first
         found.votes[who] = chosen
     yield from records.values()
 
@@ -167,7 +168,7 @@ def _date(annotation: Record) -> str:
 
 
 def _choices(value: Any, names: Names, name: str | None, number: int) -> list[str]:
-    """The classes in a cell: a name, `{"choices": [names]}`, a list of these, or their JSON text."""
+    """Classes in a cell: a name, `{"choices": [names]}`, a list of these, or the JSON text of either."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             value = json.loads(value)
@@ -188,19 +189,19 @@ def _choices(value: Any, names: Names, name: str | None, number: int) -> list[st
 
 
 def argilla(records: list[Record], names: Names) -> Iterator[Annotated]:
-    """Records of Argilla 2, as `to_json` writes them: without the status of a response."""
+    """Read records of Argilla 2 as `to_json` writes them, without response statuses."""
     key = names.text(k for r in records for k, v in r["fields"].items() if isinstance(v, str))
     name = names.label((q for r in records for q in r["responses"]), "questions")
     for number, record in enumerate(records):
         found = Annotated(names.check_text(record["fields"].get(key), key, number), record.get("id"))
         for response in record["responses"].get(name, []):
-            status = response.get("status")  # of later versions, perhaps
+            status = response.get("status")  # later versions may write it
             _answer(found, status, record.get("status"), response["user_id"], response["value"], names, number)
         yield found
 
 
 def argilla_rows(rows: list[Record], names: Names) -> Iterator[Annotated]:
-    """Rows of Argilla 2, as `to_datasets` flattens them: a column a field, and three for each question."""
+    """Read rows of Argilla 2 as `to_datasets` writes them: one column per field, three per question."""
     ends = (".responses", ".users", ".status", ".suggestion", ".score", ".agent")
     other = {"id", "status", "_server_id"}
     key = names.text(
@@ -219,14 +220,14 @@ def argilla_rows(rows: list[Record], names: Names) -> Iterator[Annotated]:
 
 
 def _items(cell: Any) -> Any:
-    """A list of a row; an array, None or NaN where it comes from a data frame."""
+    """Convert a list cell to a list. Cells of data frames may be arrays, None or NaN."""
     return cell if isinstance(cell, str) else list(cell) if hasattr(cell, "__len__") else []
 
 
 def _answer(
     found: Annotated, status: str | None, of_record: str | None, user: Any, value: Any, names: Names, number: int
 ) -> None:
-    """Note a response of Argilla; without a status of its own it counts if the record is completed."""
+    """Add an Argilla response to `found`. A response without a status counts if its record is completed."""
     if status is None:
         status = "submitted" if of_record == "completed" and value is not None else "pending"
     if status != "submitted":

@@ -1,4 +1,4 @@
-"""What doccano, Prodigy, fastText and spaCy's trainers write: texts with the classes that each annotator chose."""
+"""Readers of doccano, Prodigy, fastText and spaCy files: texts with the classes that each annotator chose."""
 
 import re
 from collections import defaultdict
@@ -9,9 +9,9 @@ from .annotation_formats import Annotated, Names, Record
 
 
 def doccano(records: list[Record], names: Names) -> Iterator[Annotated]:
-    """Records of doccano: `label` is a list; empty: not annotated, as far as the file tells.
+    """Read doccano records, where `label` is a list. An empty list is treated as not annotated.
 
-    Files of several annotators, one after the other, are one export.
+    Concatenated files of several annotators are read as one export.
     """
     name = names.label_column or ("cats" if "cats" in records[0] else "label")
     found: dict[Any, Annotated] = {}
@@ -30,20 +30,20 @@ def doccano(records: list[Record], names: Names) -> Iterator[Annotated]:
 
 
 def doccano_rows(rows: list[Record], names: Names) -> Iterator[Annotated]:
-    """Rows of doccano's CSV, which joins the classes of a text by `#`."""
+    """Read rows of doccano's CSV, which joins the classes of a text with `#`."""
     cells = [row["label"] or "" for row in rows]
     alone = {cell for cell in cells if "#" not in cell}
     records = []
     for row, cell in zip(rows, cells, strict=True):
         several = [part for part in cell.split("#") if part]
-        if not names.multi_label and not alone.issuperset(several):  # `C#` is a class
+        if not names.multi_label and not alone.issuperset(several):  # the `#` may be part of a name, as in `C#`
             several = [cell]
         records.append({**row, "label": several})
     return doccano(records, names)
 
 
 def prodigy(records: list[Record], names: Names) -> Iterator[Annotated]:
-    """Records of Prodigy: `accept` of the `options`, or one `label` that is accepted or rejected."""
+    """Read Prodigy records: either `accept` lists the chosen `options`, or one `label` is accepted or rejected."""
     labels = {r["label"] for r in records if _is_binary(r)}
     only = labels.pop() if len(labels) == 1 and all(map(_is_binary, records)) else None
     labels |= set() if only is None else {only}
@@ -87,7 +87,7 @@ def _is_binary(record: Record) -> bool:
 
 
 def spacy_docs(records: list[Record], names: Names) -> Iterator[Annotated]:
-    """Documents of a spaCy `DocBin` with their `cats`, 1 for a class of the text and 0 for another."""
+    """Read documents of a spaCy `DocBin`. `cats` is 1 for the classes of the text and 0 for the others."""
     for number, record in enumerate(records):
         cats = record["cats"]
         if odd := {name: value for name, value in cats.items() if value not in (0, 1)}:
@@ -99,7 +99,7 @@ def spacy_docs(records: list[Record], names: Names) -> Iterator[Annotated]:
 
 
 def fasttext_lines(records: list[Record], names: Names) -> Iterator[Annotated]:
-    """Lines of fastText: words that start with `__label__`, anywhere in a line, are its classes."""
+    """Read fastText lines. Words that start with `__label__`, anywhere in a line, are its classes."""
     space = r" \t\v\f\r\0"
     label = rf"(?<![^{space}])__label__[^{space}]*"
     for record in records:
@@ -107,6 +107,6 @@ def fasttext_lines(records: list[Record], names: Names) -> Iterator[Annotated]:
         if "" in labels:
             raise ValueError(f"{names.source}: line {record['number']} has a `__label__` without a name.")
         text = re.sub(rf"{label}[{space}]*", "", record["line"])
-        # doccano adds the annotators' comments at the end.
+        # doccano appends the annotators' comments.
         text = text.partition(" __comment__")[0].strip()
         yield Annotated(text, None, {0: labels} if labels else {})

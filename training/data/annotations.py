@@ -1,8 +1,8 @@
-"""Exports of annotation tools as rows of texts and labels: Label Studio, doccano, Argilla, Prodigy, fastText, spaCy.
+"""Reads exports of Label Studio, doccano, Argilla, Prodigy, fastText and spaCy into rows of texts and labels.
 
-They are known by their shape, see `tool_of`. Where several annotators labelled a text, the class with the most votes is
-its label, or each vote becomes a row of its own: the log loss over these rows is that against the shares of the votes,
-so that all of the training learns from them (Sheng, Provost & Ipeirotis 2008, "Get another label?").
+`tool_of` detects the tool by the fields of a record. If several annotators labelled a text, its label is the majority
+class, or each vote becomes its own row. The log loss over these rows equals the log loss against the vote shares, so
+training learns from every vote (Sheng, Provost & Ipeirotis 2008, "Get another label?").
 """
 
 import csv
@@ -31,9 +31,9 @@ from .files import read_rows
 logger = logging.getLogger(__name__)
 
 ANNOTATORS = ("majority", "soft")
-EXPORT_SUFFIXES = (".spacy", ".txt", ".ft")  # that only annotation tools and trainers write
+EXPORT_SUFFIXES = (".spacy", ".txt", ".ft")  # written only by annotation tools and trainers
 _NOT_LABELLED = "unannotated"
-_LONGEST = 1 << 24  # characters of a record; what goes on for longer is a whole table
+_LONGEST = 1 << 24  # characters; a longer JSON value is a whole table, not a record
 
 
 _READERS: dict[str, Callable[[list[Record], Names], Iterator[Annotated]]] = {
@@ -50,13 +50,13 @@ _READERS: dict[str, Callable[[list[Record], Names], Iterator[Annotated]]] = {
 
 
 def tool_of(record: Record) -> str | None:
-    """The tool that writes records of this shape; `None` for the row of an ordinary table.
+    """Detect the annotation tool from the fields of a record; `None` for the row of an ordinary table.
 
     Raises:
-        ValueError: For a row of a table that might be Prodigy's.
+        ValueError: If the row may or may not be from Prodigy.
     """
     keys = record.keys()
-    if "llm_scores" in keys:  # of `labelfusion score`
+    if "llm_scores" in keys:  # output of `labelfusion score`
         return None
     if isinstance(record.get("data"), dict) and isinstance(record.get("annotations", record.get("completions")), list):
         return "Label Studio"
@@ -84,13 +84,13 @@ def tool_of(record: Record) -> str | None:
 
 
 def find_tool(data: Any) -> str | None:
-    """The annotation tool that `data` come from; `None` for any others.
+    """Detect the annotation tool that exported `data`; `None` if it is no export.
 
     Args:
         data: Path of a file, list of dicts, data frame or data set.
 
     Raises:
-        ValueError: For a text file that is no export, or a table that may be an export or not.
+        ValueError: If a text file is not an export, or a table may or may not be one.
     """
     if isinstance(data, str | Path):
         path = Path(data)
@@ -123,27 +123,28 @@ def read_export(
     annotators: str = "majority",
     labelled: bool | None = True,
 ) -> list[Record] | None:
-    """The rows of an export, `None` if `data` are none.
+    """Read the rows of an export; `None` if `data` are not an export.
 
     Args:
         data: As for `find_tool`.
-        text_column: Field with the texts, and their column here. Default: also the only field with texts.
+        text_column: Field with the texts, and name of the text column in the result. With the default, a single text
+            field of another name is also accepted.
         label_column: Field with the classes, such as a choice field of Label Studio or a question of Argilla. Default:
-            the only one.
+            the only candidate.
         multi_label: Whether a text may have several classes.
-        annotators: `"majority"`: the class with the most votes, multi-label each class that more than half of the
-            annotators chose; a tie leaves the text out. `"soft"`: a row for each vote.
-        labelled: Leave out what has no label; `False`: each text is a row, and has no label; `None`: so if there is no
-            label at all.
+        annotators: `"majority"`: the class with the most votes; for multi-label, each class that more than half of the
+            annotators chose; tied texts are left out. `"soft"`: one row per vote.
+        labelled: `True`: leave out texts without a label. `False`: return every text, without labels. `None`: like
+            `True`, but like `False` if no text has a label.
 
     Returns:
-        Rows with `id` (where the tool has one), the text and `label`, multi-label a list of classes in `labels`; the
-        latter are called `label_column` where that is given. What is left out is said once, with numbers by reason.
+        Rows with `id` (if the tool has one), the text and `label`, or for multi-label a list of classes in `labels`. If
+        `label_column` is given, it names the label column. The number of excluded texts per reason is logged once.
 
     Raises:
-        ValueError: For an unknown way with annotators, an export that can be read in several ways, or with several
-            classes of a text without `multi_label`; the record is named.
-        ImportError: For a `.spacy` file without spaCy.
+        ValueError: If `annotators` is unknown, the export can be read in several ways, or a text has several classes
+            without `multi_label`. The error names the record.
+        ImportError: If spaCy is not installed and the file is a `.spacy` file.
     """
     if annotators not in ANNOTATORS:
         raise ValueError(f"`annotators` is {annotators!r}; expected one of {', '.join(ANNOTATORS)}.")
@@ -180,7 +181,7 @@ def read_export(
 
 
 def _votes(record: Annotated, multi_label: bool, source: str, number: int) -> list[list[Any]]:
-    """What each annotator chose; single-label without those who chose nothing."""
+    """The choice of each annotator. Single-label drops annotators who chose nothing."""
     votes = [list(dict.fromkeys(vote)) for vote in record.votes.values()]
     if multi_label:
         return votes
@@ -194,7 +195,7 @@ def _votes(record: Annotated, multi_label: bool, source: str, number: int) -> li
 
 
 def _majority(votes: list[list[Any]], multi_label: bool) -> list[list[Any]]:
-    """What most annotators chose, as the only vote; none where it is a tie."""
+    """Majority choice as a single vote; empty for a tie."""
     counts = Counter(name for vote in votes for name in vote)
     if multi_label:
         tied = any(2 * count == len(votes) for count in counts.values())
@@ -218,7 +219,7 @@ def _summary(
 
 @functools.cache
 def _say(message: str) -> None:
-    """Once, however often the data are read."""
+    """Log `message` once, even if the data are read several times."""
     logger.warning(message)
 
 
@@ -230,7 +231,7 @@ def _named(source: str, record: Record | None) -> str | None:
 
 
 def _first(path: Path, suffix: str) -> Record | None:
-    """The first row of a data file, without reading the others; `None` if there is none that can be read."""
+    """Read only the first row of a data file; `None` if no row can be read."""
     if suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -289,6 +290,6 @@ def _documents(path: Path) -> Iterator[Record]:
         raise ImportError(f"{path.name} is a file of spaCy, which reads it: pip install spacy.") from None
     try:
         documents = list(DocBin().from_disk(path).get_docs(Vocab()))
-    except Exception as error:  # of msgpack, zlib, numpy
+    except Exception as error:  # from msgpack, zlib or numpy
         raise ValueError(f"{path.name}: no `DocBin` of spaCy that can be read ({type(error).__name__}).") from None
     yield from ({"text": document.text, "cats": document.cats} for document in documents)

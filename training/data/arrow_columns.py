@@ -1,4 +1,4 @@
-"""Columns of Arrow: what can be known about a million texts or labels without a Python object for each of them."""
+"""Operations on Arrow columns that avoid creating a Python object for each of a million texts or labels."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,7 @@ _TEXTS = ("string", "large_string")
 
 
 def to_series(column: "pa.ChunkedArray") -> pd.Series:
-    """A column for a data frame: the same memory for texts, whole numbers and booleans, otherwise objects."""
+    """Convert a column to a series. Texts, integers and booleans share the memory; other types become objects."""
     if _is_plain(column):
         return pd.Series(pd.arrays.ArrowExtensionArray(column), copy=False)
     array = np.empty(len(column), dtype=object)
@@ -25,7 +25,7 @@ def to_series(column: "pa.ChunkedArray") -> pd.Series:
 
 
 def to_arrow(series: pd.Series) -> "pa.ChunkedArray | None":
-    """The column of Arrow of texts, whole numbers or booleans that a series holds; None if it does not hold one."""
+    """Return the Arrow column of texts, integers or booleans behind a series; None if there is none."""
     import pyarrow as pa
 
     dtype: Any = series.dtype
@@ -37,7 +37,7 @@ def to_arrow(series: pd.Series) -> "pa.ChunkedArray | None":
 
 
 def to_objects(series: pd.Series) -> list[Any]:
-    """The values as Python objects."""
+    """Convert the values to Python objects."""
     column = to_arrow(series)
     return series.tolist() if column is None else column.to_pylist()
 
@@ -48,7 +48,7 @@ def is_text(column: "pa.ChunkedArray") -> bool:
 
 
 def _is_plain(column: "pa.ChunkedArray") -> bool:
-    """Whether its values are texts (each kept once, or not), whole numbers or booleans."""
+    """Whether its values are texts (dictionary-encoded or not), integers or booleans."""
     import pyarrow as pa
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -56,7 +56,7 @@ def _is_plain(column: "pa.ChunkedArray") -> bool:
 
 
 def has_blanks(texts: "pa.ChunkedArray") -> bool:
-    """Whether any of the texts is missing, empty or blank, in the sense of `str.isspace`."""
+    """Whether any text is missing, empty or blank, as defined by `str.isspace`."""
     import pyarrow.compute as pc
 
     return bool(
@@ -67,10 +67,10 @@ def has_blanks(texts: "pa.ChunkedArray") -> bool:
 def by_kind(
     series: pd.Series, function: Callable[[list[Any]], tuple[NDArray[Any], _Result]]
 ) -> tuple[NDArray[Any], _Result]:
-    """`function` of all values, where its array has one row a value, which equal values have in common.
+    """Apply `function`, which returns an array with one row per value and the same row for equal values.
 
-    Of a column of Arrow only the different values are given to `function`; all of them if it raises a `ValueError`,
-    which then names the right row.
+    For an Arrow column, `function` gets only the distinct values. If it raises a `ValueError`, it is called again with
+    all values, so that its error names the right row.
     """
     column = to_arrow(series)
     if column is not None and len(column):
@@ -85,7 +85,7 @@ def by_kind(
 
 
 def _kinds(column: "pa.ChunkedArray") -> tuple[list[Any], NDArray[np.integer]]:
-    """Values, among which may be some that do not occur, and for each row the place of its own."""
+    """Dictionary values (some may not occur) and the index of each row's value."""
     import pyarrow as pa
 
     encoded = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()

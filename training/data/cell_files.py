@@ -1,4 +1,4 @@
-"""CSV and TSV files: every cell a text as it is written, no row cut short, no two rows read as one."""
+"""Reads CSV and TSV files with every cell as its literal text, without truncated or merged rows."""
 
 import codecs
 import csv
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_BLOCK = 1 << 22  # bytes; a row that is longer is refused
-_ENCODINGS = {  # a file's first bytes say which; UTF-32 before UTF-16, which begins alike
+_BLOCK = 1 << 22  # bytes; a longer row is an error
+_ENCODINGS = {  # by byte order mark; UTF-32 first, because its little-endian mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -26,12 +26,12 @@ _ENCODINGS = {  # a file's first bytes say which; UTF-32 before UTF-16, which be
 
 @dataclass(frozen=True)
 class Form:
-    """How a file is written.
+    """Format of a file.
 
     Args:
-        encoding: Its encoding.
-        delimiter: What stands between two cells.
-        quoted: Whether `"` encloses cells (and stands twice inside them); otherwise it is a character like others.
+        encoding: Text encoding.
+        delimiter: Separator of cells.
+        quoted: Whether `"` encloses cells (and is doubled inside them); otherwise it is an ordinary character.
     """
 
     encoding: str
@@ -40,14 +40,14 @@ class Form:
 
 
 def read_cells(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[int, dict[str, list[str]]]]:
-    """The cells of a CSV or TSV file by columns, some thousand rows at a time, each batch with its number of rows.
+    """Read a CSV or TSV file in batches of some thousand rows, each as its row count and its cells by column.
 
-    A file is read as CSV is defined (RFC 4180). Where it cannot be meant so, its quotes are read as plain characters,
-    if each line then has as many cells as the header. Blank lines are left out.
+    A file is read as RFC 4180 defines CSV. If that fails, its quotes are read as ordinary characters, provided that
+    every line then has as many cells as the header. Blank lines are skipped.
 
     Raises:
-        ValueError: For a row with another number of cells than the header, quotes that do not match, a file that can be
-            read in two ways, two columns of one name, or an encoding that is not known.
+        ValueError: If a row does not have as many cells as the header, quotes do not match, the file can be read in two
+            ways, two columns have the same name, or the encoding is unknown.
     """
     from pyarrow import csv as arrow_csv
 
@@ -67,15 +67,15 @@ def read_cells(path: Path, columns: Collection[str] | None = None) -> Iterator[t
 def read_all_cells(
     path: Path, columns: Collection[str] | None = None, repeated: Collection[str] = ()
 ) -> "dict[str, pa.ChunkedArray]":
-    """All that `read_cells` gives, as columns of Arrow: faster by far, and in mostly one go through the file.
+    """Read everything that `read_cells` reads, as Arrow columns: much faster, and mostly in one pass.
 
-    Several threads take each line for a row, while another one counts the lines. Where there are as many, nothing has
-    been read as one that is not; otherwise it is found out how the quotes are meant.
+    Several threads parse each line as one row while the lines are counted. If the counts of rows and lines agree, no
+    quoted cell spans lines and the result is correct. Otherwise the file is read again after its quotes are analysed.
 
     Args:
         path: The file.
         columns: As for `read_cells`.
-        repeated: Those with few different cells: these are kept once.
+        repeated: Columns with few distinct cells, which are dictionary-encoded.
     """
     with named(path):
         form, read, is_csv = _first_form(path), None, path.suffix.lower() == ".csv"
@@ -97,7 +97,7 @@ def read_all_cells(
 def _read(
     source: Path | Watched, names: list[str], form: Form, columns: Collection[str] | None, repeated: Collection[str]
 ) -> "tuple[int, dict[str, pa.ChunkedArray]]":
-    """Number of rows, and the columns. Each line of a `Watched` file is taken for a row."""
+    """Read the number of rows and the columns. Each line of a `Watched` file is parsed as one row."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -109,7 +109,7 @@ def _read(
 
 
 def _wanted(names: list[str], columns: Collection[str] | None) -> dict[str, str]:
-    """The columns to read, by their places."""
+    """The columns to read, by their position as text."""
     return {str(i): name for i, name in enumerate(names) if columns is None or name in columns}
 
 
@@ -120,14 +120,14 @@ def _options(
     repeated: Collection[str] = (),
     is_watched: bool = False,
 ) -> dict[str, Any]:
-    """How Arrow reads a file, whose header is then a row: names may be anything."""
+    """Options for Arrow's reader. The header is read as a row, so that column names may be any text."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     once = pa.dictionary(pa.int32(), pa.string())
     kinds = {str(i): once if name in repeated else pa.string() for i, name in enumerate(names)}
-    size = _BLOCK // 4 if is_watched else _BLOCK  # which several threads share better
-    encoding = "utf8" if is_watched or form.encoding == UTF8 else form.encoding  # of UTF-8, Arrow knows the mark
+    size = _BLOCK // 4 if is_watched else _BLOCK  # smaller blocks balance better over threads
+    encoding = "utf8" if is_watched or form.encoding == UTF8 else form.encoding  # Arrow skips the mark of UTF-8 itself
     return {
         "read_options": arrow_csv.ReadOptions(column_names=list(kinds), block_size=size, encoding=encoding),
         "parse_options": arrow_csv.ParseOptions(
@@ -141,7 +141,7 @@ def _options(
 
 @contextmanager
 def _explained(path: Path, form: Form) -> Iterator[None]:
-    """Say of a file that Arrow refuses which row is wrong."""
+    """Replace an Arrow parse error with an error that names the wrong row."""
     import pyarrow as pa
 
     try:
@@ -152,17 +152,17 @@ def _explained(path: Path, form: Form) -> Iterator[None]:
 
 
 def _first_form(path: Path) -> Form:
-    """How a file is written, if `"` encloses cells."""
+    """Detect the format of a file, assuming that `"` encloses cells."""
     form = Form(find_encoding(path), DELIMITERS[path.suffix.lower()], quoted=True)
     with path.open(encoding=form.encoding, newline="") as file:
         start = next((line for line in file if line.strip()), "")
-    if form.delimiter not in start:  # as spreadsheets write it where the comma is the decimal point
+    if form.delimiter not in start:  # spreadsheets use `;` where the comma is the decimal separator
         form = replace(form, delimiter=next((d for d in ";\t," if d in start), form.delimiter))
     return form
 
 
 def _find_form(path: Path, form: Form, quotes: Quotes) -> Form:
-    """How a file is written: the first form of it, unless its quotes do not enclose cells."""
+    """Decide the format of a file: `form`, unless its quotes do not enclose cells."""
     if not quotes.open:
         return replace(form, quoted=False)
     is_csv = path.suffix.lower() == ".csv"
@@ -173,7 +173,7 @@ def _find_form(path: Path, form: Form, quotes: Quotes) -> Form:
 
 
 def _count_rows(path: Path, form: Form) -> int | None:
-    """Number of rows, the header among them; None if the file cannot be read so."""
+    """Count the rows, including the header; None if the file cannot be read in this format."""
     from pyarrow import csv as arrow_csv
 
     try:
@@ -184,10 +184,13 @@ def _count_rows(path: Path, form: Form) -> int | None:
 
 
 def _settle_quotes(path: Path, form: Form, quotes: Quotes) -> Form:
-    """Whether quotes enclose cells: where that reads well, unless a TSV file reads well, with other rows, without.
+    """Decide whether quotes enclose cells, by trying both readings.
+
+    The quoted reading is preferred. A TSV file for which both readings work but give different numbers of rows is
+    ambiguous, because some programs quote the cells of TSV files and others do not.
 
     Raises:
-        ValueError: If neither does, or both do for a TSV file, which some write with and some without quotes.
+        ValueError: If neither reading works, or a TSV file is ambiguous.
     """
     raw = replace(form, quoted=False)
     problem, rows = _problem(path, form, quotes)
@@ -208,7 +211,7 @@ def _settle_quotes(path: Path, form: Form, quotes: Quotes) -> Form:
 
 
 def _problem(path: Path, form: Form, quotes: Quotes) -> tuple[ValueError | None, int]:
-    """What speaks against reading the file so, if anything; and the number of its rows, without the header."""
+    """The error of reading the file in this format, if any, and the number of rows without the header."""
     if quotes.regular and (rows := _count_rows(path, form)) is not None:
         return None, rows - 1
     try:
@@ -220,10 +223,10 @@ def _problem(path: Path, form: Form, quotes: Quotes) -> tuple[ValueError | None,
 
 
 def _check_rows(path: Path, form: Form) -> int:
-    """Go through the file strictly; returns the number of its rows, without the header.
+    """Parse the file strictly and return the number of rows without the header.
 
     Raises:
-        ValueError: For the first row that is wrong.
+        ValueError: For the first malformed row.
     """
     rows, count = _strict_rows(path, form), 0
     try:
@@ -264,7 +267,7 @@ def _shown(row: list[str]) -> str:
 
 
 def find_encoding(path: Path) -> str:
-    """Python's name of the encoding that the first bytes of a file declare; UTF-8 if they declare none."""
+    """Detect the encoding from the byte order mark and return its Python name; UTF-8 without a mark."""
     with path.open("rb") as file:
         start = file.read(64)
     found = next((name for mark, name in _ENCODINGS.items() if start.startswith(mark)), None)
@@ -277,7 +280,7 @@ def find_encoding(path: Path) -> str:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Say of bytes that are no text in the file's encoding where they are, and how to mend that."""
+    """Replace a decoding error with one that says where the bytes are and how to fix the file."""
     try:
         yield
     except UnicodeError:
@@ -305,5 +308,5 @@ def _encoding_error(path: Path) -> ValueError:
 
 
 def read_error(path: Path, found: str, expected: str) -> ValueError:
-    """The error for a file that cannot be read rightly."""
+    """The error for a file that cannot be read correctly."""
     return ValueError(f"{path}: {found}; expected {expected}.")

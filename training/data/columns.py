@@ -1,4 +1,4 @@
-"""Cells of a table to arrays: labels in every spelling, and the `llm_scores` column."""
+"""Converts table cells to arrays: labels in any spelling, and the `llm_scores` column."""
 
 import json
 import re
@@ -18,23 +18,23 @@ def encode_labels(
     other_names: Sequence[Any] = (),
     unseen: list[str] | None = None,
 ) -> NDArray[Any]:
-    """Labels, as `label_cells.read_labels` gives them, to indices or 0/1 vectors.
+    """Convert labels, as `label_cells.read_labels` returns them, to indices or 0/1 vectors.
 
-    A label is a class as it is spelt (1 is also "1" and "1.0"), or an index where no class is called a number.
-    A multi-label entry is a 0/1 vector or a list of classes. `other_names` are what the data call the K classes.
+    A label is the spelling of a class (1 matches "1" and "1.0"), or an index if no class name is a number.
+    A multi-label entry is a 0/1 vector or a list of classes.
 
     Args:
         raw: n labels.
         classes: K classes.
         multi_label: Whether an entry is a list.
-        other_names: What the data call the K classes.
+        other_names: Alternative names of the K classes, as used in the data.
         unseen: A list to which the names of U unknown classes are added; `None`: an unknown class is an error.
 
     Returns:
         int64 `(n,)` in [0, K + U), or float32 `(n, K + U)` of 0/1 for multi-label.
 
     Raises:
-        ValueError: For a missing or unknown label, naming the row.
+        ValueError: For a missing or unknown label. The error names the row.
     """
     index: dict[Any, int] = {c: i for i, c in enumerate(classes)}
     for names in (map(str, classes), (str(c).strip() for c in classes), other_names):
@@ -48,7 +48,7 @@ def encode_labels(
         if is_vector(value):
             raise ValueError(f"Row {row} has the label {value!r}, expected one class; lists need `multi_label=True`.")
         found = index.get(value, index.get(str(value), spelt.get(_plain_number(value))))
-        if found is None and not isinstance(value, str):  # the number 1 is "01", if no other class is 1
+        if found is None and not isinstance(value, str):  # the number 1 matches "01" if no other class is 1
             found = counted.get(to_number(value))
         if found is None and not numeric and not isinstance(value, str) and to_number(value) in range(len(classes)):
             found = int(value)
@@ -86,12 +86,12 @@ def encode_labels(
 
 
 def parse_scores(column: Iterable[Any], num_labels: int, num_providers: int | None = None) -> NDArray[np.float32]:
-    """The `llm_scores` column (lists, arrays or their JSON text; null for missing) as float32 `(n, P, K)` with NaN.
+    """Convert the `llm_scores` column (lists, arrays or JSON text; null for missing) to float32 `(n, P, K)` with NaN.
 
-    One flat list of K numbers is taken as the scores of a single provider.
+    A flat list of K numbers holds the scores of a single provider.
 
     Raises:
-        ValueError: For another shape or numbers outside [0, 1], naming the row.
+        ValueError: For another shape or numbers outside [0, 1]. The error names the row.
     """
     rows = [parse_row(value, i) for i, value in enumerate(column)]
     found = {len(r) for r in rows if r is not None}
@@ -124,11 +124,11 @@ def parse_scores(column: Iterable[Any], num_labels: int, num_providers: int | No
 
 
 def parse_row(value: Any, row: int) -> list[Any] | None:
-    """One cell of the `llm_scores` column as a list with one entry a provider; `None` if it is empty."""
+    """Convert a cell of the `llm_scores` column to a list with one entry per provider; `None` if it is empty."""
     if isinstance(value, str):
         try:
             value = json.loads(value or "null")
-        except (ValueError, RecursionError):  # no JSON, or numbers or nesting beyond what Python reads
+        except (ValueError, RecursionError):  # not JSON, or numbers or nesting beyond Python's limits
             raise ValueError(f"`llm_scores` row {row} is text that is not JSON: {value[:60]!r}.") from None
     if is_missing(value) or (is_vector(value) and len(value) == 0):
         return None
@@ -141,9 +141,9 @@ def parse_row(value: Any, row: int) -> list[Any] | None:
 
 
 def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool) -> list[Any]:
-    """The given classes, else the sorted ones that occur; a matrix of 0/1 without names numbers them.
+    """The given classes, or else the sorted classes that occur. Columns of an unnamed 0/1 matrix are numbered.
 
-    `raw` are labels as of `label_cells.read_labels`.
+    `raw` are labels as `label_cells.read_labels` returns them.
     """
     if given is not None:
         return list(given)
@@ -161,7 +161,7 @@ def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool)
 
 
 def name_labels(raw: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    """Indices and 0/1 vectors in the order of `names` as these names; a negative index is a missing label."""
+    """Replace indices and 0/1 vectors with the names in `names`. A negative index is a missing label."""
     binary = _looks_binary(raw) and len(raw[0]) == len(names)
 
     def name(value: Any) -> Any:
@@ -193,7 +193,7 @@ def _is_binary_vector(items: list[Any], num_labels: int, named: bool) -> bool:
 
 
 def check_binary(values: NDArray[Any], argument: str = "label_columns") -> NDArray[np.float32]:
-    """A 0/1 matrix as float32, or an error that names the row."""
+    """Convert a 0/1 matrix to float32, or raise an error that names the row."""
     try:
         out = values.astype(np.float32)
     except (TypeError, ValueError):
@@ -210,19 +210,19 @@ def _is_number(value: Any) -> bool:
 
 
 def to_number(value: Any) -> float | None:
-    """The number that a label is or spells; `None` for a word."""
+    """Convert a number or the text of one to float; `None` for other labels."""
     if isinstance(value, str):
         return float(value) if re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", value) else None
     return float(value) if _is_number(value) else None
 
 
 def _places(keys: Iterable[Any]) -> dict[Any, int]:
-    """Where each of the keys stands, without those that stand in two places."""
+    """The index of each key. None and keys that occur twice are left out."""
     listed = list(keys)
     return {key: i for i, key in enumerate(listed) if key is not None and listed.count(key) == 1}
 
 
 def _plain_number(value: Any) -> str:
-    """One text for all the ways of writing a whole number: 1, 1.0, "1" and "1.0", but not "01"; else `value` itself."""
+    """Normalize spellings of an integer (1, 1.0, "1" and "1.0", not "01") to one text; else the text of `value`."""
     text = str(value).strip()
     return text[:-2] if re.fullmatch(r"(0|-?[1-9]\d*)\.0", text) else text

@@ -1,4 +1,4 @@
-"""Whatever people have as a table: data frames, data sets, lists, files, Hub ids."""
+"""Reads data frames, data sets, lists, files and Hub ids into one data frame."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from .columns import check_binary, name_labels
 from .files import SUFFIXES, read_batches, read_columns
 from .label_cells import read_labels
 
-CLASSES_SUFFIX = ".classes.json"  # of the small file beside a CSV or JSONL file, which have no place for metadata
+CLASSES_SUFFIX = ".classes.json"  # of the file next to a CSV or JSONL file, which cannot hold metadata
 LABEL_COLUMNS = ("label", "labels")
 SCORES = "llm_scores"
 
@@ -34,19 +34,19 @@ def read_table(
         data: DataFrame, `datasets.Dataset`, dict of columns, list of dicts, pair `(texts, labels)`, path of a CSV, TSV,
             JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
         split: Split to take of a data set on the Hub or a `DatasetDict`.
-        text_column: Name of the column that the texts of `(texts, labels)` get.
+        text_column: Name of the text column for a pair `(texts, labels)`.
         label_column: Name of the label column; `None`: `label` or `labels`.
-        columns: The columns that are wanted of a file; `None`: all.
-        **export: How the exports of annotation tools are read: the other options of `annotations.read_export`.
+        columns: The columns to read from a file; `None`: all.
+        **export: Other options of `annotations.read_export`, for exports of annotation tools.
 
     Returns:
-        The data frame (all cells of a CSV or TSV file are texts), with names for the indices of a `ClassLabel`; and the
-        class names if the data set declares them: by `ClassLabel`, or by what `labelfusion score` leaves in a Parquet
-        file or beside a CSV or JSONL file, in the order of its scores.
+        The data frame (all cells of a CSV or TSV file are texts), where names replace the indices of a `ClassLabel`;
+        and the class names if the data set declares them. They come from a `ClassLabel`, or from the metadata that
+        `labelfusion score` writes into a Parquet file or next to a CSV or JSONL file, in the order of its scores.
 
     Raises:
-        ValueError: For a type that is none of these, or a file of another kind.
-        FileNotFoundError: For a path that does not exist.
+        ValueError: If the type of the data or of the file is not supported.
+        FileNotFoundError: If the path does not exist.
     """
     rows = read_export(data, text_column=text_column, label_column=label_column, **export)
     if rows is not None:
@@ -70,7 +70,7 @@ def read_table(
             raise ValueError(f"`(texts, labels)`: {len(texts)} texts but {len(labels)} labels.")
         column = label_column or "label"
         table = pd.DataFrame({text_column: _objects(texts), column: _objects(labels)})
-        return _named(table, {column: getattr(labels, "features", None)}, column)  # of a column of a datasets.Dataset
+        return _named(table, {column: getattr(labels, "features", None)}, column)  # `labels` may be a `datasets.Column`
     if isinstance(data, dict) and hasattr(data, "keys") and not hasattr(data, "column_names"):
         return pd.DataFrame(dict(data)), None
     if isinstance(data, dict):  # a DatasetDict
@@ -80,7 +80,7 @@ def read_table(
     if hasattr(data, "features") and hasattr(data, "to_pandas"):
         if hasattr(data, "__len__"):
             return _named(data.to_pandas(), data.features or {}, label_column)
-        rows = list(data)  # of a stream, which may not know its columns
+        rows = list(data)  # a stream, which may not declare its columns
         return _named(_from_rows(rows), data.features or {}, label_column)
     if isinstance(data, Sequence) and len(data) and isinstance(data[0], dict):
         return _from_rows(data), None
@@ -100,9 +100,9 @@ def is_table(data: Any) -> bool:
 
 
 def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
-    """Data as `prepare` reads them, from scikit-learn's `(X, y)` where `y` is given.
+    """Convert scikit-learn's `(X, y)` to data for `prepare`. Without `y`, `data` are returned unchanged.
 
-    `y` may be a data frame of one column of labels, or of a 0/1 column a class.
+    `y` may be a data frame with one column of labels, or with one 0/1 column per class.
     """
     if y is None:
         return data
@@ -119,7 +119,7 @@ def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
 
 
 def _objects(values: Any) -> pd.Series:
-    """A column of these values as they are."""
+    """Make a series of dtype object, without any conversion of the values."""
     array = np.empty(len(values), dtype=object)
     array[:] = values if isinstance(values, list) else list(values)
     return pd.Series(array, dtype=object)
@@ -131,7 +131,7 @@ def _from_rows(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def column_names(data: Any, table: pd.DataFrame) -> list[str]:
-    """The names of all columns of `data`, of which `table` may have but those that were wanted."""
+    """The names of all columns of `data`. `table` may hold only the requested ones."""
     if is_file(data):
         _, first = next(read_batches(Path(data)), (0, {}))
         return list(first)
@@ -169,7 +169,7 @@ def _read_file(
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:
-    """What a Parquet file, and the small file beside any other, say about its data."""
+    """Metadata from a Parquet file and from the classes file next to a data file."""
     found: dict[bytes, bytes] = {}
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
@@ -191,7 +191,7 @@ def _features(metadata: dict[bytes, bytes]) -> Any:
 def _named(
     table: pd.DataFrame, features: Any, label_column: str | None = None, scored: list[str] | None = None
 ) -> tuple[pd.DataFrame, list[str] | None]:
-    """The table with names for the indices of `ClassLabel`, and these names; `scored` renames them, in their order."""
+    """Replace `ClassLabel` indices in the table with names, and return both. `scored` overrides the names in order."""
     declared = None
     for column in (label_column,) if label_column else reversed(LABEL_COLUMNS):
         feature = features.get(column)

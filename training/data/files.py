@@ -1,7 +1,7 @@
-"""Data files as they are: CSV, TSV, JSON, JSON Lines and Parquet, read in one way for every use.
+"""Reads CSV, TSV, JSON, JSON Lines and Parquet files.
 
-No cell changes on the way: the cells of a CSV or TSV file are texts, and so are the strings of a JSON file, be they
-digits or dates. What cannot be read rightly is an error that names file and row.
+Cells are not converted: cells of a CSV or TSV file and strings of a JSON file stay texts, even if they look like
+numbers or dates. A file that cannot be read correctly is an error that names the file and the row.
 """
 
 import json
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-BATCH = 10_000  # rows held at once as columns
+BATCH = 10_000  # rows per batch
 
 
 def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[int, dict[str, list[Any]]]]:
-    """The columns of a file, some thousand rows at a time, each batch with its number of rows.
+    """Read a file in batches of some thousand rows, each as its row count and its columns.
 
     Args:
         path: File whose name ends in one of `SUFFIXES`.
-        columns: Names of the columns that are wanted, where the file has them; `None`: all.
+        columns: Names of the columns to read, if the file has them; `None`: all.
 
     Raises:
-        ValueError: For a file that cannot be read rightly; names the row and how to mend it.
+        ValueError: If the file cannot be read correctly. The error names the row and the fix.
     """
     suffix = path.suffix.lower()
     if suffix in DELIMITERS:
@@ -42,7 +42,7 @@ def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file; the arguments and errors are those of `read_batches`."""
+    """Read the rows of a file as dicts. Raises the errors of `read_batches`."""
     if path.suffix.lower() in (".json", ".jsonl"):
         yield from read_objects(path)
         return
@@ -55,10 +55,10 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def read_columns(
     path: Path, columns: Collection[str] | None = None, repeated: Collection[str] = ()
 ) -> "dict[str, list[Any] | pa.ChunkedArray]":
-    """All rows of a file as columns; a row that lacks one has None there. Otherwise as `read_batches`.
+    """Read a whole file as columns, with None where a row lacks a column. Arguments and errors as in `read_batches`.
 
-    Those of a CSV, TSV or Parquet file are columns of Arrow: no cell is a Python object before it is needed. Of the
-    `repeated` ones, texts that are alike are kept once.
+    Columns of a CSV, TSV or Parquet file are Arrow columns, so that cells become Python objects only when needed. Text
+    columns in `repeated` are dictionary-encoded.
     """
     suffix = path.suffix.lower()
     if suffix in DELIMITERS:
@@ -66,7 +66,7 @@ def read_columns(
     if suffix == ".parquet":
         with _opened(path, columns, repeated) as (file, names):
             table = file.read(columns=names)
-            table.validate(full=True)  # texts are not looked at before they are needed
+            table.validate(full=True)  # Arrow would otherwise check texts only on access
             return {name: table.column(name) for name in names}
     found: dict[str, list[Any]] = {}
     count = 0
@@ -83,7 +83,7 @@ def read_columns(
 def _opened(
     path: Path, columns: Collection[str] | None, repeated: Collection[str] = ()
 ) -> "Iterator[tuple[pq.ParquetFile, list[str]]]":
-    """A Parquet file, and which of the wanted columns it has."""
+    """Open a Parquet file; yields it with those of the requested columns that it has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -97,7 +97,7 @@ def _opened(
 
 
 def read_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON file: a list of them, one a line, or a whole table by columns as pandas writes it."""
+    """Read the objects of a JSON file: a list, one object per line, or a column-wise table as pandas writes it."""
     with named(path), path.open(encoding=find_encoding(path)) as file:
         start = next((line for line in file if line.strip()), "")
         file.seek(0)
@@ -150,7 +150,7 @@ def _objects(path: Path, rows: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_columns(found: dict[str, Any]) -> bool:
-    """Whether an object is a table by columns: lists of one length, or objects with the same keys."""
+    """Whether an object is a column-wise table: lists of equal length, or objects with the same keys."""
     kinds, values = {type(value) for value in found.values()}, list(found.values())
     if kinds == {list}:
         return len({len(value) for value in values}) == 1 and len(values) > 1
@@ -176,7 +176,7 @@ def _in_columns(
                 cells = batch.get(name)
                 if cells is None:
                     cells = batch[name] = []
-                if len(cells) < count:  # rows before lacked the column
+                if len(cells) < count:  # earlier rows lack the column
                     cells.extend([None] * (count - len(cells)))
                 cells.append(value)
         count += 1

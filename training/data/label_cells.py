@@ -1,4 +1,4 @@
-"""Labels as they are written: lists in one cell, spaces around a name, numbers that are the names of classes."""
+"""Parses label cells: lists in one cell, spaces around a name, numbers as class names."""
 
 import ast
 import contextlib
@@ -16,22 +16,22 @@ logger = logging.getLogger(__name__)
 
 _VECTORS = (list, tuple, set, frozenset, np.ndarray)
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
-_WHOLE = re.compile(r"(0|-?[1-9]\d{0,14})\.0")  # as pandas writes a column of numbers that has a gap
+_WHOLE = re.compile(r"(0|-?[1-9]\d{0,14})\.0")  # pandas writes integer columns with missing values like this
 
 
 def read_labels(column: Sequence[Any], cells: bool = False) -> list[Any]:
-    """The labels of a column as classes, or as lists of classes; None where there is none.
+    """Read the labels of a column as classes or lists of classes, with None for a missing label.
 
-    Spaces around a name are not part of it, and a float that is a whole number is that number. Sets, tuples, arrays and
-    `{"choices": [...]}` become lists, as do texts that hold a list.
+    Spaces around names are stripped, and floats with integer values become ints. Sets, tuples, arrays,
+    `{"choices": [...]}` and texts that hold a list become lists.
 
     Args:
         column: n labels.
         cells: Whether they are cells of a CSV or TSV file: texts, "" for a missing one. They become numbers (or
-            booleans) where all of them are written as Python writes these: "0" and "1", not "01" or "1.10".
+            booleans) if all of them are spelt as Python prints these: "0" and "1", not "01" or "1.10".
 
     Raises:
-        ValueError: For labels that are dates, or objects that name no classes; names the row.
+        ValueError: For labels that are dates, or objects that name no classes. The error names the row.
     """
     found = _each(column, _plain_label)
     stripped = next((v for v in sorted(_texts(column)) if v.strip() != v), None)
@@ -41,7 +41,7 @@ def read_labels(column: Sequence[Any], cells: bool = False) -> list[Any]:
 
 
 def typed_cells(cells: list[Any]) -> list[Any]:
-    """Texts as ints or bools if Python writes all of them like this; whole floats are ints, None stays None."""
+    """Convert texts to ints or bools if all are spelt as Python prints these. "1.0" becomes 1, and None stays None."""
     kinds = _texts(cells)
     convert: Callable[[str], Any]
     if not kinds or set(map(type, cells)) - {str, type(None)}:
@@ -59,16 +59,16 @@ def typed_cells(cells: list[Any]) -> list[Any]:
 
 
 def split_labels(column: Sequence[Any], known: Collection[Any] = ()) -> list[Any]:
-    """The lists of a multi-label column; names in one text are separated by `|`, `;` or `,`.
+    """Split the cells of a multi-label column into lists. Names in a text are separated by `|`, `;` or `,`.
 
-    A column has one separator, the first of these that occurs in it: with `film, tv|sport`, `film, tv` is one class.
+    A column has one separator, the first of these that occurs in it: in `film, tv|sport`, `film, tv` is one class.
 
     Args:
-        column: Labels as of `read_labels`.
-        known: Classes that are known: a text that is one of them is not split.
+        column: Labels as returned by `read_labels`.
+        known: Known classes. A text that equals one of them is not split.
 
     Raises:
-        ValueError: For a list that cannot be read, naming the row.
+        ValueError: For a list that cannot be parsed. The error names the row.
     """
     whole = {str(name) for name in known}
     texts = _texts(column) - whole
@@ -87,10 +87,10 @@ def split_labels(column: Sequence[Any], known: Collection[Any] = ()) -> list[Any
 
 
 def single_labels(column: Sequence[Any]) -> list[Any]:
-    """Labels as of `read_labels`, where a list of one class is that class.
+    """Replace lists of one class with that class, in labels as returned by `read_labels`.
 
     Raises:
-        ValueError: For a list of several, which need `multi_label=True`.
+        ValueError: For a list of several classes, which needs `multi_label=True`.
     """
     if not has_vectors(column):
         return list(column)
@@ -104,13 +104,13 @@ def single_labels(column: Sequence[Any]) -> list[Any]:
 
 
 def _texts(column: Sequence[Any]) -> set[str]:
-    """The different texts among the values."""
+    """The distinct texts among the values."""
     kinds = set(map(type, column))
     return {v for v in (set(column) if kinds <= {str, type(None)} else column) if isinstance(v, str)}
 
 
 def _each(column: Sequence[Any], function: Callable[[Any], Any]) -> list[Any]:
-    """`function` of each value, called once for equal ones; its errors name the row."""
+    """Apply `function` to each value, in text and integer columns once per distinct value. Errors name the row."""
     kinds = set(map(type, column))
     if kinds <= {str, type(None)} or kinds <= {int, type(None)}:
         known: dict[Hashable, Any] = {}
@@ -164,7 +164,7 @@ def _plain_list(values: Any) -> list[Any]:
 
 
 def _chosen(value: dict[Any, Any]) -> list[Any]:
-    """The classes that an object names: its one list, or its keys with a 1 (or true) if it has 0 and 1 alone."""
+    """Classes that an object names: its only value if that is a list, or its keys with 1 if all values are 0 or 1."""
     values = list(value.values())
     if len(values) == 1 and is_vector(values[0]):
         return list(values[0])
@@ -177,14 +177,14 @@ def _chosen(value: dict[Any, Any]) -> list[Any]:
 
 
 def _structure(text: str) -> Any:
-    """The list or object that a text holds; None for the name of a class."""
+    """Parse a text that holds a list or an object into a list; None for a class name."""
     if not text.startswith(("[", "(", "{")):
         return None
     for read in (_from_json, ast.literal_eval):
         if read is ast.literal_eval and re.search(r"""['"]\s+['"]""", text):
-            break  # an array as numpy prints it: Python would join its names
+            break  # a printed NumPy array, whose adjacent strings Python would concatenate
         found: Any = None
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # of JSON it is a ValueError
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # JSON raises a ValueError
             found = cast("Callable[[str], Any]", read)(text)
         if isinstance(found, dict):
             return _chosen(found)
@@ -213,6 +213,6 @@ def is_vector(value: Any) -> bool:
 
 
 def shorten(items: Sequence[Any], limit: int = 12) -> str:
-    """The first items as text, for a message."""
+    """Format the first items for a message."""
     shown = ", ".join(repr(i) for i in items[:limit])
     return shown if len(items) <= limit else f"{shown}, ... ({len(items)} in all)"

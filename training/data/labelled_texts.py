@@ -1,4 +1,4 @@
-"""Labelled texts from whatever people have: data frames, data sets, lists, files, Hub ids."""
+"""Converts data frames, data sets, lists, files and Hub ids to arrays of texts, labels and scores."""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
@@ -37,17 +37,17 @@ EMPTY_TEXTS = ("error", "skip", "keep")
 
 @dataclass
 class LabelledTexts:
-    """Texts with what is known about them; n rows, K classes, P providers.
+    """Texts with labels and LLM scores, for n rows, K classes and P providers.
 
     Args:
-        column: n texts, a list or a column of Arrow, which takes half the memory.
+        column: n texts as a list, or as an Arrow column, which takes half the memory.
         labels: int64 `(n,)` class indices, or float32 `(n, K)` of 0/1 for multi-label; `None` without labels. With U
             `unseen` classes, indices up to K + U - 1, or `(n, K + U)`.
         llm_scores: float32 `(n, P, K)`, NaN where a provider has no answer; `None` without the column.
-        classes: K classes as the data spell them: names, or the integers themselves.
-        unseen: U names of classes that occur and are none of `classes`.
-        rows: int64 `(n,)`: where each text stands in the data, without texts left out; `None`: all are there.
-        count: Rows of the data, those left out among them.
+        classes: K classes as in the data: names or integers.
+        unseen: Names of the U classes that occur in the data but not in `classes`.
+        rows: int64 `(n,)` row index of each text in the data; `None`: no row was skipped.
+        count: Number of rows in the data, including skipped rows.
     """
 
     column: "list[str] | pa.ChunkedArray"
@@ -66,7 +66,7 @@ class LabelledTexts:
 
     @property
     def texts(self) -> list[str]:
-        """The texts as a list, which is made when it is first needed."""
+        """The texts as a list, converted from Arrow on first use."""
         if not isinstance(self.column, list):
             self.column = self.column.to_pylist()
         return self.column
@@ -94,7 +94,7 @@ def prepare(
     empty_texts: str = "error",
     annotators: str = "majority",
 ) -> LabelledTexts:
-    """Bring data into arrays.
+    """Convert data to arrays.
 
     Args:
         data: See `read_table`.
@@ -105,14 +105,15 @@ def prepare(
         label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
         num_providers: Expected number of providers in `llm_scores`; `None`: as many as there are.
         require_labels: Whether labels are read; else they are ignored.
-        unseen_classes: Take labels that are none of `classes` as wrong answers to come, with a warning; otherwise they
-            are an error.
-        empty_texts: What is done with rows whose text is missing, empty or blank: `"error"`; `"skip"`: they are left
-            out, with a warning; `"keep"`: they stay, and their text is None.
-        annotators: What several annotators of a text give: `"majority"` or `"soft"`, see `annotations.read_export`.
+        unseen_classes: Accept labels that are not in `classes`, with a warning; any prediction for them will be wrong.
+            Otherwise they are an error.
+        empty_texts: How to treat rows whose text is missing, empty or blank: `"error"`; `"skip"`: leave them out, with
+            a warning; `"keep"`: keep them, with None as text.
+        annotators: How to combine several annotators: `"majority"` or `"soft"`, see `annotations.read_export`.
 
     Raises:
-        ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape; the row is named.
+        ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape. The error names the
+            row.
     """
     if isinstance(data, LabelledTexts):
         return data
@@ -134,7 +135,7 @@ def prepare(
 
 @contextmanager
 def naming(data: Any) -> Iterator[None]:
-    """Errors about a file name it."""
+    """Prefix errors with the file name if `data` is a file."""
     try:
         yield
     except ValueError as error:
@@ -157,7 +158,7 @@ def _prepare(
     empty_texts: str,
     annotators: str,
 ) -> LabelledTexts:
-    """`prepare` of data that are read for the first time."""
+    """Implement `prepare` for data that are not `LabelledTexts` yet."""
     wanted = {text_column, SCORES, *(label_columns or ())} | ({label_column} if label_column else {*LABEL_COLUMNS})
     table, declared = read_table(
         data,
@@ -200,7 +201,7 @@ def _prepare(
     if SCORES in table:
         scores = parse_scores(to_objects(table[SCORES]), len(classes), num_providers)
         order, names = [str(c) for c in declared or []], [str(c) for c in classes]
-        if order != names and sorted(order) == sorted(names):  # the scores are in the order of the declaration
+        if order != names and sorted(order) == sorted(names):  # the scores are in the order of `declared`
             scores = scores[:, :, [order.index(c) for c in names]]
     return LabelledTexts(texts, labels, scores, classes, unseen, rows, count)
 
@@ -208,10 +209,11 @@ def _prepare(
 def check_texts(
     series: pd.Series, text_column: str = "text", empty_texts: str = "error"
 ) -> "tuple[list[str] | pa.ChunkedArray, NDArray[np.int64] | None]":
-    """Texts, and the rows that are kept of them (`None`: all); for `empty_texts` see `prepare`.
+    """Check texts; returns them with the indices of the kept rows (`None`: all). See `prepare` for `empty_texts`.
 
     Raises:
-        ValueError: For something that is no text, or texts that are empty, blank or missing; names the rows.
+        ValueError: For values that are not texts, or with `"error"` for empty, blank or missing texts. The error names
+            the rows.
     """
     if empty_texts not in EMPTY_TEXTS:
         raise ValueError(f"`empty_texts` is {empty_texts!r}; expected 'error' or 'skip'.")
@@ -241,7 +243,7 @@ def is_empty_text(text: Any, row: int, text_column: str = "text") -> bool:
     """Whether a text is missing, empty or blank.
 
     Raises:
-        ValueError: For something that is no text.
+        ValueError: For a value that is not a text.
     """
     if isinstance(text, str):
         return not text or text.isspace()
@@ -261,7 +263,7 @@ def empty_error(count: int, first: Sequence[int], total: int, text_column: str) 
 
 
 def concatenate(a: LabelledTexts, b: LabelledTexts) -> LabelledTexts:
-    """The rows of `a`, then those of `b`; scores that one of them lacks are missing."""
+    """Concatenate the rows of `a` and `b`. If only one has scores, those of the other are NaN."""
     assert a.labels is not None
     assert b.labels is not None
     scores = None
@@ -279,7 +281,7 @@ def concatenate(a: LabelledTexts, b: LabelledTexts) -> LabelledTexts:
 
 
 def find_label_column(names: Collection[Any], multi_label: bool, label_column: str | None = None) -> str | None:
-    """Which of these columns holds the labels; None if none does."""
+    """Select the label column from `names`; None if there is none."""
     order = (label_column,) if label_column else LABEL_COLUMNS[:: -1 if multi_label else 1]
     return next((name for name in order if name in names), None)
 
@@ -287,13 +289,13 @@ def find_label_column(names: Collection[Any], multi_label: bool, label_column: s
 def read_classes(
     column: Sequence[Any], multi_label: bool, cells: bool, known: Sequence[Any] | None = None
 ) -> list[Any]:
-    """The labels of a column as `encode_labels` takes them.
+    """Read the labels of a column in the form that `encode_labels` expects.
 
     Args:
-        column: n labels as they are in the data.
+        column: n raw labels.
         multi_label: Whether they are lists.
-        cells: Whether they are cells of a CSV or TSV file, in which an empty cell is an empty list of classes.
-        known: Classes that are known. Cells that are spelt like them stay as they are.
+        cells: Whether they are cells of a CSV or TSV file. For multi-label, an empty cell is an empty list of classes.
+        known: Known classes. Cells stay texts if all of them are known classes.
     """
     labels = read_labels(column)
     if multi_label:
@@ -317,9 +319,9 @@ def _read_labels(
     label_columns: Sequence[str] | None,
     unseen: list[str] | None,
 ) -> tuple[NDArray[Any], list[Any]]:
-    """Labels as of `LabelledTexts`, and the classes; the arguments are those of `prepare`.
+    """Return labels as in `LabelledTexts`, and the classes. The arguments are those of `prepare`.
 
-    `table` is what was read of `data`; `unseen` gets the names of unknown classes.
+    `table` was read from `data`. The names of unknown classes are added to `unseen`.
     """
     cells = has_cells(data)
     if label_columns:
@@ -332,7 +334,7 @@ def _read_labels(
                 f"`label_columns` are {len(columns)} columns, but there are {len(classes)} classes: "
                 f"{shorten(classes)}. Give one column a class."
             )
-        same = set(columns) == {str(c) for c in classes}  # otherwise `classes` renames the columns, in their order
+        same = set(columns) == {str(c) for c in classes}  # otherwise `classes` renames the columns in order
         order = [columns[str(c)] for c in classes] if same else list(label_columns)
         columns_of_cells = [_column_of_class(table[c], cells) for c in order]
         labels = check_binary(np.array(columns_of_cells, dtype=object).T)
@@ -354,7 +356,7 @@ def _read_labels(
     def encode(values: list[Any]) -> tuple[NDArray[Any], tuple[list[Any], list[str]]]:
         odd: list[str] = []
         raw = read_classes(values, multi_label, cells, given)
-        if declared and not any(to_number(name) is not None for name in declared):  # then a number is an index
+        if declared and not any(to_number(name) is not None for name in declared):  # so numbers are indices
             raw = name_labels(raw, declared)
         found = find_classes(raw, given, multi_label)
         other_names = _other_names(declared, found)
@@ -380,7 +382,7 @@ def _warn_unseen(unseen: list[str], classes: Sequence[Any]) -> None:
 
 
 def _other_names(declared: list[str] | None, classes: Sequence[Any]) -> list[str]:
-    """What the data call the classes in their order, where none has the same name: `classes` renames them."""
+    """Declared names that `classes` renames in order; empty if any declared name is also in `classes`."""
     given = {str(c).casefold() for c in classes}
     renamed = declared and len(declared) == len(classes) and given.isdisjoint(c.casefold() for c in declared)
     return list(declared or []) if renamed else []

@@ -1,4 +1,4 @@
-"""Contrastive training of the encoder for little data: texts of one class are drawn together, the others pushed apart.
+"""Contrastive training of the encoder for little data: embeddings of the same class attract, others repel.
 
 The idea of learning from pairs before a head is fitted is SetFit's (Tunstall et al. 2022, arXiv:2209.11055); all pairs
 of a batch at once, in the supervised contrastive loss, are Khosla et al.'s (2020, arXiv:2004.11362).
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
-TEXTS_A_CLASS = 4  # of each class that a batch draws on
+TEXTS_A_CLASS = 4  # texts per class in a batch
 
 
 def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Supervised contrastive loss, a scalar; texts of several classes attract each other by the classes they share.
+    """Supervised contrastive loss, a scalar. Multi-label texts attract each other in proportion to shared classes.
 
     Args:
         embeddings: float `(batch, hidden)`; they are normalised here.
@@ -48,9 +48,9 @@ def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature
 
 
 def batches(labels: NDArray[np.float32], batch_size: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Endless batches of row numbers: some classes, drawn in turn, and several texts of each.
+    """Yield endless batches of row numbers, with several texts of each of some classes, which take turns.
 
-    A class of one text gives it twice: under dropout its two embeddings are a pair too (Gao et al. 2021,
+    The text of a class with only one text occurs twice: dropout makes its two embeddings a pair (Gao et al. 2021,
     arXiv:2104.08821).
     """
     rng = np.random.default_rng(seed)
@@ -126,10 +126,10 @@ def contrast(
 
 @contextmanager
 def upper_layers(encoder: nn.Module, share: float) -> Iterator[list[nn.Parameter]]:
-    """Let only the upper `share` of the encoder's layers be trained, and yield their parameters.
+    """Make only the upper `share` of the encoder's layers trainable, and yield their parameters.
 
-    Layers below cost no backward pass then. All parameters where no stack of layers is found, as in ALBERT, which has
-    one layer for all.
+    Lower layers then need no backward pass. If no stack of layers is found, as in ALBERT, which shares one layer, all
+    parameters are trained.
     """
     stack = layer_stack(encoder)
     top: nn.Module = encoder if stack is None else stack[len(stack) - max(1, round(share * len(stack))) :]
@@ -145,6 +145,6 @@ def upper_layers(encoder: nn.Module, share: float) -> Iterator[list[nn.Parameter
 
 
 def layer_stack(encoder: nn.Module) -> nn.ModuleList | None:
-    """The encoder's layers, from the lowest: its largest list of modules."""
+    """Find the encoder's layers, from the lowest: its longest module list."""
     stacks = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     return max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)

@@ -1,4 +1,4 @@
-"""Contrastive training within the recipe: as much as the time allows, and judged on rows that it has not seen."""
+"""Contrastive training in the recipe, within the time limit and evaluated on held-out rows."""
 
 import logging
 import time
@@ -24,28 +24,28 @@ logger = logging.getLogger(__name__)
 
 FEW_ROWS = range(30, 1001)  # where `"auto"` tries it
 FEWEST_STEPS = 20
-FEWEST_JUDGED = 60  # rows below which no part is saved: on 10 held-out rows a poor fit passed for a good one
+FEWEST_JUDGED = 60  # minimum of held-out rows when parts are dropped: on 10 rows, a poor fit seemed good
 
 Parts: TypeAlias = list[NDArray[np.bool_]]  # rows that are held out in turn, bool `(n,)` each
-# From the rows to train on, bool `(n,)`, to the embeddings of all texts, float32 `(n, embedding_size)`.
+# Trains on rows, bool `(n,)`, and returns the embeddings of all texts, float32 `(n, embedding_size)`.
 Train: TypeAlias = Callable[[NDArray[np.bool_]], torch.Tensor]
 
 
 def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions) -> "FitState":
-    """Train the encoder contrastively, in place, with a probe on its new embeddings as head, if that is better.
+    """Train the encoder contrastively, in place, and fit a probe on its new embeddings as head, if this is better.
 
-    For each part an encoder is trained without it, and a probe on that encoder's embeddings answers the part: an
-    encoder's embeddings of texts that it was trained on are flattering. With `encoder_training="contrastive"` at least
-    `FEWEST_STEPS` steps are trained, and the result is kept whether or not it is better.
+    For each part, an encoder is trained without it, and a probe on its embeddings predicts the part, because embeddings
+    of training texts are over-optimistic. With `encoder_training="contrastive"`, at least `FEWEST_STEPS` steps are
+    trained, and the result is always kept.
 
     Args:
-        state: With the probe of the frozen encoder.
-        parts: Rows that are held out in turn; fewer are used where time is short.
-        options: How.
+        state: State with the probe of the frozen encoder.
+        parts: Rows that are held out in turn; fewer parts are used if time is short.
+        options: Training options.
 
     Returns:
-        The state with the out-of-fold logits of the trained encoder; or, with more in its report, as it was, the model
-        too, where training was not worth it or there was no time.
+        The state with the out-of-fold logits of the trained encoder. If training did not help or there was no time,
+        state and model are unchanged except for the report.
     """
     model, forced = state.model, state.options.encoder_training == "contrastive"
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -89,7 +89,7 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
 
 @dataclass
 class _Plan:
-    """What the time allows: the parts, the steps for each and for the whole, and what that takes."""
+    """The training that fits into the time limit: parts, steps per part and for all rows, and the seconds needed."""
 
     parts: Parts
     steps: int
@@ -99,7 +99,7 @@ class _Plan:
 
 def _plan(state: "FitState", parts: Parts, options: ContrastiveOptions) -> _Plan:
     step_seconds = _seconds_per_step(state, options)
-    # Encoding a text is the forward half of a step, or less.
+    # Encoding a text takes at most half of a training step.
     encode_seconds = 0.5 * step_seconds * len(state.texts) / options.batch_size
     budget, least = 60 * state.options.max_train_minutes, min(FEWEST_STEPS, options.max_steps)
     while True:
@@ -114,9 +114,9 @@ def _plan(state: "FitState", parts: Parts, options: ContrastiveOptions) -> _Plan
 
 @dataclass
 class _CrossTrained:
-    """Out-of-fold logits `(n, K)` of the rows `covered`, the place of their penalty, and losses of the same rows.
+    """Out-of-fold logits `(n, K)` of the rows `covered`, the index of their penalty, and losses of the same rows.
 
-    `reference` are the losses of the frozen encoder's probe on the same parts: both have learnt from the same rows.
+    `reference` are the losses of the frozen encoder's probe on the same parts, fitted on the same rows.
     """
 
     logits: torch.Tensor
@@ -127,7 +127,7 @@ class _CrossTrained:
 
 
 def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str, torch.Tensor]) -> _CrossTrained:
-    """Train without each part; the model is left as it was at the `start`."""
+    """Train without each part in turn, and reset the model to `start`."""
     targets, multi_label = state.targets, state.multi_label
     folds = np.full(len(state.texts), -1, dtype=np.int64)
     for i, part in enumerate(parts):
@@ -143,12 +143,12 @@ def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str,
         loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
         found = _CrossTrained(logits, covered, best, loss, reference)
         if state.options.encoder_training == "auto" and clearly_better(reference, loss, errors=1.0):
-            break  # the other parts would hardly change it
+            break  # the other parts are unlikely to change the result
     return found
 
 
 def _seconds_per_step(state: "FitState", options: ContrastiveOptions) -> float:
-    """Measured on a few steps, which change the weights."""
+    """Measure the seconds per step on a few steps, which change the weights."""
     ends = [time.perf_counter()]
     told = (state.model, state.encoder.tokenizer, state.texts, state.labels, options)
     contrast(*told, steps=4, on_step=lambda _: ends.append(time.perf_counter()))

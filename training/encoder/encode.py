@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def encode(state: "FitState") -> "FitState":
-    """Compute the embeddings of all texts, unless they are there already."""
+    """Compute the embeddings of all texts, unless they are given."""
     if len(state.embeddings):
         return state
     return replace(state, embeddings=encode_training_texts(state.encoder, state.texts, state.options.extra_sources))
 
 
 def encode_training_texts(encoder: "TextEncoder", texts: list[str], extra_sources: bool) -> torch.Tensor:
-    """What a fit starts from: float32 `(n, pooled_size)`, once the model has its `pooling_layers` and no extra heads.
+    """Set `pooling_layers`, remove extra heads, and encode the training texts to float32 `(n, pooled_size)`.
 
     Args:
         encoder: The model, changed in place, with its tokenizer.

@@ -1,7 +1,7 @@
-"""The step of the recipe that fits the encoder and its linear head, and its answers to rows that it has not seen.
+"""The step of the recipe that fits the encoder and its linear head, and computes out-of-fold logits.
 
-A linear probe on frozen embeddings, cross-validated; then, where time allows, contrastive training where rows are few,
-or fine-tuning from that warm start, each kept only if it is better on held-out rows.
+It fits a cross-validated linear probe on frozen embeddings. If time allows, it then tries contrastive training (for few
+rows) or fine-tuning from this warm start, and keeps each only if it is better on held-out rows.
 """
 
 import time
@@ -22,11 +22,11 @@ from .probe import fit_probe, set_head
 if TYPE_CHECKING:
     from ..fit_state import FitState
 
-SMALL = 3000  # rows up to which the encoder is cross-fitted; above, one held-out part is enough
+SMALL = 3000  # up to this number of rows the encoder is cross-fitted; above, one held-out part is enough
 
 
 def train_encoder(state: "FitState") -> "FitState":
-    """Fit the linear probe, and train the encoder where `encoder_training` wants it and held-out rows agree."""
+    """Fit the linear probe, then train the encoder if `encoder_training` allows it and it helps on held-out rows."""
     options, wanted = state.options, state.options.encoder_training
     probe = fit_probe(state.embeddings, state.targets, state.folds, state.num_labels, state.multi_label)
     set_head(state.model, probe.weight, probe.bias)
@@ -45,9 +45,10 @@ def train_encoder(state: "FitState") -> "FitState":
 
 
 def _held_out_parts(state: "FitState") -> list[NDArray[np.bool_]]:
-    """The parts of the rows that are held out in turn, from the scored ones if there are any.
+    """Parts of the rows that are held out in turn, taken from the rows with LLM scores if there are any.
 
-    They also judge the encoder, its calibration and its thresholds: where they are few, others are held out with them.
+    They are also used to evaluate the encoder, its calibration and its thresholds. If scored rows are few, other rows
+    are held out too.
     """
     labels, texts, scored, seed = state.labels, state.texts, state.scored, state.options.seed
     eligible = scored if scored.any() else np.ones(len(labels), dtype=bool)
@@ -58,7 +59,7 @@ def _held_out_parts(state: "FitState") -> list[NDArray[np.bool_]]:
     if len(labels) <= SMALL and share > 0.35:
         count = 3
     elif share > 0.35:
-        count = 4  # of which the first alone is used
+        count = 4  # only the first one is used
     else:
         return [eligible]
     folds = assign_folds(labels, count, texts, seed + 1)

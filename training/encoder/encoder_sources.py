@@ -1,4 +1,4 @@
-"""Classifiers beside the linear head, on what the frozen encoder gives: TF-IDF of its tokens, and a kernel."""
+"""Additional classifiers of the encoder's side: the TF-IDF head on its tokens, and the kernel head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ...modeling_labelfusion.encoding import TextEncoder
 
-# Strength of the penalty on the weights of words, from strong to weak: a path that is warm-started.
+# Penalties on the weights of words, from strong to weak; each fit starts from the previous one.
 LEXICAL_PENALTIES = (0.3, 0.03, 0.01)
 KERNEL_PENALTIES = (300.0, 30.0, 3.0)
 LANDMARKS = 1000
@@ -24,7 +24,7 @@ LANDMARKS = 1000
 
 @dataclass
 class Source:
-    """A classifier that was fitted on all rows, and its logits `(n, K)` of rows that it had not seen."""
+    """A classifier fitted on all rows, and its out-of-fold logits `(n, K)`."""
 
     out_of_fold_logits: torch.Tensor
     loss: float
@@ -32,7 +32,7 @@ class Source:
 
 @dataclass
 class Words(Source):
-    """The lexical head: float32 `(lexical_size + 1, K + 1)` as `LexicalHead` holds it, and a bias `(K,)`."""
+    """The TF-IDF head: float32 `(lexical_size + 1, K + 1)` as in `LexicalHead`, and a bias `(K,)`."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -49,7 +49,7 @@ class Neighbours(Source):
 def fit_neighbours(
     embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], num_labels: int, multi_label: bool
 ) -> Neighbours:
-    """Fit the kernel head: a probe on the kernel's features, which `LANDMARKS` random rows span.
+    """Fit the kernel head: a probe on kernel features of `LANDMARKS` random rows.
 
     Args:
         embeddings: float32 `(n, hidden)`.
@@ -82,13 +82,13 @@ def fit_words(
     num_labels: int,
     multi_label: bool,
 ) -> Words:
-    """Fit the lexical head: a logistic regression on tf-idf of the words that at least two texts have.
+    """Fit the TF-IDF head: a logistic regression on tf-idf of the words that occur in at least two texts.
 
     Args:
-        bags: Each text's rows of the lexical head, from `bags_of_words`.
+        bags: Rows of the TF-IDF head for each text, from `bags_of_words`.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)` from `assign_folds`.
-        lexical_size: Rows of the lexical head.
+        lexical_size: Number of rows of the TF-IDF head.
         num_labels: K.
         multi_label: Whether the classes are independent.
     """
@@ -112,7 +112,7 @@ def fit_words(
 
 
 def bags_of_words(encoder: "TextEncoder", texts: list[str]) -> tuple[list[NDArray[np.int64]], int]:
-    """Each text's rows of a lexical head, and the size of that head."""
+    """Compute the rows of the TF-IDF head for each text, and the size of that head."""
     size = len(encoder.model.get_input_embeddings().weight) + PAIR_BUCKETS  # type: ignore[arg-type]
     bags = []
     for batch in encoder.token_batches(texts):
@@ -122,7 +122,7 @@ def bags_of_words(encoder: "TextEncoder", texts: list[str]) -> tuple[list[NDArra
 
 
 def _vocabulary(bags: list[NDArray[np.int64]], lexical_size: int) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """`(lexical_size,)`: the column of each word, -1 for those that fewer than two texts have; and the columns' idf."""
+    """Column of each word, `(lexical_size,)`, -1 for words in fewer than two texts; and the idf of the columns."""
     texts_with = np.bincount(np.concatenate(bags), minlength=lexical_size)
     known = np.where(texts_with >= 2, np.cumsum(texts_with >= 2) - 1, -1)
     idf = np.log((1 + len(bags)) / (1 + texts_with[known >= 0])) + 1
@@ -144,7 +144,7 @@ def _path(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     transposed = x.T.tocsr()
 
-    class Product(torch.autograd.Function):  # scipy's, some ten times as fast as torch's of sparse tensors
+    class Product(torch.autograd.Function):  # SciPy's is about ten times faster than torch's sparse product
         @staticmethod
         def forward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(x @ w.numpy().T)

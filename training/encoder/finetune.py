@@ -1,4 +1,4 @@
-"""Fine-tuning the encoder, or its upper layers: the Trainer on labels alone."""
+"""Fine-tunes the encoder, or its upper layers, on labels alone with the Trainer."""
 
 import tempfile
 import time
@@ -27,7 +27,7 @@ TIMED_BATCHES = 4
 
 
 class _Rows(torch.utils.data.Dataset):
-    """Tokenised rows with labels; what the Trainer iterates over."""
+    """Tokenised rows with labels, for the Trainer."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -50,7 +50,7 @@ class _AfterEpoch(TrainerCallback):
 
 
 class _Progress(ProgressCallback):
-    """The Trainer's bar with a name, and without the figures between."""
+    """The Trainer's progress bar with a name, and without intermediate metrics."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
@@ -75,15 +75,15 @@ def finetune(
     """Fine-tune encoder and head, in place, on the labels alone.
 
     Args:
-        model: Its head should hold a probe's weights: a warm start that keeps the first steps from spoiling the encoder
-            (Kumar et al. 2022, arXiv:2202.10054).
+        model: Its head should hold the weights of a probe. This warm start prevents the first steps from distorting the
+            encoder (Kumar et al. 2022, arXiv:2202.10054).
         tokenizer: Its tokenizer.
         texts: n texts.
         labels: int64 `(n,)` or float32 `(n, K)`.
-        options: How.
-        num_epochs: Epochs of the schedule.
-        stop_after: Epochs after which to stop, the schedule being that of all.
-        on_epoch: Called after every epoch; the model may be used, not changed.
+        options: Training options.
+        num_epochs: Epochs of the learning rate schedule.
+        stop_after: Epochs after which to stop, without shortening the schedule.
+        on_epoch: Called after every epoch. It may use the model, but not change it.
     """
     limit = length_limit(model, tokenizer, options.max_length)
     ids = [tokenizer(without_surrogates(t), truncation=True, max_length=limit) for t in texts]
@@ -129,7 +129,7 @@ def _trained_part(
 
 
 def trained_share(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> float:
-    """The share of the encoder's layers that is trained: `options.trained_layers`, or its default there."""
+    """The share of the encoder's layers to train: `options.trained_layers`, or the default for the device."""
     return options.trained_layers or (0.4 if model.device.type == "cpu" else 1.0)
 
 
@@ -140,10 +140,10 @@ def seconds_per_row(
     options: FinetuneOptions,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Measured seconds of a training step per row, when a text comes first and when it has been seen before.
+    """Measure the seconds of a training step per row, for the first and for later passes over a text.
 
-    Taken on a few batches of texts of like length, as they are trained on, within `remembered_below` where it is used;
-    the weights are not changed.
+    Uses a few batches of texts of similar length, as in training, and `remembered_below` where training uses it. The
+    weights do not change.
     """
     limit = length_limit(model, tokenizer, options.max_length)
     size = min(options.batch_size, len(texts))
@@ -153,7 +153,7 @@ def seconds_per_row(
     seconds = [0.0, 0.0]
     bf16 = fast_bf16(model.device)
     with _trained_part(model, options):
-        for number, batch in enumerate([some[::TIMED_BATCHES], *batches]):  # the first warms up: it is not counted
+        for number, batch in enumerate([some[::TIMED_BATCHES], *batches]):  # the first is a warm-up, not counted
             inputs = tokenize(tokenizer, batch, limit).to(model.device)
             for again in range(2):
                 start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Fine-tuning within the recipe: as many epochs as held-out rows and time allow, from the probe as a warm start."""
+"""Fine-tuning in the recipe, from the probe as a warm start, with the epochs that held-out rows and time allow."""
 
 import logging
 import time
@@ -26,19 +26,19 @@ SMALL_PART = 0.15  # share of the rows
 
 
 def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Probe, started: float) -> "FitState":
-    """Fine-tune the encoder, in place, if that is better and there is time for it.
+    """Fine-tune the encoder, in place, if this is better and there is time.
 
-    With `encoder_training="full"` neither time nor result matters.
+    With `encoder_training="full"`, it is always fine-tuned and kept.
 
     Args:
-        state: With the frozen encoder's probe.
+        state: State with the probe of the frozen encoder.
         parts: Rows that are held out in turn, bool `(n,)` each.
-        probe: The probe, to start from and to be better than.
-        started: `time.perf_counter()` from which `max_train_minutes` counts.
+        probe: The probe, which is the warm start and the reference to beat.
+        started: `time.perf_counter()` at the start of `max_train_minutes`.
 
     Returns:
-        The state with the out-of-fold logits of the trained encoder; or, with more in its report, as it was, the model
-        too, where training was not worth it or there was no time.
+        The state with the out-of-fold logits of the trained encoder. If training did not help or there was no time,
+        state and model are unchanged except for the report.
     """
     options, model = state.options, state.model
     schedule = _Schedule.of(state, parts)
@@ -63,10 +63,10 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     reference = _calibrated_loss(state, probe.out_of_fold_logits, rows)
     full, frozen = (round(float(loss.mean()), 5) for loss in (losses[best], reference))
     state = state.told(encoder_log_loss={"full": full, "probe_on_same_rows": frozen})
-    # A whole standard error: the epoch was chosen on the same rows.
+    # One full standard error, because the epoch was chosen on the same rows.
     if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
         return state
-    if schedule.again:  # the schedule that was measured, stopped after the epoch that was best
+    if schedule.again:  # same schedule as measured, stopped after the best epoch
         told = (model, state.encoder.tokenizer, state.texts, state.labels, options.finetune)
         finetune(*told, num_epochs=schedule.epochs, stop_after=best + 1)
     else:
@@ -78,13 +78,13 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
 
 @dataclass
 class _Schedule:
-    """How much is trained.
+    """The amount of training.
 
     Args:
         rows: n.
         parts: Rows that are held out in turn.
-        epochs: Most epochs.
-        again: Whether all rows are trained on in the end; else the encoder that was measured is kept.
+        epochs: Maximum number of epochs.
+        again: Whether a final training uses all rows; otherwise the evaluated encoder is kept.
     """
 
     rows: int
@@ -94,18 +94,18 @@ class _Schedule:
 
     @classmethod
     def of(cls, state: "FitState", parts: list[NDArray[np.bool_]]) -> "_Schedule":
-        """All that is wanted."""
+        """The full schedule."""
         epochs = state.options.finetune.num_train_epochs or (5 if len(state.texts) <= 1000 else 3)
-        # Training anew with a small held-out part would hardly help: the encoder that was measured is kept.
+        # With a small held-out part, training again on all rows would hardly help.
         return cls(len(state.texts), list(parts), epochs, len(parts) > 1 or parts[0].mean() > SMALL_PART)
 
     def seconds(self, first: float, later: float) -> float:
-        """What it takes, from the seconds of a row in the first and in later epochs."""
+        """Estimated seconds, from the seconds per row in the first and in later epochs."""
         trained = sum(self.rows - int(part.sum()) for part in self.parts) + self.again * self.rows
         return later * self.epochs * trained + (first - later) * self.rows
 
     def shorten(self, budget: float, first: float, later: float) -> None:
-        """Give up epochs, parts and the last training, until it fits into the budget or nothing more can go."""
+        """Drop epochs, parts and the final training until it fits into the budget or nothing is left to drop."""
         while self.seconds(first, later) > budget:
             if self.epochs > 2:
                 self.epochs -= 1
@@ -118,7 +118,7 @@ class _Schedule:
 
 
 def _calibrated_loss(state: "FitState", logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Log loss float `(m,)` of the rows of a boolean index, at their best temperature."""
+    """Log loss float `(m,)` of the rows of a boolean mask, at their best temperature."""
     targets = state.targets[rows]
     temperature = fit_temperature(logits[rows], targets, state.multi_label)
     return log_loss(logits[rows] / temperature, targets, state.multi_label)
@@ -127,11 +127,11 @@ def _calibrated_loss(state: "FitState", logits: torch.Tensor, rows: torch.Tensor
 def _train_without_each_part(
     state: "FitState", schedule: _Schedule, probe: Probe
 ) -> tuple[torch.Tensor, NDArray[np.bool_], dict[str, torch.Tensor]]:
-    """Fine-tune without each part in turn; the model is then as it was.
+    """Fine-tune without each part in turn, and reset the model.
 
     Returns:
         Logits float32 `(epochs, n, K)` of the held-out rows after each epoch; bool `(n,)`: which rows have them; and,
-        where nothing is trained again, the weights after the best epoch.
+        if there is no final training, the weights after the best epoch.
     """
     model, texts, labels, options = state.model, state.texts, state.labels, state.options.finetune
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -139,7 +139,7 @@ def _train_without_each_part(
     logits, covered = torch.zeros(schedule.epochs, len(texts), state.num_labels), np.zeros(len(texts), dtype=bool)
     for part in schedule.parts:
         rows = torch.from_numpy(~part)
-        # A warm start that has seen the held-out rows would flatter: the head is fitted anew without them.
+        # A warm start fitted on held-out rows would bias the result, so the head is fitted again without them.
         head = fit_head(state.embeddings[rows], state.targets[rows], state.num_labels, state.multi_label, strong)
         set_head(model, *head)
         seen = [text for text, use in zip(texts, part, strict=True) if not use]
@@ -152,13 +152,13 @@ def _train_without_each_part(
 
 
 class _Watch:
-    """Called after each epoch: writes the logits of the held-out rows, and remembers the best weights.
+    """Callback after each epoch: writes the logits of the held-out rows, and stores the best weights.
 
     Args:
         state: The fit.
         part: bool `(n,)`: the held-out rows.
         logits: float32 `(epochs, n, K)`, written to.
-        keep_best: Whether weights are remembered.
+        keep_best: Whether weights are stored.
     """
 
     def __init__(self, state: "FitState", part: NDArray[np.bool_], logits: torch.Tensor, keep_best: bool) -> None:

@@ -1,4 +1,4 @@
-"""The layers below those that are trained: run once for each text, and remembered."""
+"""Caches the output of the frozen lower layers, so that they run once per text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from .contrastive import layer_stack
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
-MOST_BYTES = 2_000_000_000  # that are remembered; texts beyond are run through all layers each time
+MOST_BYTES = 2_000_000_000  # of cached outputs; further texts always run through all layers
 
 
 @contextmanager
 def remembered_below(model: "LabelFusionForSequenceClassification", share: float) -> Iterator[None]:
-    """While the upper `share` of the encoder's layers is trained, run the lower ones once for each text.
+    """While the upper `share` of the encoder's layers is trained, run the lower ones once per text.
 
-    What the last of them puts out is kept, by the text's tokens, as it is without dropout. Nothing is remembered where
-    no stack of layers is found, all layers are trained, an embedding is pooled from the lower ones, or a trial fails.
+    The output of the last lower layer, without dropout, is cached by the tokens of the text. There is no caching if no
+    stack of layers is found, all layers are trained, an embedding is pooled from the lower layers, or a trial fails.
     """
     stack = layer_stack(model.encoder)
     below = 0 if stack is None else len(stack) - max(1, round(share * len(stack)))
@@ -35,7 +35,7 @@ def remembered_below(model: "LabelFusionForSequenceClassification", share: float
         layer.forward = memory.layer(layer.forward, last=i == below - 1)  # type: ignore[method-assign]
     try:
         _trial(model)
-        # XLNet's layers have the tokens before the texts; others may know a text by more than its tokens.
+        # XLNet's layers have the token axis first, and in other encoders a state may depend on more than the tokens.
         memory.used &= torch.allclose(_trial(model, [1, 0])[[1, 0]], expected, rtol=1e-2, atol=1e-2)
         yield
     finally:
@@ -63,10 +63,10 @@ class _Memory:
         self.keys: list[bytes] = []
         self.mask = torch.empty(0)
         self.used, self.known = True, False
-        self.in_tuple = False  # how layers return their output, which differs among versions of Transformers
+        self.in_tuple = False  # whether layers return a tuple, which depends on the version of Transformers
 
     def before(self, encoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Look the batch up."""
+        """Look up the batch in the cache."""
         for module in self.frozen:
             module.training = False
         ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
@@ -76,13 +76,13 @@ class _Memory:
         self.known = self.used and all(key in self.found for key in self.keys)
 
     def layer(self, forward: Any, last: bool) -> Any:
-        """What stands in for a lower layer's `forward`."""
+        """Wrap the `forward` of a lower layer."""
 
         def run(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if not self.known:
                 output = forward(hidden_states, *args, **kwargs)
                 self.in_tuple = isinstance(output, tuple)
-                self.used &= not (self.in_tuple and len(output) > 1)  # what else there is would be missing
+                self.used &= not (self.in_tuple and len(output) > 1)  # further outputs would be lost
                 if last:
                     self._keep(output[0] if self.in_tuple else output)
                 return output
@@ -98,7 +98,7 @@ class _Memory:
         if not self.used or output.shape[:2] != self.mask.shape:
             return
         if torch.is_autocast_enabled(output.device.type):
-            output = output.to(torch.get_autocast_dtype(output.device.type))  # what the next layer computes with
+            output = output.to(torch.get_autocast_dtype(output.device.type))  # the dtype of the next layer
         for key, states, used in zip(self.keys, output.detach(), self.mask, strict=True):
             if key not in self.found and self.bytes < MOST_BYTES:
                 self.found[key] = states[used].clone()

@@ -1,4 +1,4 @@
-"""Fitting the novelty head: where the training texts lie in the encoder's space, and how far is unlike any of them."""
+"""Fits the novelty head, which computes out-of-distribution scores from the encoder's embeddings."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
     from ..fit_state import FitState
 
-DIRECTIONS = 32  # principal components; with 16 or 64 the benchmark's data sets are told apart as well
+DIRECTIONS = 32  # principal components; 16 or 64 separate the benchmark's data sets equally well
 FEWEST_ROWS = 20
-MOST_ENCODED = 2000  # rows that a trained encoder encodes once more
-BEGIN, WIDTH = 0.99, 0.3  # novelty begins at this quantile of the training texts' distances, and is 1 so far beyond
+MOST_ENCODED = 2000  # rows that a trained encoder encodes again
+BEGIN, WIDTH = 0.99, 0.3  # scores rise from 0 at this quantile of the training distances to 1 at this distance beyond
 
 
 def measure_novelty(state: "FitState") -> "FitState":
@@ -26,7 +26,7 @@ def measure_novelty(state: "FitState") -> "FitState":
         return replace(state, novelty=fit_novelty(state.model, state.embeddings[:, :hidden_size], state.folds))
     if not state.config.num_providers:
         return state
-    # A trained encoder has other embeddings: of the rows that are fused, and of others to fill up.
+    # A trained encoder needs new embeddings, of the fused rows first, then of others up to the limit.
     needed = state.scored & state.covered
     others = np.random.default_rng(state.options.seed).permutation(np.flatnonzero(~needed))
     rows = np.sort(np.concatenate([np.flatnonzero(needed), others[: max(0, MOST_ENCODED - int(needed.sum()))]]))
@@ -39,7 +39,7 @@ def measure_novelty(state: "FitState") -> "FitState":
 def fit_novelty(
     model: "LabelFusionForSequenceClassification", embeddings: torch.Tensor, folds: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Give `model` a novelty head, or none if it has no LLM to ask, or the rows are too few or all alike.
+    """Fit a novelty head for `model`, or none if it has no LLM to query, or rows are too few or identical.
 
     Args:
         model: The model; changed in place.
@@ -47,7 +47,7 @@ def fit_novelty(
         folds: int64 `(n,)`: the distance of a row is measured without its fold.
 
     Returns:
-        float32 `(n,)`: the novelty of each row, measured so.
+        float32 `(n,)`: the out-of-fold score of each row.
     """
     model.set_heads(novelty_size=0)
     points = embeddings.double()
@@ -72,14 +72,14 @@ def fit_novelty(
 
 
 def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Centre `(d,)`, directions `(r, d)` and the variance in all others, for `_distance`."""
+    """Compute centre `(d,)`, directions `(r, d)` and the variance in all other directions, for `_distance`."""
     n, width = points.shape
     center = points.mean(dim=0)
     values, vectors = torch.linalg.eigh((points - center).T @ (points - center) / max(n - 1, 1))
     values = values.clamp_min(0.0)
     kept = max(min(DIRECTIONS, n // 4, width - 1), 1)
     rest = float(values[:-kept].mean().clamp_min(1e-3 * values.mean()).clamp_min(1e-12))
-    # Along a component of variance v the distance counts 1 / v instead of 1 / rest.
+    # Along a component of variance v, the squared distance has weight 1 / v instead of 1 / rest.
     weight = (1.0 / rest - 1.0 / values[-kept:].clamp_min(rest)).sqrt()
     return center, (vectors[:, -kept:] * weight).T, rest
 

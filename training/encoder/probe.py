@@ -1,4 +1,4 @@
-"""A linear head on frozen embeddings: the encoder's side in seconds, and the warm start of fine-tuning."""
+"""Fits a linear head on frozen embeddings: fast, and the warm start of fine-tuning."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..losses import log_loss, minimize
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
-# Strength of the penalty on the weights of standardised embeddings, from strong to weak: a path that is warm-started.
+# Penalties on the weights of standardised embeddings, from strong to weak; each fit starts from the previous one.
 PENALTIES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
 
 
@@ -25,8 +25,8 @@ class Probe:
     Args:
         weight: float32 `(K, hidden)` and
         bias: float32 `(K,)`, for the raw embeddings, as `nn.Linear` holds them.
-        out_of_fold_logits: float32 `(n, K)`: each row's logits from a head that has not seen its fold.
-        penalty: The penalty that was chosen on them.
+        out_of_fold_logits: float32 `(n, K)`: each row's logits from a head fitted on the other folds.
+        penalty: The penalty that was chosen on these logits.
         loss: Their mean log loss.
     """
 
@@ -45,7 +45,7 @@ def fit_probe(
     multi_label: bool,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Probe:
-    """Fit a logistic regression on embeddings, its penalty chosen on out-of-fold loss.
+    """Fit a logistic regression on embeddings, with the penalty chosen by out-of-fold loss.
 
     Args:
         embeddings: float32 `(n, hidden)`.
@@ -68,11 +68,11 @@ def cross_validate(
     multi_label: bool,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> tuple[torch.Tensor, int, float]:
-    """Choose the penalty of a probe on out-of-fold loss.
+    """Choose the penalty of a probe by out-of-fold loss.
 
     Args:
-        embeddings: float32 `(n, hidden)`; or, for an encoder that is trained on labels, one such tensor for each fold,
-            by an encoder that has not seen that fold.
+        embeddings: float32 `(n, hidden)`; or, for an encoder that is trained on labels, one such tensor per fold, from
+            an encoder that was not trained on that fold.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)`; -1: never held out.
         num_labels: K.
@@ -80,8 +80,8 @@ def cross_validate(
         penalties: The candidates, from strong to weak.
 
     Returns:
-        Out-of-fold logits float32 `(n, K)` (0 in rows that are never held out), the place of the penalty, the mean log
-        loss.
+        Out-of-fold logits float32 `(n, K)` (0 in rows that are never held out), the index of the penalty, and the mean
+        log loss.
     """
 
     def unseen(fold: int) -> Iterator[torch.Tensor]:
@@ -100,17 +100,17 @@ def best_penalty(
     num_labels: int,
     multi_label: bool,
 ) -> tuple[torch.Tensor, int, float]:
-    """Follow the paths of all folds, penalty by penalty, until the loss has risen: weak penalties take the longest.
+    """Fit all folds, penalty by penalty, and stop when the loss rises, because weak penalties are the slowest.
 
     Args:
-        unseen: From a fold to the logits `(rows, K)` of its rows by fits that have not seen it, at each penalty.
+        unseen: Yields for a fold the logits `(rows, K)` of its rows from fits on the other folds, at each penalty.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)`; -1: never held out.
         num_labels: K.
         multi_label: Whether the classes are independent.
 
     Returns:
-        As of `cross_validate`.
+        As in `cross_validate`.
     """
     held_out = {int(fold): torch.from_numpy(folds == fold) for fold in np.unique(folds[folds >= 0])}
     covered = torch.from_numpy(folds >= 0)
@@ -130,7 +130,7 @@ def best_penalty(
 def fit_head(
     embeddings: torch.Tensor, labels: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, under the last of the penalties."""
+    """Fit weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, at the last of the penalties."""
     features, mean, scale = _standardised(embeddings)
     *_, (w, b) = _path(features, labels, num_labels, multi_label, penalties)
     weight = w / scale
@@ -138,7 +138,7 @@ def fit_head(
 
 
 def set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Make weight `(K, hidden)` and bias `(K,)` the encoder's head."""
+    """Set weight `(K, hidden)` and bias `(K,)` of the encoder's head."""
     with torch.no_grad():
         model.encoder_head.weight.copy_(weight)
         model.encoder_head.bias.copy_(bias)
@@ -146,7 +146,7 @@ def set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor
 
 def _standardised(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     mean = embeddings.mean(dim=0)
-    # One scale for all dimensions: dead dimensions (variance 1e-32) would blow up under a scale of their own.
+    # One scale for all dimensions: a per-dimension scale would blow up dead dimensions (variance 1e-32).
     scale = (embeddings - mean).square().mean().sqrt().clamp_min(1e-6)
     return (embeddings - mean) / scale, mean, scale
 
@@ -160,10 +160,10 @@ def penalty_path(
     penalties: tuple[float, ...],
     max_iter: int = 60,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights `(K, num_features)` and biases `(K,)` of logistic regressions, each started from the one before.
+    """Yield weights `(K, num_features)` and biases `(K,)` of logistic regressions, each started from the previous one.
 
-    `product` multiplies the features `(n, num_features)`, dense or sparse, with such weights. They lie class by class,
-    as `nn.Linear` has them: its gradient takes a quarter of the time of the other way round.
+    `product` multiplies the features `(n, num_features)`, dense or sparse, with such weights. They have the layout of
+    `nn.Linear`, because its gradient takes a quarter of the time of the transposed layout.
     """
     w = torch.zeros(num_labels, num_features, requires_grad=True)
     b = torch.zeros(num_labels, requires_grad=True)

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
     from ..fit_state import FitState
 
-FEWEST_ROWS = 100  # below, the TF-IDF head and the kernel head were never better than the probe alone
+FEWEST_ROWS = 100  # with fewer, the TF-IDF head and the kernel head were never better than the probe alone
 LEAST_WEIGHT = 0.02
 
 
 def stack_sources(state: "FitState") -> "FitState":
-    """Fit the TF-IDF head and, of a frozen encoder, the kernel head; add them with weights from out-of-fold logits."""
+    """Fit the TF-IDF head, and the kernel head if the encoder is frozen; weight them by stacking out-of-fold logits."""
     if not state.options.extra_sources or len(state.texts) < FEWEST_ROWS:
         return state
     targets, folds, rows = state.targets, state.folds, torch.from_numpy(state.covered)
@@ -35,7 +35,7 @@ def stack_sources(state: "FitState") -> "FitState":
 
 
 def stack(sources: list[torch.Tensor], labels: torch.Tensor, multi_label: bool) -> list[float]:
-    """Weights, none negative, of sources that are added (Wolpert 1992, "Stacked generalization").
+    """Fit non-negative weights for a sum of sources (Wolpert 1992, "Stacked generalization").
 
     Args:
         sources: Logits float32 `(n, K)`, out-of-fold.
@@ -61,14 +61,14 @@ def combine(
     labels: torch.Tensor,
     rows: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Put the weighted sum of the model's linear head and other sources into the model.
+    """Set the heads of the model to the weighted sum of its linear head and other sources.
 
     Args:
         model: Changed in place.
         own_logits: Out-of-sample logits float32 `(n, K)` of its linear head.
         others: The other sources.
         labels: int64 `(n,)` or float32 `(n, K)`.
-        rows: bool `(n,)`: where `own_logits` are known, and the weights therefore fitted.
+        rows: bool `(n,)`: rows with known `own_logits`, on which the weights are fitted.
 
     Returns:
         Out-of-sample logits float32 `(n, K)` of the sum, and the weight of each source.

@@ -1,4 +1,4 @@
-"""Fitting the baseline combiners on the same out-of-sample outputs as the fusion."""
+"""Fits the baselines on the same out-of-sample outputs as the fusion."""
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ def fit_baseline(method: str, data: FusionData) -> BaselineFusion:
     """Fit a baseline.
 
     Args:
-        method: `"weighted"`: weights of least log loss; `"vote"`: nothing to fit; `"routing"`: how often each source is
-            right when it names a class (multi-label: about a class), with one right and one wrong answer added.
+        method: `"weighted"`: weights with minimal log loss; `"vote"`: nothing to fit; `"routing"`: how often each
+            source is correct when it names a class (multi-label: about a class), with add-one smoothing (one correct
+            and one wrong answer).
         data: The rows.
     """
     num_providers, num_labels = data.llm_scores.shape[1:]
@@ -39,7 +40,7 @@ def fit_baseline(method: str, data: FusionData) -> BaselineFusion:
 
 
 def out_of_fold(method: str, data: FusionData, folds: NDArray[np.int64]) -> torch.Tensor:
-    """float32 `(n, K)`: logits of each row by a baseline that was fitted without its fold."""
+    """float32 `(n, K)`: logits of each row from a baseline fitted on the other folds."""
     logits = torch.empty_like(data.encoder_logits)
     for fold in np.unique(folds):
         held_out = torch.from_numpy(folds == fold)

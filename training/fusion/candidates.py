@@ -1,4 +1,4 @@
-"""The ways to combine the sources that compete: each source alone, and pools of increasing flexibility."""
+"""Candidate combinations of the sources: each source alone, and pools of increasing flexibility."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,22 @@ from ...modeling_labelfusion.fusion import ScorePool
 from .fusion_data import FusionData
 from .pool_fit import PoolPath, average_pools, encoder_alone
 
-# Penalty on what a pool has beyond one weight per source: per-class scales, confusions between classes.
+# Penalty on the parameters of a pool beyond one weight per source: per-class scales, confusions between classes.
 POOL_PENALTIES = (3000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
 ALONE_PENALTY = 30.0  # the same for a single LLM, when it is calibrated alone
 
 
 @dataclass
 class Candidate:
-    """One way to combine the sources, cross-validated on n rows.
+    """A combination of the sources, cross-validated on n rows.
 
     Args:
-        name: For the report.
-        kind: `"encoder"` or `"llm"`, alone, or `"pool"`.
+        name: Name in the report.
+        kind: `"encoder"` or `"llm"` for one source alone, or `"pool"`.
         logits: float32 `(n, K)`, out-of-fold.
-        pools: For each fold the pool that has not seen it.
-        path: The path of pools that it is on; `None`: nothing is fitted.
-        place: Its place on the path.
+        pools: For each fold, the pool fitted on the other folds.
+        path: The path of pools that it belongs to; `None`: nothing is fitted.
+        place: Its index on the path.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Candidate:
 
 
 def find_candidates(data: FusionData, folds: NDArray[np.int64]) -> list[Candidate]:
-    """All candidates, cross-validated: the encoder, each LLM, pools from the stiffest to the most flexible."""
+    """Cross-validate all candidates: the encoder, each LLM, and pools from the stiffest to the most flexible."""
     num_providers, num_labels = data.llm_scores.shape[1:]
     alone = [encoder_alone(num_providers, num_labels) for _ in np.unique(folds)]
     candidates = [Candidate("encoder", "encoder", data.encoder_logits, alone)]
@@ -52,7 +52,7 @@ def find_candidates(data: FusionData, folds: NDArray[np.int64]) -> list[Candidat
 
 
 def fit_average(chosen: list[tuple[float, Candidate]], data: FusionData) -> ScorePool:
-    """The weighted average of (share, candidate) pairs, fitted on all rows."""
+    """Fit the weighted average of (share, candidate) pairs on all rows."""
     num_providers, num_labels = data.llm_scores.shape[1:]
     last: dict[PoolPath, int] = {}
     for _, candidate in chosen:

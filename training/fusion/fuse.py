@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fuse(state: "FitState") -> "FitState":
-    """Fit the fusion that the config names; with too few scored rows the default pool stays."""
+    """Fit the fusion that the config names. With too few scored rows, the default pool is kept."""
     config, model, rows = state.config, state.model, state.fusable
     if not rows.any():
         if config.num_providers and state.scored.any():
@@ -47,7 +47,7 @@ def _put_into(model: "LabelFusionForSequenceClassification", fit: FusionFit) -> 
 
 
 def _with_calibrated_llms(state: "FitState", fit: FusionFit, data: "FusionData") -> "FitState":
-    """Complete the report on each LLM by its figures after calibration, which the pool has made."""
+    """Add the metrics of each LLM after calibration by the pool to the report."""
     llms = []
     before = state.report.get("calibration", {}).get("llms", [])
     for report, logits, answered in zip(before, fit.sources[1:], data.mask.T > 0, strict=False):

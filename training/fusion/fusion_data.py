@@ -1,4 +1,4 @@
-"""What the fusion is fitted on: rows with LLM scores and out-of-fold outputs of the encoder."""
+"""The data for fitting the fusion: rows with LLM scores and out-of-fold outputs of the encoder."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from .label_sets import LabelSets
 
 @dataclass
 class FusionData:
-    """What the fusion is fitted on; n rows.
+    """The data of n rows for fitting the fusion.
 
     Args:
         encoder_logits: float32 `(n, K)`, out-of-fold.
@@ -23,7 +23,7 @@ class FusionData:
         multi_label: Whether the classes are independent.
         floor: Smallest probability before the logarithm, the config's `score_floor`.
         embeddings: float32 `(n, hidden)` for the MLP; `None`: no MLP.
-        label_sets: What judges the classes of the fused rows together; `None`: each stands by itself.
+        label_sets: Label-set heads for the fused rows; `None`: classes are independent.
     """
 
     encoder_logits: torch.Tensor
@@ -40,7 +40,7 @@ class FusionData:
         self.evidence, self.mask = pool_features(self.llm_scores, self.multi_label, self.floor)
 
     def rows(self, index: torch.Tensor) -> "FusionData":
-        """The same for the rows of a boolean or integer index."""
+        """Select rows by a boolean or integer index."""
         embeddings = None if self.embeddings is None else self.embeddings[index]
         label_sets = None if self.label_sets is None else self.label_sets.rows(index)
         return FusionData(
@@ -54,13 +54,13 @@ class FusionData:
         )
 
     def answer(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits that the model answers with, float `(n, K)`, of those that were pooled class by class."""
+        """Final logits of the model, float `(n, K)`, from independent per-class logits."""
         return logits if self.label_sets is None else self.label_sets(logits)
 
     def log_loss(self, logits: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of that answer, in nats, float `(n,)`."""
+        """Negative log-likelihood of the final logits, in nats, float `(n,)`."""
         return log_loss(self.answer(logits), self.labels, self.multi_label)
 
     def probabilities(self, logits: torch.Tensor) -> NDArray[np.float64]:
-        """float64 `(n, K)` of logits that the model answers with."""
+        """Probabilities of final logits, float64 `(n, K)`."""
         return softmax_or_sigmoid(logits.numpy(), self.multi_label)

@@ -1,8 +1,8 @@
-"""Fitting the fusion on out-of-fold encoder outputs, and choosing among the ways to combine the sources.
+"""Fits the fusion on out-of-fold encoder outputs, and chooses among the combinations of the sources.
 
-The candidates go from one source alone to the full pool with its MLP and are compared on cross-validated log loss,
-so that the result cannot be much worse than the best of its sources. All of them are settings of the same parameters
-(`ScorePool`, `FusionMLP`), so that whatever wins is one checkpoint of the same model.
+The candidates range from one source alone to the full pool with its MLP. They are compared on cross-validated log loss,
+so that the result cannot be much worse than the best source. All of them are settings of the same parameters
+(`ScorePool`, `FusionMLP`), so that each result is a checkpoint of the same model.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class FusionFit:
 
     Args:
         pool: The pool.
-        mlp: The MLP, if it earned its place.
-        out_of_fold_logits: float32 `(n, K)`: fused logits of each row from a fit that has not seen its fold.
-        sources: Out-of-fold logits float32 `(n, K)` of the encoder and of each LLM, calibrated, alone.
-        report: What was compared and chosen, plain data.
+        mlp: The MLP, if it was better.
+        out_of_fold_logits: float32 `(n, K)`: fused logits of each row from a fit on the other folds.
+        sources: Calibrated out-of-fold logits float32 `(n, K)` of the encoder alone and of each LLM alone.
+        report: Comparison and choice, as plain data.
     """
 
     pool: ScorePool
@@ -43,15 +43,15 @@ class FusionFit:
 def fit_fusion(
     data: FusionData, folds: NDArray[np.int64], *, fusion: str = "mlp", mlp_kwargs: dict[str, Any] | None = None
 ) -> FusionFit:
-    """Choose and fit the way to combine the encoder with the LLMs.
+    """Choose and fit the combination of the encoder with the LLMs.
 
-    Candidates are averaged with weights from their out-of-fold losses, so that little data does not decide by luck. The
-    MLP comes on top only where it is better by more than half a standard error of the paired difference.
+    Candidates are averaged with weights from their out-of-fold losses, so that chance matters less with little data.
+    The MLP is added only if it is better by more than half a standard error of the paired difference.
 
     Args:
         data: The rows that have scores, with out-of-sample encoder logits.
         folds: int64 `(n,)` from `assign_folds`.
-        fusion: `"mlp"` lets the MLP compete, `"pool"` does not; `"encoder"` and `"llm"` leave that source alone.
+        fusion: `"mlp"` includes the MLP, `"pool"` does not; `"encoder"` and `"llm"` use only that source.
         mlp_kwargs: For `FusionMLP`: `fusion_hidden_size`, `dropout`.
     """
     candidates = find_candidates(data, folds)
@@ -87,7 +87,7 @@ def fit_fusion(
 
 
 def _choose(candidates: list[Candidate], losses: list[torch.Tensor], fusion: str) -> list[tuple[float, Candidate]]:
-    """The candidates that are averaged, with their shares; the best one alone for `"encoder"` and `"llm"`."""
+    """The candidates to average, with their shares; only the best one for `"encoder"` and `"llm"`."""
     if fusion in ("encoder", "llm"):
         alone = [(float(loss.mean()), i) for i, loss in enumerate(losses) if candidates[i].kind == fusion]
         return [(1.0, candidates[min(alone)[1]])]
@@ -96,10 +96,10 @@ def _choose(candidates: list[Candidate], losses: list[torch.Tensor], fusion: str
 
 
 def stacking_weights(losses: torch.Tensor, draws: int = 500, least: float = 0.02) -> torch.Tensor:
-    """Weights to average candidates by, from their out-of-fold losses: pseudo-BMA+ (Yao et al. 2018, arXiv:1704.02030).
+    """Model averaging weights from out-of-fold losses: pseudo-BMA+ (Yao et al. 2018, arXiv:1704.02030).
 
-    The Bayesian bootstrap over the rows keeps a candidate from taking everything by the luck of a few rows; with many
-    rows the best one does.
+    The Bayesian bootstrap over the rows prevents a candidate from getting all the weight because of a few rows. With
+    many rows, the best candidate gets it.
 
     Args:
         losses: float `(candidates, n)`, log loss of each row.

@@ -1,4 +1,4 @@
-"""Classes that come together or exclude each other: fitting the label-set head, and whether it is worth having."""
+"""Fits the label-set head for dependent classes, and decides whether it is used."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,10 +22,10 @@ FEWEST_ROWS, MOST_SETS = 300, 256
 
 @dataclass
 class LabelSets:
-    """What judges the classes of n rows together, each row by a head that has not seen its fold.
+    """Out-of-fold label-set heads for n rows: each row gets a head fitted on the other folds.
 
     Args:
-        heads: One a fold.
+        heads: One per fold.
         fold: int64 `(n,)`: the head of each row.
     """
 
@@ -40,24 +40,24 @@ class LabelSets:
         return cls([fit_label_sets(logits[rows], labels[rows]) for rows in seen], torch.from_numpy(fold))
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits, float `(n, K)`, of such logits that were found class by class."""
+        """Map independent per-class logits to joint ones, both float `(n, K)`."""
         order, sizes, back = self._by_fold
         parts = logits[order].split(sizes)
         return torch.cat([head(part) for head, part in zip(self.heads, parts, strict=True) if len(part)])[back]
 
     @cached_property
     def _by_fold(self) -> tuple[torch.Tensor, list[int], torch.Tensor]:
-        """The rows fold by fold, how many there are of each, and the place of each row among them."""
+        """The rows sorted by fold, the number of rows per fold, and the position of each row in this order."""
         order = self.fold.argsort()
         return order, self.fold.bincount(minlength=len(self.heads)).tolist(), order.argsort()
 
     def rows(self, index: torch.Tensor) -> "LabelSets":
-        """The same for the rows of a boolean or integer index."""
+        """Select rows by a boolean or integer index."""
         return LabelSets(self.heads, self.fold[index])
 
 
 def judge_classes_together(state: "FitState") -> "FitState":
-    """Multi-label, with `calibration="auto"`: judge the classes together where held-out rows show that it helps."""
+    """Multi-label, with `calibration="auto"`: add a label-set head if it helps on held-out rows."""
     if not state.multi_label or state.options.calibration != "auto":
         return state
     rows = state.covered
@@ -73,7 +73,7 @@ def choose_label_sets(
     labels: torch.Tensor,
     folds: NDArray[np.int64],
 ) -> tuple[LabelSets | None, dict[str, Any]]:
-    """Give `model` a label-set head if, on rows that it was not fitted on, it is better by a standard error.
+    """Give `model` a label-set head if it is better by a standard error on held-out rows.
 
     Args:
         model: A multi-label model; changed in place.
@@ -82,7 +82,7 @@ def choose_label_sets(
         folds: int64 `(n,)`.
 
     Returns:
-        What judges these rows together, `None` if the classes are better judged apart; and what was compared.
+        The out-of-fold heads, or `None` if independent classes are better; and the comparison.
     """
     if len(logits) < FEWEST_ROWS or len(labels.unique(dim=0)) > MOST_SETS:
         return None, {}
@@ -100,17 +100,17 @@ def choose_label_sets(
 
 
 def fit_label_sets(logits: torch.Tensor, labels: torch.Tensor) -> LabelSetHead:
-    """Fit scale and biases to the label sets of the rows; what a set has beyond its classes is penalised.
+    """Fit scale and biases to the label sets of the rows, with a penalty on the terms beyond single classes.
 
-    The bias of a set is the sum of one for each of its classes, one for each pair of them and one for their number, so
-    that a set which few rows have is judged by its parts.
+    The bias of a set is the sum of a term per class, a term per pair of classes and a term for their number, so that
+    rare sets get reasonable biases.
 
     Args:
         logits: float32 `(n, K)`, out-of-fold and calibrated.
         labels: float32 `(n, K)` of 0/1.
 
     Returns:
-        The head, with the sets of the rows, and each class alone that is in none of them.
+        The head, with the sets of the rows, and a set of its own for each class that is in none of them.
     """
     num_labels = labels.shape[1]
     sets, target = labels.double().unique(dim=0, return_inverse=True)

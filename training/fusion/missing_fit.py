@@ -1,4 +1,4 @@
-"""How the pool is corrected where some of several LLMs have no answer: an outage, a spent budget, an early stop."""
+"""Corrects the pool for missing answers of some LLMs, after an outage, a spent budget or an early stop."""
 
 from typing import TYPE_CHECKING
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from .fusion_data import FusionData
 
 PENALTY = 10.0  # on what a missing answer changes for the other LLMs
-MOST_ROWS = 3000  # with answers hidden; where there would be more, each row has some hidden once
+MOST_ROWS = 3000  # with hidden answers; if there would be more, each row is used with one pattern only
 
 
 def fit_missing(pool: ScorePool, data: "FusionData", folds: NDArray[np.int64], unseeing: list[ScorePool]) -> None:
-    """Fit, in place, how far a missing answer scales up or down what the others add to the encoder.
+    """Fit, in place, how a missing answer scales the contributions of the other LLMs.
 
     Jointly fitted weights can be wrong when a source is missing: next to a strong LLM a weak one may have a large
     weight for what it says about the strong one's errors. So answers are hidden (score dropout, each LLM left alone
-    once and left out once), and the encoder with what is left is fitted on rows that the pools have not seen. What the
-    pool makes of rows with all answers does not change.
+    once and left out once), and the scales are fitted on held-out rows of the pools. The result for rows with all
+    answers does not change.
 
     Args:
         pool: A fitted pool.
         data: The n rows that it was fitted on.
         folds: int64 `(n,)`.
-        unseeing: For each fold the pool that has not seen it.
+        unseeing: For each fold, the pool fitted on the other folds.
     """
     one = torch.eye(data.mask.shape[1])
     patterns = one if len(one) == 2 else torch.cat([one, 1.0 - one])

@@ -1,4 +1,4 @@
-"""Fitting the `FusionMLP` on top of the pool, for as many epochs as help rows that it has not seen."""
+"""Fits the `FusionMLP` on top of the pool, with the number of epochs chosen on held-out rows."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from .fusion_data import FusionData
 
 MLP_EPOCHS = 60
-MLP_EVERY = 5  # epochs between two looks at the loss
+MLP_EVERY = 5  # epochs between two evaluations of the loss
 MLP_PATIENCE = 3
 
 
 def _train_mlp(
     data: "FusionData", base: torch.Tensor, mlp_kwargs: dict[str, Any], epochs: int = MLP_EPOCHS
 ) -> Iterator[FusionMLP]:
-    """Yield the MLP after every `MLP_EVERY` epochs; `base` float `(n, K)` are the pooled logits that it corrects."""
+    """Yield the MLP after every `MLP_EVERY` epochs; `base`, float `(n, K)`, are the pooled logits to correct."""
     assert data.embeddings is not None
     num_providers, num_labels = data.llm_scores.shape[1:]
     mlp = FusionMLP(data.embeddings.shape[1], num_providers, num_labels, **mlp_kwargs)
@@ -40,7 +40,7 @@ def _train_mlp(
 
 
 def fit_mlp(data: "FusionData", base: torch.Tensor, epochs: int, mlp_kwargs: dict[str, Any]) -> FusionMLP:
-    """Fit the MLP for so many epochs; `base` as in `mlp_out_of_fold`, by the pool that it will stand on."""
+    """Fit the MLP for a number of epochs; `base` as in `mlp_out_of_fold`, from the pool that it will correct."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         *_, mlp = _train_mlp(data, base, mlp_kwargs, epochs)
@@ -50,10 +50,10 @@ def fit_mlp(data: "FusionData", base: torch.Tensor, epochs: int, mlp_kwargs: dic
 def mlp_out_of_fold(
     data: "FusionData", folds: NDArray[np.int64], base: torch.Tensor, mlp_kwargs: dict[str, Any]
 ) -> tuple[int, torch.Tensor]:
-    """Out-of-fold logits of pool plus MLP at the number of epochs that is best over all folds (0: none helps).
+    """Return the best number of epochs over all folds (0: no MLP), and the out-of-fold logits of pool plus MLP.
 
-    `base` are the pool's out-of-fold logits: what the MLP learns to correct are errors on unseen rows. All folds are
-    trained side by side, until their loss has not fallen for `MLP_PATIENCE` looks at it.
+    `base` are the pool's out-of-fold logits, so that the MLP learns to correct errors on unseen rows. All folds are
+    trained in parallel, until their loss has not fallen for `MLP_PATIENCE` evaluations.
     """
     held_out = [torch.from_numpy(folds == fold) for fold in np.unique(folds)]
     best, best_logits = 0, base

@@ -1,4 +1,4 @@
-"""Fitting log-linear pools of the sources by penalised maximum likelihood."""
+"""Fits log-linear pools of the sources by penalised maximum likelihood."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ STIFFNESS = 30.0  # of the prior on each weight, where several LLMs share it; el
 
 @dataclass(frozen=True)
 class PoolPath:
-    """Pools from the stiffest to the most flexible, each fitted from the one before.
+    """A path of pools from the stiffest to the most flexible, each started from the previous one.
 
-    Every source has one weight, held by a prior; per-class scales and confusions between classes, which go beyond it,
-    cost the penalty. Evidence is brought to unit scale first, so that graded and one-hot scores are penalised alike.
+    Every source has one weight with a prior. Per-class scales and confusions between classes are penalised. Evidence is
+    scaled to unit size first, so that graded and one-hot scores get the same penalty.
 
     Args:
         penalties: From strong to weak.
-        only: Use this provider alone, without the encoder (a calibrated LLM).
+        only: Use only this provider, without the encoder (a calibrated LLM).
     """
 
     penalties: tuple[float, ...]
     only: int | None = None
 
     def fit(self, data: FusionData, count: int | None = None) -> list[ScorePool]:
-        """The pools of the first `count` penalties (default: all), fitted on all rows of `data`."""
+        """Fit the pools of the first `count` penalties (default: all) on all rows of `data`."""
         num_providers, num_labels = data.llm_scores.shape[1:]
         n = max(len(data.labels), 1)
         encoder_logits, evidence, mask = self._inputs(data)
@@ -53,7 +53,7 @@ class PoolPath:
                 logits = pool_logits(encoder_logits, evidence, mask, shift + shift_k, weight * eye + weight_k, bias)
                 extra = weight_k.square().sum() + (encoder_scale * shift_k).square().sum()
                 ridge = (weight - prior).square().sum() + (encoder_scale * shift).square().sum()
-                # Biases move the class frequencies: cheap to learn, so lightly held.
+                # Biases only shift class frequencies and need little data, so their penalty is small.
                 held = penalty * extra + stiffness * ridge + min(penalty, 3.0) * bias.square().sum()
                 return data.log_loss(logits).mean() + 0.5 * held / n
 
@@ -65,7 +65,7 @@ class PoolPath:
     def out_of_fold(
         self, data: FusionData, folds: NDArray[np.int64]
     ) -> tuple[list[torch.Tensor], list[list[ScorePool]]]:
-        """Out-of-fold logits float32 `(n, K)` for each penalty, and each fold's pools, which have not seen it."""
+        """Out-of-fold logits float32 `(n, K)` for each penalty, and for each fold the pools fitted on the others."""
         logits, pools = [torch.empty_like(data.encoder_logits) for _ in self.penalties], []
         for fold in np.unique(folds):
             held_out = torch.from_numpy(folds == fold)
@@ -77,18 +77,18 @@ class PoolPath:
         return logits, pools
 
     def _inputs(self, data: FusionData) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Encoder logits, evidence and mask; those of the other sources are hidden where one LLM is used alone."""
+        """Encoder logits, evidence and mask. If only one LLM is used, those of the other sources are hidden."""
         encoder_logits, evidence, mask = data.encoder_logits, data.evidence, data.mask
         if self.only is not None:
             keep = torch.zeros(mask.shape[1])
             keep[self.only] = 1.0
             evidence, mask = evidence * keep[:, None], mask * keep
             only = mask[:, self.only : self.only + 1]
-            encoder_logits = encoder_logits * (1.0 - only)  # it stays where this LLM has no answer
+            encoder_logits = encoder_logits * (1.0 - only)  # kept where this LLM has no answer
         return encoder_logits, evidence, mask
 
     def _prior(self, evidence: torch.Tensor, data: FusionData) -> tuple[torch.Tensor, float]:
-        """The prior mean of each LLM's weight, float32 `(P, 1, 1)`, and how stiffly it is held."""
+        """The prior mean of each LLM's weight, float32 `(P, 1, 1)`, and the strength of the prior."""
         num_providers = evidence.shape[1]
         prior, stiffness = torch.ones(num_providers, 1, 1), 1.0
         if self.only is None:
@@ -105,7 +105,7 @@ class PoolPath:
         pool.weight.copy_(weight)
         pool.bias.copy_(bias)
         pool.encoder_shift.copy_(shift)
-        if self.only is not None:  # in the model the encoder is added too: take it out where this LLM answers
+        if self.only is not None:  # the model adds the encoder's logits: cancel them where this LLM has an answer
             others = torch.arange(len(bias)) != self.only
             pool.weight[others], pool.bias[others] = 0.0, 0.0
             pool.encoder_shift.zero_()
@@ -121,7 +121,7 @@ def encoder_alone(num_providers: int, num_labels: int) -> ScorePool:
 
 
 def average_pools(pools: Sequence[tuple[float, ScorePool]]) -> ScorePool:
-    """The average of (share, pool) pairs; being log-linear, it is a pool of the same form."""
+    """Average (share, pool) pairs. The average of log-linear pools is a log-linear pool."""
     average = encoder_alone(pools[0][1].num_providers, pools[0][1].num_labels)
     with torch.no_grad():
         for parameter, *parts in zip(average.parameters(), *(p.parameters() for _, p in pools), strict=True):
@@ -131,9 +131,10 @@ def average_pools(pools: Sequence[tuple[float, ScorePool]]) -> ScorePool:
 
 
 def _weights_alone(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What each LLM's evidence `(n, P, K)` weighs without any other source, float32 `(P,)`, not below 0.
+    """Weight of each LLM's evidence `(n, P, K)` without other sources, float32 `(P,)`, at least 0.
 
-    With little data, who is good and who is not is known before how they go together: a poor LLM starts low.
+    With little data, single weights are easier to estimate than joint ones, so they are used as prior: a poor LLM
+    starts low.
     """
     weights = torch.ones(evidence.shape[1], requires_grad=True)
 
