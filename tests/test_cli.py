@@ -182,7 +182,7 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
 def test_choices_of_options_are_the_librarys() -> None:
     """They are written out in the commands, whose help would take seconds to import them."""
 
-    def choices(module: Any, option: str) -> set[str]:
+    def choices(module: Any, option: str) -> set[Any]:
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
         return set(next(a.choices for a in parser._actions if option in a.option_strings) or ())

@@ -63,7 +63,7 @@ def tune_thresholds(
     num_labels = probabilities.shape[1]
     start = value(np.full(num_labels, 0.5))
     least = max((start * (1 - start) / max(len(truth), 1)) ** 0.5 * 0.5, 0.002)
-    # Among equally good thresholds, the one nearest to 0.5.
+    # Of equally good thresholds, the middle one; those near 0.5 are preferred.
     common = max(GRID, key=lambda t: (round(value(np.full(num_labels, t)), 6), -abs(t - 0.5)))
     best = np.full(num_labels, common if value(np.full(num_labels, common)) > start + least else 0.5)
     current = value(best)
