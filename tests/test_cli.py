@@ -185,7 +185,8 @@ def test_choices_of_options_are_the_librarys() -> None:
     def choices(module: Any, option: str) -> set[Any]:
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
-        return set(next(a.choices for a in parser._actions if option in a.option_strings) or ())
+        (action,) = (a for a in parser._actions if option in a.option_strings)
+        return set(action.choices or ())
 
     assert choices(score, "--method") == set(METHODS) - {"recorded", "callable"}
     assert choices(train, "--fusion") == set(FUSION_METHODS)
