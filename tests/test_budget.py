@@ -200,20 +200,22 @@ class Sent(Reservation):
     seed=st.integers(0, 10**6),
     limit=st.floats(0, 0.2),
     concurrency=st.integers(1, 128),
-    spread=st.sampled_from([0.0, 0.5, 1.0]),
+    spread=st.sampled_from([0.0, 0.5, 1.0, None]),
     unsure=st.sampled_from([0.0, 0.2]),
 )
-def test_the_limit_holds_in_any_order(seed: int, limit: float, concurrency: int, spread: float, unsure: float) -> None:
+def test_the_limit_holds_in_any_order(
+    seed: int, limit: float, concurrency: int, spread: float | None, unsure: float
+) -> None:
     draw = random.Random(seed)
     price, budget = Price(1e-6, 4e-6, 1e-6), Budget(limit)
-    kinds = [Costs(price) for _ in range(2)]
+    kinds = [Costs(price) for _ in range(4)]
     waiting: list[Sent] = []
     out: list[Sent] = []
     dearest = spent = told = 0.0
     for _ in range(300):
         waiting, out = [r for r in waiting if r.state == "new"], out + [r for r in waiting if r.state == "out"]
         if len(out) + len(waiting) < concurrency and draw.random() < 0.6:
-            request = Sent(budget, draw.choice(kinds), Need(draw.uniform(50, 400), 20))
+            request = Sent(budget, draw.choice(kinds), Need(draw.uniform(50, 400), 20, most_answer=200))  # not kept to
             try:
                 if request.take():
                     out.append(request)
@@ -224,7 +226,10 @@ def test_the_limit_holds_in_any_order(seed: int, limit: float, concurrency: int,
                 assert budget.spent + request.expected() > limit or budget.spent >= limit
         elif out:
             request = out.pop(draw.randrange(len(out)))
-            answer = round(100 * math.exp(draw.gauss(0, spread)))
+            if spread is None:  # rarely very long
+                answer = 5000 if draw.random() < 1 / 12 else 100
+            else:
+                answer = round(100 * math.exp(draw.gauss(0, spread)))
             cost = price.cost(request.need.prompt, answer)
             if request.costs.seen and draw.random() < unsure:  # billed, but nobody tells
                 request.close(billed=True)
@@ -251,6 +256,12 @@ def test_what_may_be_longer_is_bounded_by_the_request() -> None:
     assert costs.enough(need, proven=False) == pytest.approx(401e-6)
     costs.learn(need, 100, 5)  # a server that does not keep to `max_tokens`
     assert costs.enough(need, proven=False) > 401e-6
+    costs = Costs(Price(1e-6, 1e-6, 1e-6))
+    need = Need(100, 10, most_answer=50)
+    costs.learn(need, 100, 10)  # whether thoughts count is not known
+    assert costs.enough(need, proven=False) == pytest.approx((6400 + 640) * 1e-6)
+    costs.learn(need, 100, 50)  # cut
+    assert costs.enough(need, proven=False) == pytest.approx((6400 + 50) * 1e-6)
 
 
 def test_what_is_noted_is_never_behind() -> None:

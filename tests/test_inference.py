@@ -151,22 +151,25 @@ def test_the_llm_answers_while_the_encoder_works(
 ) -> None:
     """The encoder's next batch is what lets the LLM answer: one after the other, this would time out."""
     model.config.calibration["gate_threshold"] = -1.0  # "auto" asks about all
-    encoding, encode = threading.Semaphore(0), model.encode
+    encoding, asking, encode = threading.Semaphore(0), threading.Event(), model.encode
     waits: list[bool] = []
+    rows = 0
 
     async def until_the_encoder_moves(texts: list[str]) -> None:
-        waits.append(await asyncio.to_thread(encoding.acquire, timeout=20))
+        asking.set()
+        waits.append(await asyncio.to_thread(encoding.acquire, timeout=60))
 
     def signalling(**inputs: Any) -> Any:
-        encoding.release()
-        return encode(**inputs)
-
-    def gated_encode(**inputs: Any) -> Any:  # the first window of a gated run is encoded before anything is asked
-        if scorer.asked:
+        nonlocal rows
+        rows += len(inputs["input_ids"])
+        if policy == "always":
+            encoding.release()
+        elif rows > 128:  # the first window of a gated run is encoded before anything is asked
+            asking.wait(60)
             encoding.release()
         return encode(**inputs)
 
-    monkeypatch.setattr(model, "encode", signalling if policy == "always" else gated_encode)
+    monkeypatch.setattr(model, "encode", signalling)
     scorer = FakeScorer(before=until_the_encoder_moves)
     pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[scorer])
     texts = (f"w{i % 10} w{i // 10}" for i in range(256 if policy == "auto" else 128))

@@ -144,8 +144,9 @@ class Budget:
             if left <= 0 or new.expected() > left:
                 new.refused = self._reached()
                 raise new.refused
-            others = sum(kept > 0 for kept in self._out.values())  # whatever their kind
-            enough = new.enough(others < min(new.costs.seen / SEEN_FOR_EACH, PROVEN_AT_MOST))
+            others = [request.costs.seen for request, kept in self._out.items() if kept > 0]  # whatever their kind
+            least = min([new.costs.seen, *others])  # a surprise may come from the kind that is known least
+            enough = new.enough(len(others) < max(1, min(least // SEEN_FOR_EACH, PROVEN_AT_MOST)))
             if (self._out or self._aside) and self.reserved + enough > left:
                 return False
         self._out[new] = enough

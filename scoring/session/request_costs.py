@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..providers.pricing import Price
 
 MARGIN = 1.25  # above the most expensive so far
-SEEN_FOR_EACH = 4  # replies seen for each request that may be out with this margin alone,
+SEEN_FOR_EACH = 32  # replies seen, of each kind that is out, for each request that may be out with this margin alone,
 PROVEN_AT_MOST = 4  # and the most of these
 SURPRISE = 64.0  # how many times the mean cost the others may cost
 
@@ -44,7 +44,7 @@ class Costs:
         self.seen = 0
         self._estimated, self._told = [0.0, 0.0], [0.0, 0.0]  # sums of tokens of prompts and answers
         self._highest = [0.0, 0.0]  # of their ratios
-        self._limited = True  # no answer was longer than it may be
+        self._reached, self._passed = False, False  # by an answer: the most tokens that it may have
 
     def learn(self, need: Need, prompt: float, answer: float) -> bool:
         """Learn from a reply of `prompt` and `answer` tokens. Returns: whether others may cost more than estimated."""
@@ -54,13 +54,14 @@ class Costs:
                 self._estimated[i] += estimated
                 self._told[i] += told
                 self._highest[i] = max(self._highest[i], told / estimated)
-        self._limited &= answer <= need.most_answer
+        self._reached |= answer == need.most_answer
+        self._passed |= answer > need.most_answer
         self.seen += 1
         return self._highest != highest
 
     def expected(self, need: Need) -> float:
         """US dollars that a request is likely to cost."""
-        answer = min(need.answer * self._mean(1), need.most_answer if self._limited else math.inf)
+        answer = min(need.answer * self._mean(1), self._longest(need))
         return self.price.cost(need.prompt * self._mean(0), answer) if self.price else 0.0
 
     def enough(self, need: Need, proven: bool = True) -> float:
@@ -78,7 +79,11 @@ class Costs:
         if not proven:
             prompt = max(prompt, min(need.prompt * self._mean(0) * SURPRISE, need.most_prompt))
             answer = max(answer, need.answer * self._mean(1) * SURPRISE)
-        return self.price.cost(prompt, min(answer, need.most_answer if self._limited else math.inf))
+        return self.price.cost(prompt, min(answer, self._longest(need)))
+
+    def _longest(self, need: Need) -> float:
+        """Tokens of the longest answer. Some servers do not count thoughts: a limit counts once it has cut an answer."""
+        return need.most_answer if self._reached and not self._passed else math.inf
 
     def _mean(self, part: int) -> float:
         """Tokens reported for each estimated one."""
