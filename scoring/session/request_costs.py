@@ -82,7 +82,7 @@ class Costs:
         return self.price.cost(prompt, min(answer, self._longest(need)))
 
     def _longest(self, need: Need) -> float:
-        """Tokens of the longest answer. Some servers do not limit thoughts: a limit counts once it has cut an answer."""
+        """Tokens of the longest answer. Not all servers limit thoughts: a limit counts once it has cut an answer."""
         return need.most_answer if self._reached and not self._passed else math.inf
 
     def _mean(self, part: int) -> float:
