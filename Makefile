@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 ROOMS := configuration modeling_labelfusion scoring routing pipelines evaluation training hub_scripts
-TESTS := $(patsubst %/,%,$(sort $(dir $(wildcard tests/*.py benchmarks/*.py))))
+TESTS := $(wildcard tests/*.py tests/*/*.py)
 TYPED := .cache/typed
 IMPORTS := .cache/imports
 COMMA := ,
-OLDEST_TESTS := $(patsubst %,tests/test_%.py,configuration modeling modeling_encoders trainer_gradients finetune asking inference \
-	pipeline matrix export hostile_repo hub_round_trip push)
-NEWEST_TESTS := $(OLDEST_TESTS) $(patsubst %,tests/test_%.py,install_line onnx cli_score data_round_trip scoring_client \
-	scoring_methods)
+OLDEST_TESTS := $(foreach name,configuration modeling modeling_encoders trainer_gradients finetune asking inference pipeline \
+	matrix export hostile_repo hub_round_trip push,$(wildcard tests/*/test_$(name).py))
+NEWEST_TESTS := $(OLDEST_TESTS) $(foreach name,install_line onnx cli_score data_round_trip scoring_client \
+	scoring_methods,$(wildcard tests/*/test_$(name).py))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-browser test-oldest test-newest soak lint types imports lock format wheel clean
@@ -28,7 +28,7 @@ demo: $(STAMP) ## Train, compare, save, reload and classify with small real mode
 	HF_HUB_OFFLINE=1 $(BIN)/labelfusion demo
 
 # Two processes of one thread each: on two cores in little more than half the time; a file's tests share their models.
-test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/test_modeling.py for some
+test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/modeling_labelfusion for some
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -rs $(ARGS)
 
 test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
@@ -66,7 +66,7 @@ test-newest: $(STAMP) ## Run the README's install line, and the tests that touch
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w $(NEWEST)/wheel .
 	$(NEWEST)/bin/python -m pip install -q --disable-pip-version-check "$$(echo $(NEWEST)/wheel/*.whl)[openai]"
 	$(NEWEST)/bin/python -m pip list | grep -E '^(openai|huggingface.hub|transformers|httpx2?|datasets|pandas) '
-	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/test_install_line.py
+	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/public_api/test_install_line.py
 	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),$(NEWEST_TESTS))
 
@@ -82,11 +82,12 @@ lint: $(STAMP) types imports ## Check style, formatting, types and imports
 # mypy does not know that each folder is a subpackage of `labelfusion`: it gets a tree of links that looks like the
 # installed package, so that types are also checked across folders.
 types: $(STAMP) ## Check types
-	@rm -rf $(TYPED) && mkdir -p $(TYPED)/labelfusion
+	@rm -rf $(TYPED) && mkdir -p $(TYPED)/labelfusion $(TYPED)/tests
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard labelfusion/*) $(ROOMS)) $(TYPED)/labelfusion/
-	@ln -s $(addprefix $(CURDIR)/,$(TESTS)) $(TYPED)/
+	@ln -s $(addprefix $(CURDIR)/,$(TESTS)) $(TYPED)/tests/
+	@ln -s $(CURDIR)/benchmarks $(TYPED)/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache/typed \
-		labelfusion $(TESTS)
+		labelfusion tests benchmarks
 
 # It reads the files of one folder, so that a tree of copies stands in for the installed package.
 imports: $(STAMP) ## Check which room imports which

@@ -12,7 +12,7 @@ from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.encoder.frozen_layers import remembered_below
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.recipe import fit_model
-from test_modeling_encoders import COMMON, ENCODERS
+from tiny_encoders import COMMON, ENCODERS
 from transformers import AutoConfig
 
 WORDS = [

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from llm_server import LLMServer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECTIONS = {"business": "market stock price bank", "sports": "team game match goal", "culture": "film movie plot actor"}
 
 

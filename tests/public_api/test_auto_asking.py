@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from llm_server import LLMServer
-from test_auto import NAMES, frame
+from made_data import NAMES, frame
 from transformers import pipeline
 
 from labelfusion import AutoFusionClassifier, LLMProvider

@@ -19,7 +19,7 @@ from labelfusion.hub_scripts.cards.emissions import measured
 from labelfusion.hub_scripts.cards.model_card import update_card
 from labelfusion.hub_scripts.options import add_card_metadata
 from labelfusion.hub_scripts.publish.hub import push_folder
-from test_report import make_report
+from made_report import make_report
 
 CLASSES = ["class0", "class1", "class2"]
 

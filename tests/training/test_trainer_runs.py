@@ -19,7 +19,7 @@ MakeModel = Callable[..., LabelFusionForSequenceClassification]
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from test_trainer_runs import train
 
 train(*sys.argv[1:], processes=2)
@@ -141,7 +141,7 @@ def test_two_processes_train_what_one_does(
     tiny_tokenizer.save_pretrained(source)
     train(str(source), str(tmp_path / "one"), processes=1)
     script = tmp_path / "train.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(SCRIPT.format(folders=[str(folder) for folder in Path(__file__).parents[:2]]))
     run = subprocess.run(
         [sys.executable, "-m", *launcher, str(script), str(source), str(tmp_path / "two")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},

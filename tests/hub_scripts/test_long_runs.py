@@ -15,7 +15,7 @@ from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.io.journal import Journal
 from labelfusion.hub_scripts.io.tables import Table, check_columns, sample_texts
 from llm_server import LLMServer
-from test_auto import NAMES, frame
+from made_data import NAMES, frame
 
 from labelfusion import AutoFusionClassifier, LLMProvider
 
