@@ -5,7 +5,9 @@ request of a kind goes out alone. Each later one reserves the cost of the most e
 A more expensive one can still come: of n + k requests that are alike in advance, the two most expensive are both among
 k of them with a probability of about (k / (n + k))^2. Among few requests, compared with those seen, there is hardly
 more than one such surprise, and the guarantee leaves room for one. Requests beyond these few reserve many times the
-mean cost, which also covers texts that become harder on the way.
+mean cost, which also covers texts that become harder on the way. With hundreds of replies seen, a cost far above the most
+expensive of them is improbable, and less is enough: after n replies, two of k requests are of a kind that was not seen
+before with a probability below 0.27 (k / n)^2.
 """
 
 import math
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 MARGIN = 1.25  # above the most expensive so far
 SEEN_FOR_EACH = 32  # replies seen, of each kind that is out, for each request that may be out with this margin alone,
 PROVEN_AT_MOST = 4  # and the most of these
-SURPRISE = 64.0  # how many times the mean cost the others may cost
+SURPRISE = 64.0  # how many times the mean cost the others may cost;
+MANY, SURPRISE_OF_MANY = 128, 2.0  # from so many replies on ever less, down to this multiple of the most expensive one
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,14 @@ class Costs:
             return math.inf
         prompt, answer = need.prompt * self._highest[0] * MARGIN, need.answer * self._highest[1] * MARGIN
         if not proven:
-            prompt = max(prompt, min(need.prompt * self._mean(0) * SURPRISE, need.most_prompt))
-            answer = max(answer, need.answer * self._mean(1) * SURPRISE)
+            prompt = max(prompt, min(need.prompt * self._surprise(0), need.most_prompt))
+            answer = max(answer, need.answer * self._surprise(1))
         return self.price.cost(prompt, min(answer, self._longest(need)))
+
+    def _surprise(self, part: int) -> float:
+        """The most tokens to expect for each estimated one where a request is not proven."""
+        of_many = max(SURPRISE_OF_MANY, SURPRISE * (MANY / self.seen) ** 2)
+        return min(self._mean(part) * SURPRISE, self._highest[part] * of_many)
 
     def _longest(self, need: Need) -> float:
         """Tokens of the longest answer. Not all servers limit thoughts: a limit counts once it has cut an answer."""

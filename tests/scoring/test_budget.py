@@ -264,6 +264,19 @@ def test_what_may_be_longer_is_bounded_by_the_request() -> None:
     assert costs.enough(need, proven=False) == pytest.approx((6400 + 50) * 1e-6)
 
 
+def test_many_replies_that_are_alike_let_more_requests_out() -> None:
+    costs, need = Costs(Price(1e-6, 1e-6, 1e-6)), Need(0, 10)
+    reserved = []
+    for _ in range(1024):
+        costs.learn(need, 0, 10)
+        reserved.append(round(costs.enough(need, proven=False) * 1e6))
+    assert reserved[0] == reserved[127] == 640
+    assert reserved[255] == 160
+    assert reserved[1023] == 20
+    costs.learn(need, 0, 500)  # one that is unlike the others
+    assert costs.enough(need, proven=False) * 1e6 == pytest.approx(64 * (1024 * 10 + 500) / 1025)
+
+
 def test_what_is_noted_is_never_behind() -> None:
     noted: list[float] = []
     costs = Costs(Price(1e-6, 1e-6, 1e-6))
