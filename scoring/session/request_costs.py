@@ -5,9 +5,9 @@ request of a kind goes out alone. Each later one reserves the cost of the most e
 A more expensive one can still come: of n + k requests that are alike in advance, the two most expensive are both among
 k of them with a probability of about (k / (n + k))^2. Among few requests, compared with those seen, there is hardly
 more than one such surprise, and the guarantee leaves room for one. Requests beyond these few reserve many times the
-mean cost, which also covers texts that become harder on the way. With hundreds of replies seen, a cost far above the most
-expensive of them is improbable, and less is enough: after n replies, two of k requests are of a kind that was not seen
-before with a probability below 0.27 (k / n)^2.
+mean cost, which also covers texts that become harder on the way. With hundreds of replies seen, a cost far above the
+most expensive of them is improbable, and less is enough: after n replies, two of k requests are of a kind that was not
+seen before with a probability below 0.27 (k / n)^2.
 """
 
 import math
