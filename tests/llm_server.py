@@ -228,10 +228,16 @@ class LLMServer:
             reply["usage"] = dict(zip(names, (prompt, written), strict=True))
             self.tokens[0] += prompt
             self.tokens[1] += written
-        await self._send(writer, 200, _to_systemone(reply, body) if systemone else reply)
-        if fault is None:
+        if fault is None:  # counted before the client can have it, so that no test looks in between
             self.paid.update(texts)
             self.delivered.append(time.monotonic())
+        try:
+            await self._send(writer, 200, _to_systemone(reply, body) if systemone else reply)
+        except ConnectionError:
+            if fault is None:
+                self.paid.subtract(texts)
+                self.paid += Counter()  # without those that were not delivered
+            raise
 
     def _unsupported(self, body: dict[str, Any]) -> str | None:
         wanted = (body.get("response_format") or {}).get("type")

@@ -39,7 +39,7 @@ def read(message: Any, name: str = "json", finish: str = "stop", **fields: Any) 
 
 
 def ask(server: LLMServer, texts: list[str] = TEXTS, store: Any = ":memory:", **fields: Any) -> Any:
-    provider = {"model": "m", "api_base": server.url, "timeout_s": 5, "method": "json", **fields}
+    provider = {"model": "m", "api_base": server.url, "timeout_s": 60, "method": "json", **fields}
     scorer = build_scorer(provider, server.labels, server.multi_label, store=store)
     scores, batches = score_texts([scorer], texts)
     return scores[:, 0], batches[0]

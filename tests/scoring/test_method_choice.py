@@ -24,7 +24,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(server: LLMServer, texts: list[str], store: Any = ":memory:", **fields: Any) -> tuple[Any, ScoreBatch]:
-    provider = {"model": "m", "api_base": server.url, "timeout_s": 5, **fields}
+    provider = {"model": "m", "api_base": server.url, "timeout_s": 60, **fields}
     scores, batches = score_texts([build_scorer(provider, LABELS, False, store=store)], texts)
     return scores[:, 0], batches[0]
 

@@ -21,7 +21,7 @@ OFFERS = {
 
 
 def ask(server: LLMServer, texts: list[str] = TEXTS, **fields: Any) -> tuple[NDArray[np.float32], ScoreBatch]:
-    provider = {"model": "openai/stand-in", "api_base": server.url, "timeout_s": 5, **fields}
+    provider = {"model": "openai/stand-in", "api_base": server.url, "timeout_s": 60, **fields}
     scores, batches = score_texts([build_scorer(provider, server.labels, server.multi_label, store=":memory:")], texts)
     return scores[:, 0], batches[0]
 

@@ -29,7 +29,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(
     server: LLMServer, texts: list[str] = TEXTS, store: Any = ":memory:", labels: list[str] | None = None, **fields: Any
 ) -> tuple[NDArray[np.float32], ScoreBatch]:
-    provider = {"model": "m", "api_base": server.url, "timeout_s": 5, "max_concurrency": 1, **fields}
+    provider = {"model": "m", "api_base": server.url, "timeout_s": 60, "max_concurrency": 1, **fields}
     scorer = build_scorer(provider, labels or server.labels, server.multi_label, store=store)
     scores, batches = score_texts([scorer], texts)
     return scores[:, 0], batches[0]
