@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
+    from ..training.data import TableLayout
+
 BF16 = "run the encoder in bfloat16: about twice as fast on CPUs and GPUs that have it"
 
 
@@ -103,6 +105,19 @@ def read_descriptions(path: str) -> dict[str, str]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold lines of `class name: description`.")
     return {str(name): str(description) for name, description in found.items()}
+
+
+def table_layout(args: argparse.Namespace) -> "TableLayout":
+    """The columns that the options name."""
+    from ..training.data import TableLayout
+
+    return TableLayout(
+        text_column=args.text_column,
+        label_column=args.label_column,
+        label_columns=getattr(args, "label_columns", None),
+        empty_texts=args.empty_texts,
+        annotators=args.annotators,
+    )
 
 
 def add_annotators(parser: Any, saved: bool = False) -> None:

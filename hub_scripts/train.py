@@ -16,6 +16,7 @@ from .options import (
     names,
     provider,
     read_descriptions,
+    table_layout,
 )
 
 if TYPE_CHECKING:
@@ -264,13 +265,9 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
             source,
             classes=args.labels if first is None else first.classes,
             multi_label=args.multi_label,
-            label_columns=args.label_columns,
-            text_column=args.text_column,
-            label_column=args.label_column,
+            layout=table_layout(args),
             num_providers=None if scores is None else scores.shape[1],
             unseen_classes=option == "--test",
-            empty_texts=args.empty_texts,
-            annotators=args.annotators,
         )
         found.append(data)
     train, more, test = found

@@ -27,7 +27,7 @@ from .routing.risk import RiskControl
 from .routing.routing import Routing
 from .saving import load, save
 from .scoring.budget import Budget
-from .training.data import LabelledTexts, is_table, prepare, with_labels
+from .training.data import LabelledTexts, TableLayout, is_table, prepare, with_labels
 
 
 class FusionPredictor(ClassifierMixin, BaseEstimator):
@@ -148,18 +148,19 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         """Encoding arguments of `pipelines.inference.infer`."""
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
-    def _prepare(self, data: Any, classes: Any, num_providers: int | None, **options: Any) -> LabelledTexts:
-        known: dict[str, Any] = {
-            "classes": classes,
-            "multi_label": self.multi_label,
-            "label_columns": self.label_columns,
-            "text_column": self.text_column,
-            "annotators": self.annotators,
-            "label_column": self.label_column,
-            "num_providers": num_providers or None,
-            "empty_texts": self.empty_texts,
-        }
-        return prepare(data, **known | options)
+    def _prepare(
+        self, data: Any, classes: Any, num_providers: int | None, empty_texts: str | None = None, **options: Any
+    ) -> LabelledTexts:
+        """`prepare` with the settings of this classifier."""
+        layout = TableLayout(
+            text_column=self.text_column,
+            label_column=self.label_column,
+            label_columns=self.label_columns,
+            empty_texts=empty_texts or self.empty_texts,
+            annotators=self.annotators,
+        )
+        known: dict[str, Any] = {"multi_label": self.multi_label, "num_providers": num_providers or None}
+        return prepare(data, classes=classes, layout=layout, **known, **options)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection.
