@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
-from labelfusion.evaluation.metrics import classification_metrics, softmax_or_sigmoid
+from labelfusion.evaluation.metrics import classification_metrics
 from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
+from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
@@ -141,7 +142,7 @@ def one(
             fused, alone = model.fuse(test.to(args.device), torch.from_numpy(given).to(args.device))
         settings = (multi_label, model.config.thresholds, model.config.min_labels)
         found = {
-            source: (softmax_or_sigmoid(x.float().cpu().numpy(), multi_label), settings)
+            source: (to_probabilities(x.float().cpu().numpy(), multi_label), settings)
             for source, x in (("fusion", fused), ("encoder", alone))
         }
         found |= {f"llm {p}": (np.nan_to_num(given[:, p]), (multi_label, None, 0)) for p in range(given.shape[1])}

@@ -16,7 +16,8 @@ from ..configuration import LabelFusionConfig
 from ..pipelines.inference import run
 from ..routing.gate import gate_values
 from ..routing.policy import check_policy
-from ..scoring.asker import Asker, as_budget
+from ..scoring.asker import Asker
+from ..scoring.budget import as_budget
 from .markdown import markdown_table, plain
 from .metrics import is_right
 from .tradeoff_curve import tradeoff_curve

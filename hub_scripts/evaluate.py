@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
-    from ..scoring.asker import as_budget
+    from ..scoring.budget import as_budget
     from .cards.model_card import update_card
     from .options import load_classifier
 

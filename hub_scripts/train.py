@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     from labelfusion import AutoFusionClassifier
 
     from ..evaluation.report import FILES
-    from ..scoring.asker import as_budget
+    from ..scoring.budget import as_budget
     from .cards.emissions import measured
     from .evaluate import shown_name
 

@@ -18,12 +18,11 @@ from .saving import torch_device
 from .scoring.budget import Budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
-from .training.encoder.encode import encode_training_texts
+from .training.encoder.encoder_fit import encode_training_texts
 from .training.fit_options import FinetuneOptions, FitOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
-from .training.scored_rows import first_guess
-from .training_scores import score_training_rows
+from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
 
 logger = logging.getLogger(__name__)
 
@@ -223,12 +222,8 @@ class AutoFusionClassifier(FusionPredictor):
             data,
             self.model_.config,
             lambda: self._scorers(pool=(data.texts, data.names())),
-            max_rows=self.max_scored_rows,
-            max_cost_usd=self.max_cost_usd,
-            encoder_probs=first,
-            write_guidelines=self.write_guidelines,
-            seed=self.seed,
-            progress=self.progress,
+            self._scoring_options(),
+            first,
         )
         # Nearest-neighbour prompts take examples from the training texts, which stay in memory and are not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
@@ -239,6 +234,15 @@ class AutoFusionClassifier(FusionPredictor):
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self
+
+    def _scoring_options(self) -> ScoringOptions:
+        return ScoringOptions(
+            max_rows=self.max_scored_rows,
+            max_cost_usd=self.max_cost_usd,
+            write_guidelines=self.write_guidelines,
+            seed=self.seed,
+            progress=self.progress,
+        )
 
     def _fit_options(self) -> FitOptions:
         finetune = FinetuneOptions(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..scoring.probabilities import sigmoid, softmax
+from ..scoring.probabilities import to_probabilities
 from .gate import NEVER, SHARES, expected_error, gate_values
 from .novelty import doubted
 from .risk import RiskControl, risk_control
@@ -129,10 +129,28 @@ def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) 
     return risk_control(max_risk, calibration, config.multi_label, above)
 
 
-def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float32]:
-    """Softmax (single-label) or sigmoid (multi-label) of float `(n, num_labels)`, as float32."""
-    logits = np.asarray(logits, dtype=np.float64)
-    return (sigmoid(logits) if multi_label else softmax(logits)).astype(np.float32)
+def gated(
+    logits: NDArray[np.floating],
+    config: LabelFusionConfig,
+    novelty: NDArray[np.floating] | None = None,
+    stage: int | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Gate values of the texts, float64 `(n,)`, and whether each exceeds the threshold of `"auto"`, bool `(n,)`.
+
+    Without a calibrated threshold, `expected_error` above `DEFAULT_EXPECTED_ERROR` decides.
+
+    Args:
+        logits: float `(n, K)`: calibrated, with the LLM answers observed so far.
+        config: The model's config.
+        novelty: float `(n,)`: out-of-distribution scores, see `routing.novelty.doubted`.
+        stage: Index of the LLM that would be queried next; `None`: all of them at once.
+    """
+    probs = to_probabilities(logits, config.multi_label, np.float32)
+    values, threshold = gate_values(probs, config.calibration, config.multi_label, stage, novelty)
+    if threshold is not None:
+        return values, values > threshold
+    trusted = doubted(probs, novelty, config.multi_label)
+    return values, expected_error(trusted, config.multi_label) > DEFAULT_EXPECTED_ERROR
 
 
 def most(values: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
@@ -168,16 +186,10 @@ def select(
     count = len(encoder_logits)
     if count == 0 or policy in ("always", "never"):
         return np.full(count, policy == "always")
-    probs = to_probabilities(encoder_logits, config.multi_label)
-    values, threshold = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
+    values, exceeds = gated(encoder_logits, config, novelty)
     if isinstance(policy, Above):
         return values > policy.threshold
-    if policy == "auto":
-        if threshold is None:
-            trusted = doubted(probs, novelty, config.multi_label)
-            return expected_error(trusted, config.multi_label) > DEFAULT_EXPECTED_ERROR
-        return values > threshold
-    return most(values, round(float(policy) * count))
+    return exceeds if policy == "auto" else most(values, round(float(policy) * count))
 
 
 class StreamSelector:
@@ -203,8 +215,7 @@ class StreamSelector:
         """Select among the next texts: bool `(n,)` from logits `(n, num_labels)` and `novelty` `(n,)`."""
         if not isinstance(self.policy, float) or len(encoder_logits) == 0:
             return select(encoder_logits, self.policy, self.config, novelty)
-        probs = to_probabilities(encoder_logits, self.config.multi_label)
-        values = gate_values(probs, self.config.calibration, self.config.multi_label, novelty=novelty)[0]
+        values, _ = gated(encoder_logits, self.config, novelty)
         self._history.extend(values.tolist())
         self.seen += len(values)
         due, slack = self.policy * self.seen - self.asked, min(SLACK, 0.02 * self.seen)

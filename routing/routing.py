@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from ..configuration import LabelFusionConfig
-from ..scoring.asker import as_budget
+from ..scoring.budget import as_budget
 from ..scoring.session.deadlines import Patience
 from .policy import Policy, controlled_risk, resolve_policy
 from .risk import RiskControl

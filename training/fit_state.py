@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..evaluation.metrics import classification_metrics, softmax_or_sigmoid
+from ..evaluation.metrics import classification_metrics
 from ..modeling_labelfusion.encoding import TextEncoder
+from ..scoring.probabilities import to_probabilities
 from .fit_options import FitOptions
 from .folds import assign_folds
 from .fusion.fusion_data import FusionData
@@ -154,7 +155,7 @@ class FitState:
     @property
     def encoder_probs(self) -> NDArray[np.float64]:
         """float64 `(n, K)`: out-of-fold probabilities of the encoder's side; NaN where not `covered`."""
-        probs = softmax_or_sigmoid(self.encoder_answers.numpy(), self.multi_label)
+        probs = to_probabilities(self.encoder_answers.numpy(), self.multi_label)
         return np.where(self.covered[:, None], probs, np.nan)
 
     @property
@@ -166,7 +167,7 @@ class FitState:
     def probabilities(self) -> NDArray[np.float64]:
         """float64 `(m, K)`: out-of-fold probabilities of the model for the m rows `judged`."""
         logits = self.encoder_answers[self.covered] if self.fused_logits is None else self.fused_logits
-        return softmax_or_sigmoid(logits.numpy(), self.multi_label)
+        return to_probabilities(logits.numpy(), self.multi_label)
 
     def fusion_data(self) -> FusionData:
         """The data of the rows `fusable`, for fitting the fusion."""

@@ -9,8 +9,14 @@ import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts, inner_layers
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
-from labelfusion.training.encoder.encoder_sources import Neighbours, Words, bags_of_words, fit_neighbours, fit_words
-from labelfusion.training.encoder.stacking import combine
+from labelfusion.training.encoder.encoder_sources import (
+    Neighbours,
+    Words,
+    bags_of_words,
+    combine,
+    fit_neighbours,
+    fit_words,
+)
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.recipe import fit_model

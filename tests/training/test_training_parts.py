@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.configuration import DecisionRule
-from labelfusion.evaluation.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
+from labelfusion.evaluation.metrics import classification_metrics, expected_calibration_error
 from labelfusion.routing.decisions import decide
+from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.calibration.calibration_maps import fit_temperature
 from labelfusion.training.calibration.thresholds import tune_thresholds
 from labelfusion.training.encoder.probe import fit_probe
@@ -38,7 +39,7 @@ def test_probe_agrees_with_scikit_learn() -> None:
     probe = fit_probe(torch.from_numpy(x), torch.from_numpy(labels), assign_folds(labels, 5), 3, False)
     mean, scale = x.mean(0), np.sqrt(((x - x.mean(0)) ** 2).mean())
     reference = LogisticRegression(C=1 / probe.penalty, tol=1e-8, max_iter=1000).fit((x - mean) / scale, labels)
-    ours = softmax_or_sigmoid((torch.from_numpy(x) @ probe.weight.T + probe.bias).numpy(), False)
+    ours = to_probabilities((torch.from_numpy(x) @ probe.weight.T + probe.bias).numpy(), False)
     np.testing.assert_allclose(ours, reference.predict_proba((x - mean) / scale), atol=2e-3)
 
 

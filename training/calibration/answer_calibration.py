@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ...modeling_labelfusion.monotone import calibrated
 from ..losses import clearly_better, log_loss
-from .calibration_choice import Apply, Fit, candidate_maps, cross_fitted, report_choice
-from .calibration_maps import fit_answer_map, fit_temperature
+from .calibration_maps import Apply, Fit, candidate_maps, cross_fitted, fit_answer_map, fit_temperature, report_choice
 
 if TYPE_CHECKING:
     from ..fit_state import FitState
