@@ -47,11 +47,10 @@ class SharedTraining:
     def __init__(self, folder: Path) -> None:
         self.folder, self.seconds = folder, 0.0
 
-    def __call__(
-        self, model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any
-    ) -> None:
+    def __call__(self, encoder: TextEncoder, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any) -> None:
         if on_epoch is None:
-            return finetune(model, tokenizer, texts, *args, **kwargs)
+            return finetune(encoder, texts, *args, **kwargs)
+        model = encoder.model
         told = (
             model.config.encoder_config.to_dict(),
             float(next(model.encoder.parameters()).detach().sum()),
@@ -72,7 +71,7 @@ class SharedTraining:
                 trained = {k: x for k, x in model.state_dict().items() if not torch.equal(x, start[k])}
                 save_file(trained, begun / f"{len(list(begun.iterdir()))}.safetensors")
 
-            finetune(model, tokenizer, texts, *args, on_epoch=save, **kwargs)
+            finetune(encoder, texts, *args, on_epoch=save, **kwargs)
             (begun / "seconds").write_text(f"{time.perf_counter() - began:.1f}\n")
             begun.rename(folder)
         for epoch in range(len(list(folder.glob("*.safetensors")))):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accuracy import FOLDS
 from accuracy_data import PARTS, Embedder, load
+from labelfusion.configuration import Task
 from labelfusion.evaluation.metrics import is_right
 from labelfusion.evaluation.statistics import bootstrap_means, percentile_interval
 from labelfusion.evaluation.tradeoff_curve import gain_curve
@@ -164,8 +165,8 @@ def budgets(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Nam
     rows = Fold(name, seed, fold, embed, args.data)
     scored = np.flatnonzero(~np.isnan(rows.scores).any(axis=2).all(axis=1))  # type: ignore
     folds = assign_folds(rows.labels, FOLDS, rows.texts, seed)
-    num_labels = rows.scores.shape[2]
-    probe = fit_probe(rows.embeddings, torch.from_numpy(rows.labels), folds, num_labels, rows.multi_label)
+    task = Task([str(k) for k in range(rows.scores.shape[2])], rows.multi_label)
+    probe = fit_probe(rows.embeddings, torch.from_numpy(rows.labels), folds, task)
     probs = to_probabilities(probe.out_of_fold_logits.numpy(), rows.multi_label)
     found: dict[str, Any] = {}
     for way in ("random", "chosen"):

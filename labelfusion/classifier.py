@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .checks import check_data, check_options
+from .configuration import Task
 from .llms import LLM, as_list, declaration
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
@@ -216,7 +217,7 @@ class AutoFusionClassifier(FusionPredictor):
         def first() -> NDArray[np.float64]:
             embedded.append(encode_training_texts(options.text_encoder(*parts), data.texts, options.extra_sources))
             last_layer = embedded[0][:, : self.model_.config.hidden_size]
-            return first_guess(last_layer, _labels(data), len(data.classes), data.texts, self.seed)
+            return first_guess(last_layer, _labels(data), Task.of(self.model_.config), data.texts, self.seed)
 
         scores, cost = score_training_rows(
             data,

@@ -17,9 +17,9 @@ FEWEST_ANSWERS = 30  # of an LLM, for a warning
 def check_scores(state: "FitState") -> "FitState":
     """Warn of scores whose classes are in another order, or that are no better than the class frequencies."""
     names, scores, labels = state.provider_names, state.llm_scores, state.labels
-    if not state.multi_label:
+    if not state.task.multi_label:
         warn_if_misordered(scores, labels, state.config.label_names, names)
-    warn_if_uninformative(scores, labels, state.multi_label, names)
+    warn_if_uninformative(scores, labels, state.task.multi_label, names)
     return state
 
 

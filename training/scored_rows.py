@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..configuration import LabelFusionConfig, ProviderKind
+from ..configuration import LabelFusionConfig, ProviderKind, Task
 from ..routing.gate import expected_error
 from ..scoring.asker import Asker
 from ..scoring.budget import Budget, as_budget
@@ -178,18 +178,17 @@ def scoring_order(
 
 
 def first_guess(
-    embeddings: torch.Tensor, labels: NDArray[Any], num_labels: int, texts: Sequence[str] | None = None, seed: int = 0
+    embeddings: torch.Tensor, labels: NDArray[Any], task: Task, texts: Sequence[str] | None = None, seed: int = 0
 ) -> NDArray[np.float64]:
     """Out-of-fold probabilities of a linear head on frozen embeddings: float64 `(n, K)`.
 
     Args:
         embeddings: float32 `(n, hidden)`.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
-        num_labels: K.
+        task: The K classes.
         texts: n texts; duplicates share a fold.
         seed: Seed of the folds.
     """
-    multi_label = labels.ndim == 2
     folds = assign_folds(labels, 3, texts, seed)
-    probe = fit_probe(embeddings, torch.from_numpy(labels), folds, num_labels, multi_label)
-    return to_probabilities(probe.out_of_fold_logits.numpy(), multi_label)
+    probe = fit_probe(embeddings, torch.from_numpy(labels), folds, task)
+    return to_probabilities(probe.out_of_fold_logits.numpy(), task.multi_label)

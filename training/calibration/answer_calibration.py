@@ -21,7 +21,7 @@ def calibrate_answers(state: "FitState") -> "FitState":
         return state
     rows = state.fusable
     logits, found, report = calibrate_answer(
-        state.fused_logits, state.targets[rows], state.folds[rows], state.multi_label, state.options.calibration
+        state.fused_logits, state.targets[rows], state.folds[rows], state.task.multi_label, state.options.calibration
     )
     state.config.calibration |= found
     return replace(state.told(calibration={"answer": report}), fused_logits=logits)

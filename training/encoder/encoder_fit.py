@@ -53,7 +53,7 @@ def encode_training_texts(encoder: "TextEncoder", texts: list[str], extra_source
 def train_encoder(state: "FitState") -> "FitState":
     """Fit the linear probe, then train the encoder if `encoder_training` allows it and it helps on held-out rows."""
     options, wanted = state.options, state.options.encoder_training
-    probe = fit_probe(state.embeddings, state.targets, state.folds, state.num_labels, state.multi_label)
+    probe = fit_probe(state.embeddings, state.targets, state.folds, state.task)
     set_head(state.model, probe.weight, probe.bias)
     state = state.told(encoder_training="probe", encoder_log_loss={"probe": round(probe.loss, 5)})
     covered = np.ones(len(state.texts), dtype=bool)

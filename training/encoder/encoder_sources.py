@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...configuration import Task
 from ...modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
 from ..losses import log_loss, minimize
 from .probe import best_penalty, fit_probe, penalty_path
@@ -59,12 +60,12 @@ def stack_sources(state: "FitState") -> "FitState":
     others: list[Words | Neighbours] = []
     if state.frozen:
         own = state.embeddings[:, : state.config.hidden_size]
-        others.append(fit_neighbours(own, targets, folds, state.num_labels, state.multi_label))
+        others.append(fit_neighbours(own, targets, folds, state.task))
     bags, size = bags_of_words(state.encoder, state.texts)
-    others.append(fit_words(bags, targets, folds, size, state.num_labels, state.multi_label))
+    others.append(fit_words(bags, targets, folds, size, state.task))
     logits, weights = combine(state.model, state.encoder_logits, others, targets, rows)
     losses = {type(source).__name__.lower(): source.loss for source in others}
-    losses["together"] = float(log_loss(logits[rows], targets[rows], state.multi_label).mean())
+    losses["together"] = float(log_loss(logits[rows], targets[rows], state.task.multi_label).mean())
     rounded = {name: round(loss, 5) for name, loss in losses.items()}
     return replace(state.told(encoder_log_loss=rounded, encoder_weights=weights), encoder_logits=logits)
 
@@ -133,30 +134,25 @@ def combine(
     return total, {name: round(w, 3) for name, w in zip(names, [own, *weights], strict=True)}
 
 
-def fit_neighbours(
-    embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], num_labels: int, multi_label: bool
-) -> Neighbours:
+def fit_neighbours(embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], task: Task) -> Neighbours:
     """Fit the kernel head: a probe on kernel features of `LANDMARKS` random rows.
 
     Args:
         embeddings: float32 `(n, hidden)`.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)` from `assign_folds`.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
     """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(embeddings), generator=generator)[:LANDMARKS]
-    head = KernelHead(embeddings.shape[1], len(rows), num_labels)
+    head = KernelHead(embeddings.shape[1], len(rows), task.num_labels)
     with torch.no_grad():
         head.center.copy_(embeddings.mean(dim=0))
         head.landmarks.copy_(torch.nn.functional.normalize(embeddings[rows] - head.center, dim=-1))
         values, vectors = torch.linalg.eigh(head.similarity(embeddings[rows]))
         keep = values > 1e-4 * values.max()
         whiten = vectors[:, keep] / values[keep].sqrt()
-        probe = fit_probe(
-            head.similarity(embeddings) @ whiten, labels, folds, num_labels, multi_label, KERNEL_PENALTIES
-        )
+        probe = fit_probe(head.similarity(embeddings) @ whiten, labels, folds, task, KERNEL_PENALTIES)
         head.weight.copy_(whiten @ probe.weight.T)
     return Neighbours(probe.out_of_fold_logits, probe.loss, head, probe.bias)
 
@@ -166,8 +162,7 @@ def fit_words(
     labels: torch.Tensor,
     folds: NDArray[np.int64],
     lexical_size: int,
-    num_labels: int,
-    multi_label: bool,
+    task: Task,
 ) -> Words:
     """Fit the TF-IDF head: a logistic regression on tf-idf of the words that occur in at least two texts.
 
@@ -176,8 +171,7 @@ def fit_words(
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)` from `assign_folds`.
         lexical_size: Number of rows of the TF-IDF head.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
     """
 
     def unseen(fold: int) -> Iterator[torch.Tensor]:
@@ -185,14 +179,14 @@ def fit_words(
         known, idf = _vocabulary([bags[i] for i in train], lexical_size)
         features = _tf_idf([bags[i] for i in train], known, idf)
         there = _tf_idf([bags[i] for i in held_out], known, idf)
-        for w, b in _path(features, labels[train], num_labels, multi_label, LEXICAL_PENALTIES):
+        for w, b in _path(features, labels[train], task, LEXICAL_PENALTIES):
             yield torch.from_numpy(there @ w.numpy().T) + b
 
-    logits, best, loss = best_penalty(unseen, labels, folds, num_labels, multi_label)
+    logits, best, loss = best_penalty(unseen, labels, folds, task)
     known, idf = _vocabulary(bags, lexical_size)
     features = _tf_idf(bags, known, idf)
-    *_, (w, b) = _path(features, labels, num_labels, multi_label, LEXICAL_PENALTIES[: best + 1])
-    weight = torch.zeros(lexical_size + 1, num_labels + 1)
+    *_, (w, b) = _path(features, labels, task, LEXICAL_PENALTIES[: best + 1])
+    weight = torch.zeros(lexical_size + 1, task.num_labels + 1)
     columns = torch.from_numpy(np.flatnonzero(known >= 0))
     weight[columns] = torch.cat([w.T * idf[:, None], idf[:, None].square()], dim=1)
     return Words(logits, loss, weight, b)
@@ -227,7 +221,7 @@ def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.
 
 
 def _path(
-    x: "csr_array", y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+    x: "csr_array", y: torch.Tensor, task: Task, penalties: tuple[float, ...]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     transposed = x.T.tocsr()
 
@@ -240,4 +234,4 @@ def _path(
         def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             return torch.from_numpy(transposed @ grad.numpy()).T
 
-    return penalty_path(Product.apply, x.shape[1], y, num_labels, multi_label, penalties, max_iter=40)
+    return penalty_path(Product.apply, x.shape[1], y, task, penalties, max_iter=40)
