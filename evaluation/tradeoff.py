@@ -20,7 +20,7 @@ from ..scoring.asker import Asker
 from ..scoring.budget import as_budget
 from .markdown import markdown_table, plain
 from .metrics import is_right
-from .tradeoff_curve import tradeoff_curve
+from .tradeoff_curve import Expense, tradeoff_curve
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -76,9 +76,7 @@ def measure_tradeoff(
         values,
         is_right(full.encoder_probabilities, *settings),
         is_right(full.probabilities, *settings),
-        None if costs is None else costs.sum(axis=1),
-        encoder_s,
-        llm_s,
+        Expense(encoder_s, llm_s, None if costs is None else costs.sum(axis=1)),
         {f"policy {policy}": point},
         seed=seed,
     )

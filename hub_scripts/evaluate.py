@@ -67,12 +67,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
 
-    `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `measure`.
+    `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `Routing.parse`.
     """
     from ..evaluation.measure import measure
     from ..evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
+    from ..routing.routing import Routing
 
-    report = measure(clf, data, shown_name(name or data), shown_name(model), seed=seed, **asking)
+    routing = Routing.parse(clf.model_.config, **asking)
+    report = measure(clf, data, shown_name(name or data), shown_name(model), routing=routing, seed=seed)
     print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
     if "risk" in report:
         print(f"{risk_sentence(report)}\n")

@@ -115,6 +115,10 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         self._check_fitted()
         # Raise for an invalid policy or an impossible guarantee before any LLM is queried.
         routing = Routing.parse(self.model_.config, **options)
+        return self._answer(texts, routing, llm_scores), routing.control
+
+    def _answer(self, texts: Any, routing: Routing, llm_scores: Any = None) -> Inference:
+        """Answers for n texts."""
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
         if not isinstance(texts, LabelledTexts):
@@ -128,7 +132,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         rows = read_inputs(texts.texts, given, self.empty_texts)
         encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.progress)
         parts = list(infer(encoder, rows, routing, self._scorers))
-        return Inference.concatenate(parts or [Inference.empty(self.model_.config)]), routing.control
+        return Inference.concatenate(parts or [Inference.empty(self.model_.config)])
 
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
@@ -213,7 +217,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
             "llm_share": float(result.answered.any(axis=1).mean()),
             "cost_usd": result.total_cost_usd,
             "seconds": round(seconds, 3),
-            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control, max_risk)}),
+            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control)}),
         }
 
     def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:

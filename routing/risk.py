@@ -30,11 +30,13 @@ class RiskControl:
         confidence: Minimum `1 - expected_error` of an answer that is given.
         cutoff: Minimum probability of a class in the label set. The predicted classes are always in it.
         multi_label: Whether the classes are independent.
+        max_risk: The risk that is guaranteed.
     """
 
     confidence: float
     cutoff: float
     multi_label: bool
+    max_risk: float
 
     def answered(self, probs: NDArray[np.floating]) -> NDArray[np.bool_]:
         """bool `(n,)`: texts whose answer is given, from probabilities `(n, K)`."""
@@ -82,7 +84,7 @@ def risk_control(
     order = np.argsort(missed[:, 1], kind="stable")
     over = np.flatnonzero(np.cumsum(missed[order, 2]) > room + 1e-9)
     cutoff = float(missed[order[over[0]], 1]) if len(over) else 1.0
-    return RiskControl(least, cutoff, multi_label)
+    return RiskControl(least, cutoff, multi_label, max_risk)
 
 
 def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float) -> NDArray[np.float64]:

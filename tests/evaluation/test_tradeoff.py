@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.evaluation.tradeoff_curve import tradeoff_curve
+from labelfusion.evaluation.tradeoff_curve import Expense, tradeoff_curve
 from labelfusion.hub_scripts.cli import main
 from llm_server import LLMServer
 
@@ -35,7 +35,8 @@ def curve(n: int = 1000, **kwargs: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     doubt = rng.random(n)
     encoder, fused = rng.random(n) > 0.5 * doubt, rng.random(n) > 0.05
-    return tradeoff_curve(doubt, encoder, fused, kwargs.pop("cost_usd", np.full(n, 0.002)), num_resamples=200, **kwargs)
+    expense = Expense(**{"cost_usd": np.full(n, 0.002), **kwargs})
+    return tradeoff_curve(doubt, encoder, fused, expense, num_resamples=200)
 
 
 def test_the_curve_goes_from_the_encoder_alone_to_always() -> None:
