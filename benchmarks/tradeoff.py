@@ -23,7 +23,7 @@ from labelfusion.evaluation.tradeoff_curve import gain_curve
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import TextEncoder
 from labelfusion.routing.gate import gate_values
-from labelfusion.routing.novelty import novelty_of
+from labelfusion.routing.out_of_distribution import novelty_of
 from labelfusion.routing.risk import risk_control
 from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.calibration.gate_fit import simple_gates

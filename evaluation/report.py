@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .markdown import markdown_table, plain
-from .measure import FUSION
+from .report_content import FUSION
 from .tradeoff import TRADEOFF_FILES
 
 logger = logging.getLogger(__name__)

@@ -69,9 +69,9 @@ def evaluate(
 
     `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `Routing.parse`.
     """
-    from ..evaluation.measure import measure
     from ..evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
-    from ..routing.routing import Routing
+    from ..evaluation.report_content import measure
+    from ..routing.run_options import Routing
 
     routing = Routing.parse(clf.model_.config, **asking)
     report = measure(clf, data, shown_name(name or data), shown_name(model), routing=routing, seed=seed)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
     from ..routing.risk import RiskControl
-    from ..routing.routing import Routing
+    from ..routing.run_options import Routing
     from ..scoring.budget import Budget
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
-    from ..routing.routing import Routing
+    from ..routing.run_options import Routing
 
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts

@@ -13,7 +13,7 @@ from .configuration import Task
 from .llms import LLM, as_list, declaration
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
-from .original import from_original
+from .original_config import from_original
 from .predictor import FusionPredictor
 from .saving import torch_device
 from .scoring.budget import Budget

@@ -24,7 +24,7 @@ from .pipelines.inputs import Row, read_inputs
 from .routing.decisions import decide
 from .routing.policy import Policy
 from .routing.risk import RiskControl
-from .routing.routing import Routing
+from .routing.run_options import Routing
 from .saving import load, save
 from .scoring.budget import Budget
 from .training.data import LabelledTexts, TableLayout, is_table, prepare, with_labels
@@ -100,7 +100,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
     ) -> Inference:
-        """Predictions of fusion, encoder and each LLM for n texts; for the options see `routing.routing.Routing.parse`.
+        """Predictions of fusion, encoder and each LLM for n texts; options: `routing.run_options.Routing.parse`.
 
         Returns:
             [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no

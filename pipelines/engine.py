@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..configuration import ProviderKind
 from ..modeling_labelfusion.encoding import TextEncoder, evaluating
-from ..routing.novelty import novelty_of
+from ..routing.out_of_distribution import novelty_of
 from ..routing.policy import Policy, gated, is_cascade
 from ..scoring.asker import Asker
 from ..scoring.session.score_table import ScoreTable

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..scoring.probabilities import to_probabilities
 from .gate import NEVER, SHARES, expected_error, gate_values
-from .novelty import doubted
+from .out_of_distribution import doubted
 from .risk import RiskControl, risk_control
 
 
@@ -142,7 +142,7 @@ def gated(
     Args:
         logits: float `(n, K)`: calibrated, with the LLM answers observed so far.
         config: The model's config.
-        novelty: float `(n,)`: out-of-distribution scores, see `routing.novelty.doubted`.
+        novelty: float `(n,)`: out-of-distribution scores, see `routing.out_of_distribution.doubted`.
         stage: Index of the LLM that would be queried next; `None`: all of them at once.
     """
     probs = to_probabilities(logits, config.multi_label, np.float32)
@@ -174,7 +174,7 @@ def select(
             values; `"auto"`: those whose gate value exceeds the threshold or, without a calibrated threshold, whose
             `expected_error` exceeds 0.1.
         config: The model's config.
-        novelty: float `(n,)`: out-of-distribution scores, see `routing.novelty.doubted`.
+        novelty: float `(n,)`: out-of-distribution scores, see `routing.out_of_distribution.doubted`.
 
     Returns:
         bool `(n,)`.

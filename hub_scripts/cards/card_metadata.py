@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...evaluation.measure import FUSION
 from ...evaluation.metrics import METRIC_TITLES
+from ...evaluation.report_content import FUSION
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -21,9 +21,9 @@ from ..providers.request_error import UNCONNECTED, RequestError
 from ..providers.transport import LitellmTransport, OpenAITransport, Transport, missing_key
 from ..score_batch import ScoringError, Usage
 from ..session.cancellation import leave_wire
+from ..session.cost_forecast import Costs, Need
 from ..session.dollar_budget import BudgetReachedError, Reservation
 from ..session.limits import RateLimit, Slots, current_reservation
-from ..session.request_costs import Costs, Need
 from ..session.run_context import Run
 
 logger = logging.getLogger(__name__)

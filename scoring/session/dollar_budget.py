@@ -1,4 +1,4 @@
-"""The budget of a run: a request goes out only when the money that it may cost is there (see `request_costs`).
+"""The budget of a run: a request goes out only when the money that it may cost is there (see `cost_forecast`).
 
 Far from the limit no request waits; near it, they go out one by one.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..reasons import Missing, MissingKind
 from ..score_batch import Usage
-from .request_costs import PROVEN_AT_MOST, SEEN_FOR_EACH, Costs, Need
+from .cost_forecast import PROVEN_AT_MOST, SEEN_FOR_EACH, Costs, Need
 
 NOTE_AHEAD = 1.005  # share by which what is noted is ahead of what is spent
 

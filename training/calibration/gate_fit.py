@@ -13,7 +13,7 @@ from ...evaluation.tradeoff_curve import gain_curve, gate_area
 from ...modeling_labelfusion.fusion import pool_features
 from ...modeling_labelfusion.monotone import calibrated
 from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
-from ...routing.novelty import doubted
+from ...routing.out_of_distribution import doubted
 from ..fusion.fusion_data import FusionData
 
 if TYPE_CHECKING:

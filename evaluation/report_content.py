@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..configuration.secrets import redact
 from ..pipelines.formatting import source_names
 from ..routing.decisions import widen
-from ..routing.routing import Routing
+from ..routing.run_options import Routing
 from .comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
 from .source_metrics import risk_metrics
 from .statistics import NUM_RESAMPLES
