@@ -1,4 +1,4 @@
-"""What questions buy: gates compared, promises checked, drift, and which training rows to have scored.
+"""Selective querying: gates compared, guarantees checked, drift, and which training rows to have scored.
 
     python benchmarks/tradeoff.py --data ../shared/data [--part ag_news] [--encoder FOLDER] [--seeds 1]
 

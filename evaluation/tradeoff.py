@@ -50,7 +50,7 @@ def measure_tradeoff(
     config = clf.model_.config
     policy = check_policy(llm_policy)
     if not config.num_providers:
-        raise ValueError("The trade-off is between asking an LLM and not; this model was made without LLMs.")
+        raise ValueError("The trade-off is between querying an LLM and not; this model was made without LLMs.")
     table = clf._prepare_measured(data)
     assert table.labels is not None
     scores, costs, seconds, spent = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
@@ -193,5 +193,5 @@ def tradeoff_table(found: dict[str, Any]) -> str:
         ]
         for name, p in points
     ]
-    header = ["LLM asked", "Texts", found["metric"].capitalize(), "$ per 1,000 texts", "p50", "p95"]
+    header = ["LLM queried", "Texts", found["metric"].capitalize(), "$ per 1,000 texts", "p50", "p95"]
     return markdown_table(header, rows)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_annotators, add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises
+from .options import add_annotators, add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
 
 if TYPE_CHECKING:
     from ..scoring.budget import Budget
@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_llm_policy(parser)
     add_max_cost(parser)
-    add_promises(parser)
+    add_guarantees(parser)
     parser.add_argument(
         "--tradeoff",
         action="store_true",
-        help="ask about everything and show accuracy against cost and latency for every share of texts asked",
+        help="query the LLMs about every text; show accuracy against cost and latency for every share of queries",
     )
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
@@ -58,7 +58,7 @@ def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget 
 
     policy = "auto" if args.llm_policy == "always" else args.llm_policy
     found = clf.tradeoff(args.data, policy, budget, folder=folder, seed=args.seed)
-    print(f"\nWhat questions buy, on {found['rows']} rows:\n\n{tradeoff_table(found)}\n")
+    print(f"\nAccuracy against cost, on {found['rows']} rows:\n\n{tradeoff_table(found)}\n")
     print(f"Trade-off: {folder / 'tradeoff.csv'}" + (f" (cost ${found['cost_usd']:.4f})" if found["cost_usd"] else ""))
 
 

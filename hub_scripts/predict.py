@@ -21,7 +21,7 @@ from .cards.llm_needs import askable
 from .io.formulas import add_escape_formulas
 from .io.journal import Journal, one_run
 from .io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
-from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
+from .options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, load_classifier
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("output", metavar="OUT", help="CSV, TSV, JSON, JSONL or Parquet file: the columns of IN and the answers")
     add_llm_policy(parser)
     add_max_cost(parser)
-    add_promises(parser)
+    add_guarantees(parser)
     add("--deadline-s", type=float, metavar="S", help="seconds after which a text goes without the LLM's answer")
     add("--top-k", type=int, metavar="K", help="add a column `top_k` with the K best classes and their probabilities")
     add(
@@ -74,8 +74,8 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     new = _new_columns(config.multi_label, args)
     _check_columns(table, out, new)
     empty = check_texts(table, args.text_column, args.empty_texts)
-    promised = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
-    routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **promised)
+    guarantees = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
+    routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **guarantees)
     asked = str(args.llm_policy) != "never"
     if asked and config.providers and not askable(config) and SCORES not in next(iter(table), {}):
         names = ", ".join(dict.fromkeys(str(provider.name) for provider in config.providers))
@@ -114,7 +114,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     if counts["asked"] or counts["missing"] > empty or spent:
         paid = f"${spent:.4f}" + (f" in all, ${max(0.0, spent - earlier):.4f} of it in this run" if earlier else "")
         print(
-            f"The LLM was asked about {counts['asked']} texts, for {paid}; "
+            f"The LLM was queried about {counts['asked']} texts, for {paid}; "
             f"an answer is missing for {counts['missing'] - empty}."
         )
     return 0

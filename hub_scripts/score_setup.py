@@ -89,7 +89,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     providers = [LLMProvider.from_any(_fields(given, args)) for given in args.llm]
     for provider in providers:
         if provider.kind in (ProviderKind.RECORDED, ProviderKind.CALLABLE):
-            raise ValueError(f"`--llm {provider.model}` is no LLM that can be asked.")
+            raise ValueError(f"`--llm {provider.model}` is no LLM that can be queried.")
     names = [p.name for p in providers]
     if len(set(names)) < len(names):
         raise ValueError(f"`--llm` names an LLM twice: {names}. Give each a `name` in its JSON.")

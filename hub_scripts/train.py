@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=provider,
         metavar="MODEL",
         help="model string, a provider's fields as JSON, `recorded` or `none`; repeatable (default: the scores that "
-        "the data bring; nothing is asked)",
+        "the data bring; nothing is queried)",
     )
     add(
         "--review",
@@ -100,7 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     add = parser.add_argument_group("cost").add_argument
     add(
-        "--max-scored-rows", type=int, default=1000, help="most rows that the LLM is asked about (default: %(default)s)"
+        "--max-scored-rows",
+        type=int,
+        default=1000,
+        help="maximum number of rows sent to the LLM (default: %(default)s)",
     )
     add_max_cost(parser)
     add("--no-cache", action="store_true", help="neither read nor write the store of paid answers")

@@ -41,7 +41,7 @@ def check_policy(policy: Policy) -> Policy:
     if not number or not 0.0 <= float(policy) <= 1.0:
         raise ValueError(
             f"`llm_policy` is {policy!r}; expected 'always', 'never', 'auto' or a share of the texts between 0 and 1 "
-            "(0.3: the LLM is asked about the 30 % of the texts that the encoder is least sure of)."
+            "(0.3: the 30 % of the texts with the highest gate values are sent to the LLM)."
         )
     return {0.0: "never", 1.0: "always"}.get(float(policy), float(policy))
 
@@ -76,7 +76,7 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
     if not isinstance(target_accuracy, int | float) or not 0.0 < target_accuracy <= 1.0:
         raise ValueError(f"`target_accuracy` must be a number above 0 and up to 1, got {target_accuracy!r}.")
     if llm_policy not in ("always", "auto"):
-        raise ValueError(f"`target_accuracy` says how much is asked; leave `llm_policy`={llm_policy!r} out.")
+        raise ValueError(f"`target_accuracy` sets how many texts are queried; leave `llm_policy`={llm_policy!r} out.")
     curve = (config.calibration.get("gate") or {}).get("curve")
     if not curve:
         raise ValueError(
@@ -87,8 +87,8 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
     if not len(reached):
         best = int(np.argmax(curve["accuracy"]))
         raise ValueError(
-            f"`target_accuracy`={target_accuracy:g} was not reached on held-out rows at any share of questions; the "
-            f"best was {curve['accuracy'][best]:.4f}, with {best} % of the texts asked. Ask for no more than that."
+            f"`target_accuracy`={target_accuracy:g} was not reached on held-out rows at any share of queries; the "
+            f"best was {curve['accuracy'][best]:.4f}, with {best} % of the texts queried. Give a lower accuracy."
         )
     share = int(reached[0])
     if share in (0, 100):

@@ -72,7 +72,7 @@ def risk_control(
     room = max_risk * (count + 1) - 1.0  # allowed loss of the held-out rows, if the new text has loss 1
     if room < 0:
         raise ValueError(
-            f"`max_risk`={max_risk:g} cannot be promised from {count} held-out rows: {1 / (count + 1):.4f} is the "
+            f"`max_risk`={max_risk:g} cannot be guaranteed from {count} held-out rows: {1 / (count + 1):.4f} is the "
             "least. Give a larger risk, or fit on more rows with LLM scores."
         )
     threshold = -np.inf if asked_above is None else asked_above

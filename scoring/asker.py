@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .session.background import Job
 
 LONGEST_UNPAID = 32  # texts in a row without money, after which no more LLM is queried
-NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remaining texts."
+NO_MORE = "No more LLM queries in this run: %s. The encoder answers the remaining texts."
 
 logger = logging.getLogger(__name__)
 
@@ -293,5 +293,5 @@ class Asker:
             if len(self._broken) == len(self._resolve()):
                 logger.warning(NO_MORE, error)
             else:
-                logger.warning("One LLM is asked no more in this run: %s. The others go on.", error)
+                logger.warning("One LLM is not queried any more in this run: %s. The others go on.", error)
         return self._broken[p]

@@ -76,9 +76,8 @@ def warn_if_uninformative(
         found, chance, error = (_auc if multi_label else _recall)(llm_scores[heard, p], labels[heard])
         if found <= chance + 2 * error:
             logger.warning(
-                "%r says no more about the %d texts that it was asked about than the frequencies of the classes do "
-                "(%s %.2f, by chance %.2f). Try another model, prompt or `method`; small models are better asked for "
-                "likelihoods ('local/...').",
+                "The scores of %r for %d texts say no more than the class frequencies do (%s %.2f, by chance %.2f). "
+                "Try another model, prompt or `method`; small models are better queried for likelihoods ('local/...').",
                 provider, heard.sum(), what, found, chance,
             )  # fmt: skip
 

@@ -72,7 +72,7 @@ def score_training_rows(
         if np.isnan(scores).any(axis=2).all():
             raise ValueError(
                 "llm='recorded' takes the scores from the data, but there is no `llm_scores` column with any. "
-                "Add it (providers x classes a row), name an LLM to ask, or pass llm=None."
+                "Add it (providers x classes a row), name an LLM to query, or pass llm=None."
             )
         return scores, 0.0
     without = np.flatnonzero(np.all(np.isnan(scores).any(axis=2), axis=1))
@@ -84,7 +84,7 @@ def score_training_rows(
     if len(rows) == 0:
         return scores, 0.0
     if len(rows) < len(without):
-        logger.info("The LLM is asked about %d of %d rows (`max_scored_rows`).", len(rows), len(without))
+        logger.info("%d of %d rows are sent to the LLM (`max_scored_rows`).", len(rows), len(without))
     budget = as_budget(options.max_cost_usd)
     before = budget.spent if budget is not None else 0.0
     spent = complete_providers(

@@ -81,7 +81,7 @@ def test_the_command_writes_the_curve_and_the_card_shows_it(folder: Path, capsys
     assert main([*arguments, "--max-risk", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "| policy 0.3 | 30.0% |" in out.replace("\\", "")
-    assert "Promised: wrong answers to 20.0% of the texts at most" in out
+    assert "Guaranteed: wrong answers to 20.0% of the texts at most" in out
     evaluation = folder / "model" / "evaluation"
     with (evaluation / "tradeoff.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -147,7 +147,7 @@ def test_predict_holds_answers_back(folder: Path, tmp_path: Path, capsys: Any) -
     assert main([*arguments, "--max-risk", "0.05", "--llm-policy", "never"]) == 0
     assert [row["abstained"] for row in found] == pd.read_parquet(parquet)["abstained"].tolist()
     assert main([*arguments, "--max-risk", "0.0001", "--overwrite"]) == 2
-    assert "cannot be promised" in capsys.readouterr().err
+    assert "cannot be guaranteed" in capsys.readouterr().err
     assert main([*arguments, "--target-accuracy", "0.999", "--overwrite"]) == 2
     assert "was not reached" in capsys.readouterr().err
 
