@@ -42,8 +42,8 @@ GUARANTEES = """## What is guaranteed
 * A request that the API bills and whose answer does not arrive whole (it hangs up, cuts the reply off, or is later than
   `timeout_s`) is sent again: nobody but the API knows what it had done. It counts against the limit.
 * At SIGKILL nothing can be put away: what was on the wire is paid for, and the next run cannot know it.
-* A full disk: what comes after the last answer that found room is paid and not kept. One warning is given, and nothing more
-  is sent, unless `--no-cache` says that nothing shall be kept.
+* A full disk: what comes after the last answer that found room is paid and not kept. One warning is given, and nothing
+  more is sent, unless `--no-cache` says that nothing shall be kept.
 * A program of your own that does not catch SIGTERM or SIGHUP is ended by them as by SIGKILL.
 * A power cut may take the last answers from the store: SQLite's `synchronous` is `NORMAL`.
 """
