@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
-from labelfusion.evaluation.metrics import classification_metrics, softmax_or_sigmoid
+from labelfusion.evaluation.metrics import classification_metrics
 from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
+from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
@@ -46,11 +47,10 @@ class SharedTraining:
     def __init__(self, folder: Path) -> None:
         self.folder, self.seconds = folder, 0.0
 
-    def __call__(
-        self, model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any
-    ) -> None:
+    def __call__(self, encoder: TextEncoder, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any) -> None:
         if on_epoch is None:
-            return finetune(model, tokenizer, texts, *args, **kwargs)
+            return finetune(encoder, texts, *args, **kwargs)
+        model = encoder.model
         told = (
             model.config.encoder_config.to_dict(),
             float(next(model.encoder.parameters()).detach().sum()),
@@ -71,7 +71,7 @@ class SharedTraining:
                 trained = {k: x for k, x in model.state_dict().items() if not torch.equal(x, start[k])}
                 save_file(trained, begun / f"{len(list(begun.iterdir()))}.safetensors")
 
-            finetune(model, tokenizer, texts, *args, on_epoch=save, **kwargs)
+            finetune(encoder, texts, *args, on_epoch=save, **kwargs)
             (begun / "seconds").write_text(f"{time.perf_counter() - began:.1f}\n")
             begun.rename(folder)
         for epoch in range(len(list(folder.glob("*.safetensors")))):
@@ -141,7 +141,7 @@ def one(
             fused, alone = model.fuse(test.to(args.device), torch.from_numpy(given).to(args.device))
         settings = (multi_label, model.config.thresholds, model.config.min_labels)
         found = {
-            source: (softmax_or_sigmoid(x.float().cpu().numpy(), multi_label), settings)
+            source: (to_probabilities(x.float().cpu().numpy(), multi_label), settings)
             for source, x in (("fusion", fused), ("encoder", alone))
         }
         found |= {f"llm {p}": (np.nan_to_num(given[:, p]), (multi_label, None, 0)) for p in range(given.shape[1])}

@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import torch
 from accuracy_data import Embedder, metadata, origin
-from labelfusion.evaluation.metrics import classification_metrics, softmax_or_sigmoid
+from labelfusion.evaluation.metrics import classification_metrics
 from labelfusion.modeling_labelfusion.encoding import encode_texts
+from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts, prepare
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.recipe import fit_model
@@ -59,7 +60,7 @@ def measure(name: str, rows: int, seed: int, way: str, embed: Embedder, args: ar
     seconds = time.perf_counter() - started
     with torch.no_grad():
         logits, _ = model.fuse(encode_texts(model, embed.tokenizer, judge.texts, max_length=MAX_LENGTH).to(args.device))
-    metrics = classification_metrics(softmax_or_sigmoid(logits.cpu().numpy(), False), judge.labels, False)
+    metrics = classification_metrics(to_probabilities(logits.cpu().numpy(), False), judge.labels, False)
     return {
         "encoder": Path(args.encoder).name,
         "part": name,

@@ -103,7 +103,7 @@ def run_train(case: Case, path: Path, models: dict[str, Path], encoder: str, out
 
 
 def run_score(case: Case, path: Path, models: dict[str, Path], encoder: str, out: Path) -> dict[str, Any]:
-    from labelfusion.training.data import prepare
+    from labelfusion.training.data import TableLayout, prepare
     from llm_server import LLMServer
 
     classes = names(case.labels or AB)
@@ -121,7 +121,8 @@ def run_score(case: Case, path: Path, models: dict[str, Path], encoder: str, out
             json.dumps(classes),
         ]
         command("score", path, target, *asked, case=case)
-    data = prepare(target, classes=classes, **case.options)
+    layout = TableLayout(**{name: value for name, value in case.options.items() if name != "multi_label"})
+    data = prepare(target, classes=classes, multi_label=case.options.get("multi_label", False), layout=layout)
     return {"texts": data.texts, "labels": data.names()}
 
 

@@ -28,8 +28,9 @@ from typing import Any
 
 import pandas as pd
 from labelfusion.configuration import LLMProvider, Task
-from labelfusion.scoring.api.questions import METHODS, Questions
+from labelfusion.scoring.api.questions import Questions
 from labelfusion.scoring.methods.decision import DecisionMethod
+from labelfusion.scoring.methods.registry import METHODS
 from labelfusion.scoring.providers.endpoints import resolve
 from real_servers import RealServer
 

@@ -27,23 +27,23 @@ GROUPS = {  # how the kinds of fault are put together in the table
         *(f"hub: {kind}" for kind in (429, 500, 503, "dropped", "unheard", "refused")),
     ),
 }
-PROMISES = """## What is promised
+GUARANTEES = """## What is guaranteed
 
 * **Rows.** The output has the rows of the input, in order and unchanged, or is not there. A text without a score is
-  null, never a guess; the command says how many there are and why, and ends with status 1 while asking again may help.
+  null, never a guess; the command says how many there are and why, and ends with status 1 while another run may help.
 * **Answers.** What has arrived is in the score store before anything else happens with it. After Ctrl-C, SIGTERM or
-  SIGHUP no more is asked, and what is on the wire is waited for, for a few seconds. The same command goes on.
-* **Paid twice.** After SIGKILL, or a second signal, at most the requests that were on the wire are asked again.
+  SIGHUP nothing more is sent, and what is on the wire is waited for, for a few seconds. The same command goes on.
+* **Paid twice.** After SIGKILL, or a second signal, at most the requests that were on the wire are sent again.
 * **Money.** No more than the limit and one request is spent, over all runs of the same command.
 * **Secrets and texts.** No secret is in any file or message. No text is in the store, a journal or a message.
 
-## What is not promised
+## What is not guaranteed
 
 * A request that the API bills and whose answer does not arrive whole (it hangs up, cuts the reply off, or is later than
-  `timeout_s`) is asked again: nobody but the API knows what it had done. It counts against the limit.
+  `timeout_s`) is sent again: nobody but the API knows what it had done. It counts against the limit.
 * At SIGKILL nothing can be put away: what was on the wire is paid for, and the next run cannot know it.
-* A full disk: what comes after the last answer that found room is paid and not kept. One warning is given, and no more
-  is asked, unless `--no-cache` says that nothing shall be kept.
+* A full disk: what comes after the last answer that found room is paid and not kept. One warning is given, and nothing
+  more is sent, unless `--no-cache` says that nothing shall be kept.
 * A program of your own that does not catch SIGTERM or SIGHUP is ended by them as by SIGKILL.
 * A power cut may take the last answers from the store: SQLite's `synchronous` is `NORMAL`.
 """
@@ -75,7 +75,7 @@ def rows(tally: Tally) -> list[tuple[str, str, str]]:
         ("answers paid twice", f"{twice}", f"<= {wire}"),
         ("of these, arrived and not on the wire at a kill", f"{s['twice_unexplained']}", "0"),
         ("answers paid again that the API gave after the client had left", f"{left}", ""),
-        ("replies paid for that broke off or could not be read (asked again)", f"{s['unusable']:,}", ""),
+        ("replies paid for that broke off or could not be read (sent again)", f"{s['unusable']:,}", ""),
         ("answers that found no room on a full disk", f"{s['no_room']}", ""),
         ("runs with a limit in dollars", f"{s['limits']}", ""),
         (
@@ -92,7 +92,7 @@ def rows(tally: Tally) -> list[tuple[str, str, str]]:
         ("tracebacks", f"{s['tracebacks']}", "0"),
         ("files with a secret; files with a text that should have none", f"{s['secrets']}, {s['texts_kept']}", "0, 0"),
         ("models pushed, complete", f"{s['pushed']}", ""),
-        ("promises broken, in all", f"{len(tally.wrongs)}", "0"),
+        ("guarantees broken, in all", f"{len(tally.wrongs)}", "0"),
     ]
 
 
@@ -121,7 +121,7 @@ def write_report(tally: Tally, seed: int, minutes: float, jobs: int) -> None:
         "counts when the client came to see it. The seed decides what is run and which request fails; how the "
         f"processes interleave is the machine's. Scenarios: {scenarios}.\n\n"
     )
-    text += "| | counted | promised |\n| --- | ---: | ---: |\n"
+    text += "| | counted | guaranteed |\n| --- | ---: | ---: |\n"
     text += "".join(f"| {what} | {figure} | {wanted} |\n" for what, figure, wanted in rows(tally))
     text += "\n## Faults by kind\n\n| | faults |\n| --- | ---: |\n"
     known = {kind for kinds in GROUPS.values() for kind in kinds}
@@ -129,5 +129,5 @@ def write_report(tally: Tally, seed: int, minutes: float, jobs: int) -> None:
         if count := sum(tally.faults[kind] for kind in kinds):
             text += f"| {name} | {count:,} |\n"
     if tally.wrongs:
-        text += "\n## Broken promises\n\n" + "".join(f"* {what}\n" for what in tally.wrongs[:50])
-    (ROOT / "docs" / "reliability.md").write_text(f"{text}\n{PROMISES}", encoding="utf-8")
+        text += "\n## Broken guarantees\n\n" + "".join(f"* {what}\n" for what in tally.wrongs[:50])
+    (ROOT / "docs" / "reliability.md").write_text(f"{text}\n{GUARANTEES}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What questions buy: gates compared, promises checked, drift, and which training rows to have scored.
+"""Selective querying: gates compared, guarantees checked, drift, and which training rows to have scored.
 
     python benchmarks/tradeoff.py --data ../shared/data [--part ag_news] [--encoder FOLDER] [--seeds 1]
 
@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from accuracy import FOLDS
 from accuracy_data import PARTS, Embedder, load
-from labelfusion.evaluation.metrics import is_right, softmax_or_sigmoid
+from labelfusion.configuration import Task
+from labelfusion.evaluation.metrics import is_right
 from labelfusion.evaluation.statistics import bootstrap_means, percentile_interval
 from labelfusion.evaluation.tradeoff_curve import gain_curve
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import TextEncoder
 from labelfusion.routing.gate import gate_values
-from labelfusion.routing.novelty import novelty_of
+from labelfusion.routing.out_of_distribution import novelty_of
 from labelfusion.routing.risk import risk_control
+from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.calibration.gate_fit import simple_gates
 from labelfusion.training.encoder.probe import fit_probe
 from labelfusion.training.fit_options import FitOptions
@@ -95,7 +97,7 @@ class Fold:
         embeddings = encoder.complete(texts, embeddings)
         with torch.no_grad():
             fused, alone = model.fuse(embeddings, None if scores is None else torch.from_numpy(scores))
-        probs = [softmax_or_sigmoid(x.float().numpy(), self.multi_label) for x in (fused, alone)]
+        probs = [to_probabilities(x.float().numpy(), self.multi_label) for x in (fused, alone)]
         return probs[0], probs[1], novelty_of(embeddings, model.config)
 
 
@@ -163,9 +165,9 @@ def budgets(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Nam
     rows = Fold(name, seed, fold, embed, args.data)
     scored = np.flatnonzero(~np.isnan(rows.scores).any(axis=2).all(axis=1))  # type: ignore
     folds = assign_folds(rows.labels, FOLDS, rows.texts, seed)
-    num_labels = rows.scores.shape[2]
-    probe = fit_probe(rows.embeddings, torch.from_numpy(rows.labels), folds, num_labels, rows.multi_label)
-    probs = softmax_or_sigmoid(probe.out_of_fold_logits.numpy(), rows.multi_label)
+    task = Task([str(k) for k in range(rows.scores.shape[2])], rows.multi_label)
+    probe = fit_probe(rows.embeddings, torch.from_numpy(rows.labels), folds, task)
+    probs = to_probabilities(probe.out_of_fold_logits.numpy(), rows.multi_label)
     found: dict[str, Any] = {}
     for way in ("random", "chosen"):
         order = scoring_order(probs[scored] if way == "chosen" else None, len(scored), rows.multi_label, seed)

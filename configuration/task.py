@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .configuration_labelfusion import LabelFusionConfig
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class Task:
     labels: Sequence[str]
     multi_label: bool = False
     descriptions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: "LabelFusionConfig") -> "Task":
+        """The task of a model."""
+        return cls(config.label_names, config.multi_label, dict(config.class_descriptions or {}))
 
     @property
     def num_labels(self) -> int:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..configuration import DecisionRule
 from ..routing.decisions import decide, widen
+from ..scoring.probabilities import to_probabilities
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",
@@ -99,25 +100,15 @@ def expected_calibration_error(
     return float(sum(gaps) / max(len(confidence), 1))
 
 
-def softmax_or_sigmoid(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float64]:
-    """Convert logits `(n, K)` to float64 probabilities."""
-    z = np.asarray(logits, dtype=np.float64)
-    if multi_label:
-        return np.exp(-np.logaddexp(0.0, -z))
-    z = z - z.max(axis=1, keepdims=True)
-    e = np.exp(z)
-    return e / e.sum(axis=1, keepdims=True)
-
-
 def make_compute_metrics(multi_label: bool) -> Callable[[Any], dict[str, float]]:
     """`compute_metrics` for the Trainer: metrics of the fused logits, and `encoder_accuracy` of the encoder alone."""
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         outputs, labels = prediction.predictions, prediction.label_ids
         logits = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        metrics = classification_metrics(softmax_or_sigmoid(logits, multi_label), labels, multi_label)
+        metrics = classification_metrics(to_probabilities(logits, multi_label), labels, multi_label)
         if isinstance(outputs, tuple | list) and len(outputs) > 1:
-            encoder = classification_metrics(softmax_or_sigmoid(outputs[1], multi_label), labels, multi_label)
+            encoder = classification_metrics(to_probabilities(outputs[1], multi_label), labels, multi_label)
             metrics["encoder_accuracy"] = encoder["accuracy"]
         return metrics
 

@@ -154,7 +154,7 @@ def _name_axis(axes: Axes, names: list[str], which: str) -> None:
 def save_tradeoff(found: dict[str, Any], path: Path) -> Path:
     """Draw accuracy against the share of queried texts and, if known, cost and latency; return the file."""
     known = [
-        ("share", "share of the texts that the LLM is asked about", 1.0),
+        ("share", "share of the texts sent to the LLM", 1.0),
         ("usd_per_1000", "dollars per 1,000 texts", 1.0),
         ("p50_s", "median latency of a text (ms)", 1000.0),
         ("p95_s", "95th percentile of the latency of a text (ms)", 1000.0),

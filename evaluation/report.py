@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .markdown import markdown_table, plain
-from .measure import FUSION
+from .report_content import FUSION
 from .tradeoff import TRADEOFF_FILES
 
 logger = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ def risk_sentence(report: dict[str, Any]) -> str:
         return ""
     right = "" if risk["accuracy_answered"] is None else f", {risk['accuracy_answered']:.1%} of them right"
     return (
-        f"Promised: wrong answers to {risk['max_risk']:.1%} of the texts at most, and no more of the truth left out of "
-        f"the label sets. Measured: {risk['answered']:.1%} of the texts were answered{right}; "
+        f"Guaranteed: wrong answers to {risk['max_risk']:.1%} of the texts at most, and at most this share of the true "
+        f"classes missing from the label sets. Measured: {risk['answered']:.1%} of the texts were answered{right}; "
         f"{risk['wrong_answers']:.1%} of all texts got a wrong answer, the label sets (mean size "
         f"{risk['set_size']:.2f}) left out {risk['missed']:.1%}."
     )
@@ -134,7 +134,7 @@ def _spent(report: dict[str, Any]) -> str:
     if len(report["sources"]) > 2:
         text += f" {report['llm_share']:.1%} of the texts had an LLM's scores"
         if report["llm_asked"]:
-            text += f"; an LLM was asked about {report['llm_asked']} of them now, for ${report['cost_usd']:.4f}"
+            text += f"; {report['llm_asked']} of them were queried in this run, for ${report['cost_usd']:.4f}"
         text += f" (LLM policy: {report['llm_policy']})."
     for reason, count in report["missing_answers"].items():
         text += f" No answer for {count}: {plain(reason)}."

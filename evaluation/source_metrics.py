@@ -41,7 +41,7 @@ def source_metrics(result: Inference, truth: NDArray[Any], config: LabelFusionCo
 
 
 def risk_metrics(
-    result: Inference, truth: NDArray[Any], config: LabelFusionConfig, control: RiskControl, max_risk: float | None
+    result: Inference, truth: NDArray[Any], config: LabelFusionConfig, control: RiskControl
 ) -> dict[str, Any]:
     """Compare a guaranteed risk with the measured error.
 
@@ -56,7 +56,7 @@ def risk_metrics(
     classes = truth > 0 if truth.ndim == 2 else np.eye(num_labels, dtype=bool)[truth]
     missed = (classes & ~widen(sets, num_labels)).sum(axis=1) / classes.sum(axis=1).clip(1)
     return {
-        "max_risk": max_risk,
+        "max_risk": control.max_risk,
         "answered": float(answered.mean()),
         "wrong_answers": float((answered & ~right).mean()),
         "accuracy_answered": float(right[answered].mean()) if answered.any() else None,

@@ -16,10 +16,11 @@ from ..configuration import LabelFusionConfig
 from ..pipelines.inference import run
 from ..routing.gate import gate_values
 from ..routing.policy import check_policy
-from ..scoring.asker import Asker, as_budget
+from ..scoring.asker import Asker
+from ..scoring.budget import as_budget
 from .markdown import markdown_table, plain
 from .metrics import is_right
-from .tradeoff_curve import tradeoff_curve
+from .tradeoff_curve import Expense, tradeoff_curve
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -49,7 +50,7 @@ def measure_tradeoff(
     config = clf.model_.config
     policy = check_policy(llm_policy)
     if not config.num_providers:
-        raise ValueError("The trade-off is between asking an LLM and not; this model was made without LLMs.")
+        raise ValueError("The trade-off is between querying an LLM and not; this model was made without LLMs.")
     table = clf._prepare_measured(data)
     assert table.labels is not None
     scores, costs, seconds, spent = _ask_everything(clf, table, max_cost_usd, latency_rows, seed)
@@ -75,9 +76,7 @@ def measure_tradeoff(
         values,
         is_right(full.encoder_probabilities, *settings),
         is_right(full.probabilities, *settings),
-        None if costs is None else costs.sum(axis=1),
-        encoder_s,
-        llm_s,
+        Expense(encoder_s, llm_s, None if costs is None else costs.sum(axis=1)),
         {f"policy {policy}": point},
         seed=seed,
     )
@@ -194,5 +193,5 @@ def tradeoff_table(found: dict[str, Any]) -> str:
         ]
         for name, p in points
     ]
-    header = ["LLM asked", "Texts", found["metric"].capitalize(), "$ per 1,000 texts", "p50", "p95"]
+    header = ["LLM queried", "Texts", found["metric"].capitalize(), "$ per 1,000 texts", "p50", "p95"]
     return markdown_table(header, rows)

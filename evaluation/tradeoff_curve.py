@@ -1,5 +1,6 @@
 """Accuracy against cost and latency for each share of queried texts, with intervals."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,26 @@ def gate_area(values: NDArray[np.floating], gain: NDArray[np.floating]) -> float
     return float(gain_curve(values, gain).mean() - gain.mean() / 2) if len(gain) else 0.0
 
 
+@dataclass
+class Expense:
+    """What queries cost, in money and time.
+
+    Args:
+        encoder_s: float `(m,)`: seconds that the encoder takes for one text.
+        llm_s: float `(m,)`: seconds that the LLMs take for one text; `None` if unknown.
+        cost_usd: float `(n,)`: US dollars of the queries for each row; `None` if unknown.
+    """
+
+    encoder_s: NDArray[np.floating]
+    llm_s: NDArray[np.floating] | None = None
+    cost_usd: NDArray[np.floating] | None = None
+
+
 def tradeoff_curve(
     values: NDArray[np.floating],
     encoder_right: NDArray[np.bool_],
     fused_right: NDArray[np.bool_],
-    cost_usd: NDArray[np.floating] | None,
-    encoder_s: NDArray[np.floating],
-    llm_s: NDArray[np.floating] | None,
+    expense: Expense,
     policies: dict[str, dict[str, NDArray[Any]]] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -41,9 +55,7 @@ def tradeoff_curve(
         values: float `(n,)`: the gate's value of each row.
         encoder_right: bool `(n,)`: whether the encoder alone is correct.
         fused_right: bool `(n,)`: whether the fusion with all LLM answers is correct.
-        cost_usd: float `(n,)`: US dollars of the queries for each row; `None` if unknown.
-        encoder_s: float `(m,)`: seconds that the encoder takes for one text.
-        llm_s: float `(m,)`: seconds that the LLMs take for one text; `None` if unknown.
+        expense: Dollars and seconds of a query.
         policies: By name, `right` bool `(n,)`, `asked` bool `(n,)` and, if known, `cost_usd` float `(n,)`
             and `llm_s` float `(n,)`.
         num_resamples: Bootstrap resamples.
@@ -59,10 +71,10 @@ def tradeoff_curve(
     rank = np.empty(n, dtype=int)
     rank[order] = np.arange(n)
     options: list[tuple[str, NDArray[np.bool_], NDArray[Any], Any, Any]] = []
-    llm = None if llm_s is None or not len(llm_s) else np.resize(llm_s, n)
+    llm = None if expense.llm_s is None or not len(expense.llm_s) else np.resize(expense.llm_s, n)
     for share in CURVE:
         asked = rank < round(share * n)
-        options.append(("", asked, np.where(asked, fused_right, encoder_right), cost_usd, llm))
+        options.append(("", asked, np.where(asked, fused_right, encoder_right), expense.cost_usd, llm))
     for name, entry in (policies or {}).items():
         cost = entry.get("cost_usd")
         options.append((name, entry["asked"], entry["right"], cost, entry.get("llm_s")))
@@ -76,7 +88,7 @@ def tradeoff_curve(
         point: dict[str, float | None] = {"share": float(asked.mean()), "accuracy": float(right.mean())}
         point |= {"low": low, "high": high, "usd_per_1000": usd}
         together = bool(asked.all())  # encoder and LLMs start together only if every row is queried
-        point |= _latency(np.resize(encoder_s, n), asked, seconds, together)
+        point |= _latency(np.resize(expense.encoder_s, n), asked, seconds, together)
         points.append(point)
     first, last = points[0], points[len(CURVE) - 1]
     line = [{k: _between(first[k], last[k], s) for k in ("share", "accuracy", "usd_per_1000")} for s in CURVE]

@@ -15,8 +15,8 @@ _ENCODER_SIDE = {
     "full": "Fine-tuned encoder",
     "probe_on_same_rows": "Frozen encoder, on the same rows",
     "probe_on_same_parts": "Frozen encoder, on the same rows",
-    "words": "Words",
-    "neighbours": "Labelled neighbours",
+    "words": "TF-IDF head",
+    "neighbours": "Kernel head",
     "together": "Together",
 }
 _TRAINED = {"probe": "frozen", "contrastive": "trained contrastively", "full": "fine-tuned"}

@@ -53,7 +53,7 @@ def _info(store: "ScoreStore", path: Path) -> None:
         if (scale := {"percent": "per cent", "share": "shares of 1"}.get(found["method"])) is not None:
             print(f"The confidences of {found['model']} are {scale}, found on {day}")
             continue
-        print(f"`auto` asks {found['model']} by {found['method']!r}, found on {day}")
+        print(f"`auto` queries {found['model']} by {found['method']!r}, found on {day}")
     print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {sum(r['answers'] for r in rows):,} answers")
     if not rows:
         return

@@ -16,7 +16,7 @@ from .stopping import stoppable, told
 
 VERBS = {
     "demo": "train a small fusion, show its table, classify a few texts; needs no key",
-    "score": "ask LLMs for the per-class scores of a data set",
+    "score": "query LLMs for the per-class scores of a data set",
     "train": "train a model on a data set",
     "evaluate": "measure fusion, encoder and LLMs on a data set",
     "predict": "classify a data set",

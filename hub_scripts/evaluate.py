@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_annotators, add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises
+from .options import add_annotators, add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
 
 if TYPE_CHECKING:
     from ..scoring.budget import Budget
@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_llm_policy(parser)
     add_max_cost(parser)
-    add_promises(parser)
+    add_guarantees(parser)
     parser.add_argument(
         "--tradeoff",
         action="store_true",
-        help="ask about everything and show accuracy against cost and latency for every share of texts asked",
+        help="query the LLMs about every text; show accuracy against cost and latency for every share of queries",
     )
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
-    from ..scoring.asker import as_budget
+    from ..scoring.budget import as_budget
     from .cards.model_card import update_card
     from .options import load_classifier
 
@@ -58,7 +58,7 @@ def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget 
 
     policy = "auto" if args.llm_policy == "always" else args.llm_policy
     found = clf.tradeoff(args.data, policy, budget, folder=folder, seed=args.seed)
-    print(f"\nWhat questions buy, on {found['rows']} rows:\n\n{tradeoff_table(found)}\n")
+    print(f"\nAccuracy against cost, on {found['rows']} rows:\n\n{tradeoff_table(found)}\n")
     print(f"Trade-off: {folder / 'tradeoff.csv'}" + (f" (cost ${found['cost_usd']:.4f})" if found["cost_usd"] else ""))
 
 
@@ -67,12 +67,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
 
-    `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `measure`.
+    `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `Routing.parse`.
     """
-    from ..evaluation.measure import measure
     from ..evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
+    from ..evaluation.report_content import measure
+    from ..routing.run_options import Routing
 
-    report = measure(clf, data, shown_name(name or data), shown_name(model), seed=seed, **asking)
+    routing = Routing.parse(clf.model_.config, **asking)
+    report = measure(clf, data, shown_name(name or data), shown_name(model), routing=routing, seed=seed)
     print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
     if "risk" in report:
         print(f"{risk_sentence(report)}\n")

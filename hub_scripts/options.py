@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
+    from ..training.data import TableLayout
+
 BF16 = "run the encoder in bfloat16: about twice as fast on CPUs and GPUs that have it"
 
 
@@ -46,23 +48,23 @@ def add_llm_policy(parser: argparse.ArgumentParser) -> None:
         type=llm_policy,
         default="always",
         metavar="POLICY",
-        help="texts that the LLMs are asked about: always, never, auto, or a share such as 0.3 (default: %(default)s)",
+        help="texts that are sent to the LLMs: always, never, auto, or a share such as 0.3 (default: %(default)s)",
     )
 
 
-def add_promises(parser: argparse.ArgumentParser) -> None:
+def add_guarantees(parser: argparse.ArgumentParser) -> None:
     """`--target-accuracy` and `--max-risk`."""
     parser.add_argument(
         "--target-accuracy",
         type=share,
         metavar="A",
-        help="instead of a policy: ask as little as reached this accuracy on held-out rows, such as 0.9",
+        help="instead of a policy: the fewest queries that reached this accuracy on held-out rows, such as 0.9",
     )
     parser.add_argument(
         "--max-risk",
         type=share,
         metavar="R",
-        help="hold back answers, so that no more than this share of all texts gets a wrong one, such as 0.05",
+        help="abstain on doubtful texts, so that at most this share of all texts gets a wrong answer, such as 0.05",
     )
 
 
@@ -103,6 +105,19 @@ def read_descriptions(path: str) -> dict[str, str]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold lines of `class name: description`.")
     return {str(name): str(description) for name, description in found.items()}
+
+
+def table_layout(args: argparse.Namespace) -> "TableLayout":
+    """The columns that the options name."""
+    from ..training.data import TableLayout
+
+    return TableLayout(
+        text_column=args.text_column,
+        label_column=args.label_column,
+        label_columns=getattr(args, "label_columns", None),
+        empty_texts=args.empty_texts,
+        annotators=args.annotators,
+    )
 
 
 def add_annotators(parser: Any, saved: bool = False) -> None:

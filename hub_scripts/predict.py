@@ -21,15 +21,15 @@ from .cards.llm_needs import askable
 from .io.formulas import add_escape_formulas
 from .io.journal import Journal, one_run
 from .io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
-from .options import add_columns, add_encoding, add_llm_policy, add_max_cost, add_promises, load_classifier
+from .options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, load_classifier
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
     from ..configuration import LabelFusionConfig
     from ..pipelines import Inference
-    from ..routing.policy import Policy
     from ..routing.risk import RiskControl
+    from ..routing.run_options import Routing
     from ..scoring.budget import Budget
 
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("output", metavar="OUT", help="CSV, TSV, JSON, JSONL or Parquet file: the columns of IN and the answers")
     add_llm_policy(parser)
     add_max_cost(parser)
-    add_promises(parser)
+    add_guarantees(parser)
     add("--deadline-s", type=float, metavar="S", help="seconds after which a text goes without the LLM's answer")
     add("--top-k", type=int, metavar="K", help="add a column `top_k` with the K best classes and their probabilities")
     add(
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
-    from ..routing.policy import controlled_risk, resolve_policy
+    from ..routing.run_options import Routing
 
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
@@ -74,8 +74,8 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     new = _new_columns(config.multi_label, args)
     _check_columns(table, out, new)
     empty = check_texts(table, args.text_column, args.empty_texts)
-    policy = resolve_policy(args.llm_policy, args.target_accuracy, config)
-    control = None if args.max_risk is None else controlled_risk(args.max_risk, policy, config)
+    guarantees = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
+    routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **guarantees)
     asked = str(args.llm_policy) != "never"
     if asked and config.providers and not askable(config) and SCORES not in next(iter(table), {}):
         names = ", ".join(dict.fromkeys(str(provider.name) for provider in config.providers))
@@ -88,7 +88,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     earlier = max(journal.spent, sum(record["cost_usd"] for record in journal.records()))
     started = time.perf_counter()
     try:
-        counts = _answer_all(table, journal, clf, policy, control, args)
+        counts = _answer_all(table, journal, clf, routing, args)
     except BaseException as error:
         if (kept := sum(record["rows"] for record in journal.records())) or journal.spent:
             note = f"{kept} rows are answered, in {journal.path}"
@@ -114,7 +114,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     if counts["asked"] or counts["missing"] > empty or spent:
         paid = f"${spent:.4f}" + (f" in all, ${max(0.0, spent - earlier):.4f} of it in this run" if earlier else "")
         print(
-            f"The LLM was asked about {counts['asked']} texts, for {paid}; "
+            f"The LLM was queried about {counts['asked']} texts, for {paid}; "
             f"an answer is missing for {counts['missing'] - empty}."
         )
     return 0
@@ -124,8 +124,7 @@ def _answer_all(
     table: Table,
     journal: Journal,
     clf: "AutoFusionClassifier",
-    policy: "Policy",
-    control: "RiskControl | None",
+    routing: "Routing",
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Classify the rows missing from the journal and add them to it. Returns: totals over the whole journal."""
@@ -144,13 +143,13 @@ def _answer_all(
     with (
         _noted(journal, budget),
         tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar,
-        closing(clf.stream_sources(rows_in, policy, budget, deadline_s=args.deadline_s)) as parts,
+        closing(clf.stream_sources(rows_in, routing.policy, budget, deadline_s=routing.deadline_s)) as parts,
     ):
         for part in parts:
             record = {
                 "start": counts["rows"],
                 "digest": _digest(waiting[: len(part)]),
-                "answers": list(_answers(part, clf.model_.config, clf.classes_.tolist(), args, control)),
+                "answers": list(_answers(part, clf.model_.config, clf.classes_.tolist(), args, routing.control)),
                 "rows": len(part),
                 "asked": int(part.llm_called.sum()),
                 "missing": len(part.errors),

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser)
     add_annotators(parser)
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")
-    add = parser.add_argument_group("how to ask", "for every --llm whose JSON does not say otherwise").add_argument
+    add = parser.add_argument_group("how to query", "for every --llm whose JSON does not say otherwise").add_argument
     add("--method", choices=("auto", "decision", "likelihood", "logprob", "json", "vote"), help="default: auto")
     add("--prompt", choices=("zero-shot", "few-shot", "nearest"), help="prompt strategy (default: zero-shot)")
     add("--examples", metavar="DATA", help="labelled data that few-shot and nearest prompts take examples from")
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidelines", metavar="FILE", help="instructions for the task; `auto`: each LLM writes its own first")
     add("--api-base", metavar="URL", help="OpenAI-compatible server: vLLM, Ollama, llama.cpp")
     add("--api-key-env", metavar="NAME", help="environment variable with the key (default: the provider's own)")
-    add("--texts-per-request", type=int, help="texts asked in one request (default: 1)")
+    add("--texts-per-request", type=int, help="texts in one request (default: 1)")
     add("--max-concurrency", type=int, help="requests in flight at once (default: 32)")
     add(
         "--timeout",
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
-    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; ask nothing")
+    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; send nothing")
     add(
         "--max-cost-usd", type=dollars, metavar="X", help="limit in dollars, all LLMs and all runs of this job together"
     )
@@ -159,7 +159,7 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     print(f"Wrote {data_file}: {total} rows in {time.monotonic() - started:.1f} s.", file=sys.stderr)
     left = sum(len(record["open"]) for record in journal.records())
     if left:
-        print(f"{left} rows may still get an answer: the same command asks only for them.", file=sys.stderr)
+        print(f"{left} rows may still get an answer: the same command queries only these.", file=sys.stderr)
         return 1
     scored = any(scores is not None for record in journal.records() for row in record["scores"] for scores in row)
     journal.delete()

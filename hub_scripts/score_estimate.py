@@ -21,7 +21,7 @@ def dry_run(chunks: Iterable[tuple[int, list[str]]], task: Task, total: int) -> 
             if isinstance(scorer, APIScorer):
                 part = run_sync(estimate(scorer, new))
                 totals[scorer.name] = totals[scorer.name] + part if scorer.name in totals else part
-    print(f"{total} rows, {len(seen)} distinct texts, {len(task.labels)} classes. Nothing has been asked.")
+    print(f"{total} rows, {len(seen)} distinct texts, {len(task.labels)} classes. Nothing has been sent.")
     for scorer in task.scorers:
         needs = totals.get(scorer.name)
         if needs is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .io.tables import Table, sample_texts
-from .options import from_json, read_descriptions
+from .options import from_json, read_descriptions, table_layout
 
 if TYPE_CHECKING:
     from ..configuration import LLMProvider
@@ -89,7 +89,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     providers = [LLMProvider.from_any(_fields(given, args)) for given in args.llm]
     for provider in providers:
         if provider.kind in (ProviderKind.RECORDED, ProviderKind.CALLABLE):
-            raise ValueError(f"`--llm {provider.model}` is no LLM that can be asked.")
+            raise ValueError(f"`--llm {provider.model}` is no LLM that can be queried.")
     names = [p.name for p in providers]
     if len(set(names)) < len(names):
         raise ValueError(f"`--llm` names an LLM twice: {names}. Give each a `name` in its JSON.")
@@ -255,15 +255,7 @@ def _pool(args: argparse.Namespace, labels: list[str]) -> tuple[list[str], list[
         return None
     from ..training.data import prepare
 
-    data = prepare(
-        args.examples,
-        classes=labels,
-        multi_label=args.multi_label,
-        text_column=args.text_column,
-        label_column=args.label_column,
-        empty_texts=args.empty_texts,
-        annotators=args.annotators,
-    )
+    data = prepare(args.examples, classes=labels, multi_label=args.multi_label, layout=table_layout(args))
     return data.texts, data.names()
 
 

@@ -16,6 +16,7 @@ from .options import (
     names,
     provider,
     read_descriptions,
+    table_layout,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=provider,
         metavar="MODEL",
         help="model string, a provider's fields as JSON, `recorded` or `none`; repeatable (default: the scores that "
-        "the data bring; nothing is asked)",
+        "the data bring; nothing is queried)",
     )
     add(
         "--review",
@@ -99,7 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     add = parser.add_argument_group("cost").add_argument
     add(
-        "--max-scored-rows", type=int, default=1000, help="most rows that the LLM is asked about (default: %(default)s)"
+        "--max-scored-rows",
+        type=int,
+        default=1000,
+        help="maximum number of rows sent to the LLM (default: %(default)s)",
     )
     add_max_cost(parser)
     add("--no-cache", action="store_true", help="neither read nor write the store of paid answers")
@@ -121,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     from labelfusion import AutoFusionClassifier
 
     from ..evaluation.report import FILES
-    from ..scoring.asker import as_budget
+    from ..scoring.budget import as_budget
     from .cards.emissions import measured
     from .evaluate import shown_name
 
@@ -264,13 +268,9 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
             source,
             classes=args.labels if first is None else first.classes,
             multi_label=args.multi_label,
-            label_columns=args.label_columns,
-            text_column=args.text_column,
-            label_column=args.label_column,
+            layout=table_layout(args),
             num_providers=None if scores is None else scores.shape[1],
             unseen_classes=option == "--test",
-            empty_texts=args.empty_texts,
-            annotators=args.annotators,
         )
         found.append(data)
     train, more, test = found

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .saving import torch_device
-from .training.calibration.calibration_choice import CALIBRATIONS
+from .training.calibration.calibration_maps import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
 from .training.fit_options import ENCODER_TRAINING

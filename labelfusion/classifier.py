@@ -9,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 
 from .checks import check_data, check_options
+from .configuration import Task
 from .llms import LLM, as_list, declaration
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
-from .original import from_original
+from .original_config import from_original
 from .predictor import FusionPredictor
 from .saving import torch_device
 from .scoring.budget import Budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
-from .training.encoder.encode import encode_training_texts
+from .training.encoder.encoder_fit import encode_training_texts
 from .training.fit_options import FinetuneOptions, FitOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
-from .training.scored_rows import first_guess
-from .training_scores import score_training_rows
+from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
 
 logger = logging.getLogger(__name__)
 
@@ -217,18 +217,14 @@ class AutoFusionClassifier(FusionPredictor):
         def first() -> NDArray[np.float64]:
             embedded.append(encode_training_texts(options.text_encoder(*parts), data.texts, options.extra_sources))
             last_layer = embedded[0][:, : self.model_.config.hidden_size]
-            return first_guess(last_layer, _labels(data), len(data.classes), data.texts, self.seed)
+            return first_guess(last_layer, _labels(data), Task.of(self.model_.config), data.texts, self.seed)
 
         scores, cost = score_training_rows(
             data,
             self.model_.config,
             lambda: self._scorers(pool=(data.texts, data.names())),
-            max_rows=self.max_scored_rows,
-            max_cost_usd=self.max_cost_usd,
-            encoder_probs=first,
-            write_guidelines=self.write_guidelines,
-            seed=self.seed,
-            progress=self.progress,
+            self._scoring_options(),
+            first,
         )
         # Nearest-neighbour prompts take examples from the training texts, which stay in memory and are not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
@@ -239,6 +235,15 @@ class AutoFusionClassifier(FusionPredictor):
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self
+
+    def _scoring_options(self) -> ScoringOptions:
+        return ScoringOptions(
+            max_rows=self.max_scored_rows,
+            max_cost_usd=self.max_cost_usd,
+            write_guidelines=self.write_guidelines,
+            seed=self.seed,
+            progress=self.progress,
+        )
 
     def _fit_options(self) -> FitOptions:
         finetune = FinetuneOptions(

@@ -24,10 +24,10 @@ from .pipelines.inputs import Row, read_inputs
 from .routing.decisions import decide
 from .routing.policy import Policy
 from .routing.risk import RiskControl
-from .routing.routing import Routing
+from .routing.run_options import Routing
 from .saving import load, save
 from .scoring.budget import Budget
-from .training.data import LabelledTexts, is_table, prepare, with_labels
+from .training.data import LabelledTexts, TableLayout, is_table, prepare, with_labels
 
 
 class FusionPredictor(ClassifierMixin, BaseEstimator):
@@ -100,7 +100,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
     ) -> Inference:
-        """Predictions of fusion, encoder and each LLM for n texts; for the options see `routing.routing.Routing.parse`.
+        """Predictions of fusion, encoder and each LLM for n texts; options: `routing.run_options.Routing.parse`.
 
         Returns:
             [`Inference`]: `probabilities` and `encoder_probabilities` `(n, K)`, `llm_scores` `(n, P, K)` (NaN: no
@@ -115,6 +115,10 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         self._check_fitted()
         # Raise for an invalid policy or an impossible guarantee before any LLM is queried.
         routing = Routing.parse(self.model_.config, **options)
+        return self._answer(texts, routing, llm_scores), routing.control
+
+    def _answer(self, texts: Any, routing: Routing, llm_scores: Any = None) -> Inference:
+        """Answers for n texts."""
         if isinstance(texts, str):
             raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
         if not isinstance(texts, LabelledTexts):
@@ -128,7 +132,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         rows = read_inputs(texts.texts, given, self.empty_texts)
         encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.progress)
         parts = list(infer(encoder, rows, routing, self._scorers))
-        return Inference.concatenate(parts or [Inference.empty(self.model_.config)]), routing.control
+        return Inference.concatenate(parts or [Inference.empty(self.model_.config)])
 
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
@@ -148,18 +152,19 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         """Encoding arguments of `pipelines.inference.infer`."""
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
-    def _prepare(self, data: Any, classes: Any, num_providers: int | None, **options: Any) -> LabelledTexts:
-        known: dict[str, Any] = {
-            "classes": classes,
-            "multi_label": self.multi_label,
-            "label_columns": self.label_columns,
-            "text_column": self.text_column,
-            "annotators": self.annotators,
-            "label_column": self.label_column,
-            "num_providers": num_providers or None,
-            "empty_texts": self.empty_texts,
-        }
-        return prepare(data, **known | options)
+    def _prepare(
+        self, data: Any, classes: Any, num_providers: int | None, empty_texts: str | None = None, **options: Any
+    ) -> LabelledTexts:
+        """`prepare` with the settings of this classifier."""
+        layout = TableLayout(
+            text_column=self.text_column,
+            label_column=self.label_column,
+            label_columns=self.label_columns,
+            empty_texts=empty_texts or self.empty_texts,
+            annotators=self.annotators,
+        )
+        known: dict[str, Any] = {"multi_label": self.multi_label, "num_providers": num_providers or None}
+        return prepare(data, classes=classes, layout=layout, **known, **options)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection.
@@ -212,7 +217,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
             "llm_share": float(result.answered.any(axis=1).mean()),
             "cost_usd": result.total_cost_usd,
             "seconds": round(seconds, 3),
-            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control, max_risk)}),
+            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control)}),
         }
 
     def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:

@@ -28,7 +28,7 @@ def warning_check(check: Callable[..., None]) -> Callable[..., None]:
 @cache
 def _warn(name: str) -> None:
     logger.warning(
-        'pipeline("text-classification") asks no LLM: %r answers with its encoder alone. '
-        'pipeline("labelfusion-classification") fuses it with what the LLMs say.',
+        'pipeline("text-classification") queries no LLM: %r answers with its encoder alone. '
+        'pipeline("labelfusion-classification") fuses it with the scores of the LLMs.',
         name,
     )

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ..configuration import ProviderKind
 from ..modeling_labelfusion.encoding import TextEncoder, evaluating
-from ..routing.gate import gate_values
-from ..routing.novelty import novelty_of
-from ..routing.policy import Policy, is_cascade, to_probabilities
+from ..routing.out_of_distribution import novelty_of
+from ..routing.policy import Policy, gated, is_cascade
 from ..scoring.asker import Asker
 from ..scoring.session.score_table import ScoreTable
 from .inference_result import Inference
@@ -95,8 +94,7 @@ class Engine:
             logits = self.fuse(window.embeddings, None)[1][order]
             novelty = novelty_of(window.embeddings, config)[order]
             chosen[order] = self.choose(logits, novelty=novelty)
-            probs = to_probabilities(logits, config.multi_label)
-            values, _ = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
+            values, _ = gated(logits, config, novelty)
             order = order[np.argsort(-values, kind="stable")]  # so that an exhausted budget affects the easy texts
         window.known.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
         window.wanted[chosen | (self.policy == "always")] = True
@@ -113,10 +111,9 @@ class Engine:
         window.known.scores[np.ix_(subject, recorded)] = np.nan
         for p in range(config.num_providers):
             assert window.embeddings is not None
-            probs = to_probabilities(self.fuse(window.embeddings, window.known.scores)[0], config.multi_label)
-            novelty = novelty_of(window.embeddings, config)
-            values, threshold = gate_values(probs, config.calibration, config.multi_label, p, novelty)
-            wanted = subject & (values > (0.0 if threshold is None else threshold))
+            logits = self.fuse(window.embeddings, window.known.scores)[0]
+            values, exceeds = gated(logits, config, novelty_of(window.embeddings, config), stage=p)
+            wanted = subject & exceeds
             window.wanted[wanted, p] = True
             if recorded[p]:
                 window.known.scores[wanted, p] = brought[wanted, p]

@@ -12,7 +12,7 @@ from ..routing.risk import RiskControl
 from .inference import Inference
 
 UNSET: Any = object()
-NO_SCORES = "no scores came with the text, and it was not asked about"
+NO_SCORES = "no scores were given with the text, and no LLM was queried"
 
 
 def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..modeling_labelfusion.encoding import TextEncoder
 from ..routing.policy import StreamSelector, select
-from ..routing.routing import Routing
+from ..routing.run_options import Routing
 from ..scoring.asker import Asker
 from ..scoring.model_scorers import Scorers
 from .blank_texts import Blanks

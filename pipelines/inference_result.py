@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..routing.policy import to_probabilities
+from ..scoring.probabilities import to_probabilities
 
 
 @dataclass
@@ -50,12 +50,12 @@ class Inference:
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """float32 `(n, num_labels)` of the fusion."""
-        return to_probabilities(self.logits, self.multi_label)
+        return to_probabilities(self.logits, self.multi_label, np.float32)
 
     @property
     def encoder_probabilities(self) -> NDArray[np.float32]:
         """float32 `(n, num_labels)` of the encoder alone."""
-        return to_probabilities(self.encoder_logits, self.multi_label)
+        return to_probabilities(self.encoder_logits, self.multi_label, np.float32)
 
     @property
     def answered(self) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from ..modeling_labelfusion.encoding import TextEncoder, encode_texts, tokenize
 from ..modeling_labelfusion.encoding import max_length as longest_input
 from ..modeling_labelfusion.tokenizer_files import tokenizer_error
 from ..routing.policy import Policy, check_policy
-from ..routing.routing import Routing
+from ..routing.run_options import Routing
 from ..scoring.model_scorers import DeferredScorers, Scorers, build_scorers
 from ..scoring.session.scorer import TextScorer
 from .formatting import UNSET, format_answers

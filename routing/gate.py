@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .novelty import doubted
+from .out_of_distribution import doubted
 
 NEVER = 1e9  # larger than any gate value; JSON has no infinity
 HEDGE = 0.35  # weight of the expected error, as two numbers per class describe an LLM only roughly

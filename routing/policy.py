@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
-from ..scoring.probabilities import sigmoid, softmax
+from ..scoring.probabilities import to_probabilities
 from .gate import NEVER, SHARES, expected_error, gate_values
-from .novelty import doubted
+from .out_of_distribution import doubted
 from .risk import RiskControl, risk_control
 
 
@@ -41,7 +41,7 @@ def check_policy(policy: Policy) -> Policy:
     if not number or not 0.0 <= float(policy) <= 1.0:
         raise ValueError(
             f"`llm_policy` is {policy!r}; expected 'always', 'never', 'auto' or a share of the texts between 0 and 1 "
-            "(0.3: the LLM is asked about the 30 % of the texts that the encoder is least sure of)."
+            "(0.3: the 30 % of the texts with the highest gate values are sent to the LLM)."
         )
     return {0.0: "never", 1.0: "always"}.get(float(policy), float(policy))
 
@@ -76,7 +76,7 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
     if not isinstance(target_accuracy, int | float) or not 0.0 < target_accuracy <= 1.0:
         raise ValueError(f"`target_accuracy` must be a number above 0 and up to 1, got {target_accuracy!r}.")
     if llm_policy not in ("always", "auto"):
-        raise ValueError(f"`target_accuracy` says how much is asked; leave `llm_policy`={llm_policy!r} out.")
+        raise ValueError(f"`target_accuracy` sets how many texts are queried; leave `llm_policy`={llm_policy!r} out.")
     curve = (config.calibration.get("gate") or {}).get("curve")
     if not curve:
         raise ValueError(
@@ -87,8 +87,8 @@ def for_accuracy(target_accuracy: float, llm_policy: Policy, config: LabelFusion
     if not len(reached):
         best = int(np.argmax(curve["accuracy"]))
         raise ValueError(
-            f"`target_accuracy`={target_accuracy:g} was not reached on held-out rows at any share of questions; the "
-            f"best was {curve['accuracy'][best]:.4f}, with {best} % of the texts asked. Ask for no more than that."
+            f"`target_accuracy`={target_accuracy:g} was not reached on held-out rows at any share of queries; the "
+            f"best was {curve['accuracy'][best]:.4f}, with {best} % of the texts queried. Give a lower accuracy."
         )
     share = int(reached[0])
     if share in (0, 100):
@@ -129,10 +129,28 @@ def controlled_risk(max_risk: float, policy: Policy, config: LabelFusionConfig) 
     return risk_control(max_risk, calibration, config.multi_label, above)
 
 
-def to_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.float32]:
-    """Softmax (single-label) or sigmoid (multi-label) of float `(n, num_labels)`, as float32."""
-    logits = np.asarray(logits, dtype=np.float64)
-    return (sigmoid(logits) if multi_label else softmax(logits)).astype(np.float32)
+def gated(
+    logits: NDArray[np.floating],
+    config: LabelFusionConfig,
+    novelty: NDArray[np.floating] | None = None,
+    stage: int | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Gate values of the texts, float64 `(n,)`, and whether each exceeds the threshold of `"auto"`, bool `(n,)`.
+
+    Without a calibrated threshold, `expected_error` above `DEFAULT_EXPECTED_ERROR` decides.
+
+    Args:
+        logits: float `(n, K)`: calibrated, with the LLM answers observed so far.
+        config: The model's config.
+        novelty: float `(n,)`: out-of-distribution scores, see `routing.out_of_distribution.doubted`.
+        stage: Index of the LLM that would be queried next; `None`: all of them at once.
+    """
+    probs = to_probabilities(logits, config.multi_label, np.float32)
+    values, threshold = gate_values(probs, config.calibration, config.multi_label, stage, novelty)
+    if threshold is not None:
+        return values, values > threshold
+    trusted = doubted(probs, novelty, config.multi_label)
+    return values, expected_error(trusted, config.multi_label) > DEFAULT_EXPECTED_ERROR
 
 
 def most(values: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
@@ -156,7 +174,7 @@ def select(
             values; `"auto"`: those whose gate value exceeds the threshold or, without a calibrated threshold, whose
             `expected_error` exceeds 0.1.
         config: The model's config.
-        novelty: float `(n,)`: out-of-distribution scores, see `routing.novelty.doubted`.
+        novelty: float `(n,)`: out-of-distribution scores, see `routing.out_of_distribution.doubted`.
 
     Returns:
         bool `(n,)`.
@@ -168,16 +186,10 @@ def select(
     count = len(encoder_logits)
     if count == 0 or policy in ("always", "never"):
         return np.full(count, policy == "always")
-    probs = to_probabilities(encoder_logits, config.multi_label)
-    values, threshold = gate_values(probs, config.calibration, config.multi_label, novelty=novelty)
+    values, exceeds = gated(encoder_logits, config, novelty)
     if isinstance(policy, Above):
         return values > policy.threshold
-    if policy == "auto":
-        if threshold is None:
-            trusted = doubted(probs, novelty, config.multi_label)
-            return expected_error(trusted, config.multi_label) > DEFAULT_EXPECTED_ERROR
-        return values > threshold
-    return most(values, round(float(policy) * count))
+    return exceeds if policy == "auto" else most(values, round(float(policy) * count))
 
 
 class StreamSelector:
@@ -203,8 +215,7 @@ class StreamSelector:
         """Select among the next texts: bool `(n,)` from logits `(n, num_labels)` and `novelty` `(n,)`."""
         if not isinstance(self.policy, float) or len(encoder_logits) == 0:
             return select(encoder_logits, self.policy, self.config, novelty)
-        probs = to_probabilities(encoder_logits, self.config.multi_label)
-        values = gate_values(probs, self.config.calibration, self.config.multi_label, novelty=novelty)[0]
+        values, _ = gated(encoder_logits, self.config, novelty)
         self._history.extend(values.tolist())
         self.seen += len(values)
         due, slack = self.policy * self.seen - self.asked, min(SLACK, 0.02 * self.seen)

@@ -30,11 +30,13 @@ class RiskControl:
         confidence: Minimum `1 - expected_error` of an answer that is given.
         cutoff: Minimum probability of a class in the label set. The predicted classes are always in it.
         multi_label: Whether the classes are independent.
+        max_risk: The risk that is guaranteed.
     """
 
     confidence: float
     cutoff: float
     multi_label: bool
+    max_risk: float
 
     def answered(self, probs: NDArray[np.floating]) -> NDArray[np.bool_]:
         """bool `(n,)`: texts whose answer is given, from probabilities `(n, K)`."""
@@ -70,7 +72,7 @@ def risk_control(
     room = max_risk * (count + 1) - 1.0  # allowed loss of the held-out rows, if the new text has loss 1
     if room < 0:
         raise ValueError(
-            f"`max_risk`={max_risk:g} cannot be promised from {count} held-out rows: {1 / (count + 1):.4f} is the "
+            f"`max_risk`={max_risk:g} cannot be guaranteed from {count} held-out rows: {1 / (count + 1):.4f} is the "
             "least. Give a larger risk, or fit on more rows with LLM scores."
         )
     threshold = -np.inf if asked_above is None else asked_above
@@ -82,7 +84,7 @@ def risk_control(
     order = np.argsort(missed[:, 1], kind="stable")
     over = np.flatnonzero(np.cumsum(missed[order, 2]) > room + 1e-9)
     cutoff = float(missed[order[over[0]], 1]) if len(over) else 1.0
-    return RiskControl(least, cutoff, multi_label)
+    return RiskControl(least, cutoff, multi_label, max_risk)
 
 
 def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float) -> NDArray[np.float64]:

@@ -19,16 +19,16 @@ from .reasons import Missing, MissingKind, add_reason
 from .score_batch import ScoreBatch, ScoringError
 from .session.cancellation import gather_or_cancel
 from .session.deadlines import DEADLINE, Patience
+from .session.dollar_budget import Budget, as_budget
 from .session.run_context import Dispatch, Run
 from .session.score_table import ScoreTable, unique
 from .session.scorer import Scorer, TextScorer, complete
 
 if TYPE_CHECKING:
     from .session.background import Job
-    from .session.dollar_budget import Budget
 
 LONGEST_UNPAID = 32  # texts in a row without money, after which no more LLM is queried
-NO_MORE = "No more LLM questions in this run: %s. The encoder answers the remaining texts."
+NO_MORE = "No more LLM queries in this run: %s. The encoder answers the remaining texts."
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Asker:
         self,
         config: LabelFusionConfig,
         scorers: Scorers | None = None,
-        max_cost_usd: "float | Budget | None" = None,
+        max_cost_usd: float | Budget | None = None,
         chunk_size: int = 128,
         progress: bool = False,
         patience: Patience | None = None,
@@ -293,20 +293,5 @@ class Asker:
             if len(self._broken) == len(self._resolve()):
                 logger.warning(NO_MORE, error)
             else:
-                logger.warning("One LLM is asked no more in this run: %s. The others go on.", error)
+                logger.warning("One LLM is not queried any more in this run: %s. The others go on.", error)
         return self._broken[p]
-
-
-def as_budget(max_cost_usd: "float | Budget | None") -> "Budget | None":
-    """The budget of a run.
-
-    Raises:
-        ValueError: For a `max_cost_usd` that is not a number from 0.
-    """
-    if max_cost_usd is None or hasattr(max_cost_usd, "reserve"):
-        return max_cost_usd  # type: ignore[return-value]
-    if not isinstance(max_cost_usd, int | float) or isinstance(max_cost_usd, bool) or not max_cost_usd >= 0:
-        raise ValueError(f"`max_cost_usd` must be US dollars, 0 or more, or None; got {max_cost_usd!r}.")
-    from .session.dollar_budget import Budget
-
-    return Budget(max_cost_usd)

@@ -17,7 +17,7 @@ from .providers.request_error import RequestError
 from .score_batch import ScoringError, Usage
 from .session.background import run_sync
 from .session.cancellation import gather_or_drain, leave_wire
-from .session.dollar_budget import Budget, BudgetReachedError
+from .session.dollar_budget import Budget, BudgetReachedError, as_budget
 from .session.run_context import Run
 
 MAX_WORDS = 200
@@ -75,7 +75,7 @@ async def _ask(
     max_cost_usd: float | Budget | None,
     keep: Callable[[str], Any],
 ) -> tuple[str, Usage]:
-    budget = max_cost_usd if max_cost_usd is None or isinstance(max_cost_usd, Budget) else Budget(max_cost_usd)
+    budget = as_budget(max_cost_usd)
     if budget is not None and math.isfinite(budget.limit):
         require_price(provider, method.endpoint)
     client, run = Client(provider, method.endpoint), Run(budget)

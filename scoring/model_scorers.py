@@ -43,8 +43,8 @@ def build_scorers(config: LabelFusionConfig, llm: Any = None, **runtime: Any) ->
         )
     if config.source and chosen.count(None) > MAX_DECLARED:
         raise ScoringError(
-            f"{config.source} declares {config.num_providers} LLMs; from the Hub, up to {MAX_DECLARED} are asked. Give "
-            "those that you want as `llm=`, with 'recorded' for the others."
+            f"{config.source} declares {config.num_providers} LLMs; from the Hub, up to {MAX_DECLARED} are queried. "
+            "Give those that you want as `llm=`, with 'recorded' for the others."
         )
     scorers: list[TextScorer] = []
     for provider, choice in zip(config.providers, chosen, strict=True):

@@ -1,7 +1,15 @@
 """From logits to probabilities, in NumPy."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+def to_probabilities(logits: NDArray[np.floating], multi_label: bool, dtype: Any = np.float64) -> NDArray[Any]:
+    """Softmax (single-label) or sigmoid (multi-label) of float `(n, K)`, computed in float64, returned as `dtype`."""
+    logits = np.asarray(logits, dtype=np.float64)
+    return (np.exp(-np.logaddexp(0.0, -logits)) if multi_label else softmax(logits)).astype(dtype, copy=False)
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -10,8 +18,3 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
         return logits
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
-
-
-def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Sigmoid of each logit, in the type of `logits`; cannot overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))

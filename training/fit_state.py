@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..evaluation.metrics import classification_metrics, softmax_or_sigmoid
+from ..configuration import Task
+from ..evaluation.metrics import classification_metrics
 from ..modeling_labelfusion.encoding import TextEncoder
+from ..scoring.probabilities import to_probabilities
 from .fit_options import FitOptions
 from .folds import assign_folds
 from .fusion.fusion_data import FusionData
@@ -31,6 +33,7 @@ class FitState:
 
     Args:
         encoder: The model that is fitted, with its tokenizer.
+        task: The K classes.
         texts: n texts.
         labels: int64 `(n,)`, or float32 `(n, K)` of 0/1.
         llm_scores: float32 `(n, P, K)`, NaN for missing; calibrated after their calibration step.
@@ -47,6 +50,7 @@ class FitState:
     """
 
     encoder: TextEncoder
+    task: Task
     texts: list[str]
     labels: NDArray[Any]
     llm_scores: NDArray[np.float32]
@@ -88,6 +92,7 @@ class FitState:
             llm_scores = np.full((n, config.num_providers, config.num_labels), np.nan, dtype=np.float32)
         state = cls(
             encoder=options.text_encoder(model, tokenizer),
+            task=Task.of(config),
             texts=texts,
             labels=labels,
             llm_scores=llm_scores,
@@ -111,16 +116,6 @@ class FitState:
         return self.encoder.model.config
 
     @property
-    def multi_label(self) -> bool:
-        """Whether a text may have several classes."""
-        return self.config.multi_label
-
-    @property
-    def num_labels(self) -> int:
-        """K."""
-        return self.config.num_labels
-
-    @property
     def provider_names(self) -> list[str]:
         """P names."""
         return [str(provider.name) for provider in self.config.providers]
@@ -140,7 +135,7 @@ class FitState:
         """bool `(n,)`: rows with LLM scores and out-of-fold encoder outputs; none if they are too few for a fit."""
         rows = self.scored & self.covered
         # If all rows share a fold, as duplicates of one text do, no rows are left to fit on.
-        enough = rows.sum() >= min(2 * self.num_labels, 20) and len(np.unique(self.folds[rows])) > 1
+        enough = rows.sum() >= min(2 * self.task.num_labels, 20) and len(np.unique(self.folds[rows])) > 1
         return rows & enough
 
     @property
@@ -154,7 +149,7 @@ class FitState:
     @property
     def encoder_probs(self) -> NDArray[np.float64]:
         """float64 `(n, K)`: out-of-fold probabilities of the encoder's side; NaN where not `covered`."""
-        probs = softmax_or_sigmoid(self.encoder_answers.numpy(), self.multi_label)
+        probs = to_probabilities(self.encoder_answers.numpy(), self.task.multi_label)
         return np.where(self.covered[:, None], probs, np.nan)
 
     @property
@@ -166,7 +161,7 @@ class FitState:
     def probabilities(self) -> NDArray[np.float64]:
         """float64 `(m, K)`: out-of-fold probabilities of the model for the m rows `judged`."""
         logits = self.encoder_answers[self.covered] if self.fused_logits is None else self.fused_logits
-        return softmax_or_sigmoid(logits.numpy(), self.multi_label)
+        return to_probabilities(logits.numpy(), self.task.multi_label)
 
     def fusion_data(self) -> FusionData:
         """The data of the rows `fusable`, for fitting the fusion."""
@@ -177,7 +172,7 @@ class FitState:
             (self.encoder_answers if baseline else self.encoder_logits)[rows],
             torch.from_numpy(self.llm_scores)[rows],
             self.targets[rows],
-            self.multi_label,
+            self.task.multi_label,
             self.config.score_floor,
             self.embeddings[rows, : self.config.hidden_size] if own else None,
             None if baseline or self.label_sets is None else self.label_sets.rows(rows[self.covered]),
@@ -194,6 +189,6 @@ class FitState:
     def metrics(self) -> dict[str, float]:
         """Metrics of the out-of-fold answers, rounded for the report."""
         config = self.config
-        decisions = (self.multi_label, config.thresholds, config.min_labels)
+        decisions = (self.task.multi_label, config.thresholds, config.min_labels)
         found = classification_metrics(self.probabilities, self.labels[self.judged], *decisions)
         return {name: round(value, 5) for name, value in found.items()}

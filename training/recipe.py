@@ -10,16 +10,15 @@ from typing import Any, TypeAlias
 
 from .calibration.answer_calibration import calibrate_answers
 from .calibration.encoder_calibration import calibrate_encoder_logits
-from .calibration.gates import fit_gates
+from .calibration.gate_fit import fit_gates
 from .calibration.llm_calibration import calibrate_llm_scores
 from .calibration.risk_fit import store_errors
 from .calibration.thresholds import set_thresholds
-from .encoder.encode import encode
-from .encoder.encoder_fit import train_encoder
+from .encoder.encoder_fit import encode, train_encoder
+from .encoder.encoder_sources import stack_sources
 from .encoder.novelty_fit import measure_novelty
-from .encoder.stacking import stack_sources
 from .fit_state import FitState
-from .fusion.fuse import fuse
+from .fusion.fusion_fit import fuse
 from .fusion.label_sets import judge_classes_together
 from .score_checks import check_scores
 

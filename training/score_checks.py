@@ -1,17 +1,105 @@
 """The step of the recipe that warns of LLM scores that cannot help."""
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
-from ..evaluation.label_errors import check_class_order, check_quality
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from .fit_state import FitState
+
+logger = logging.getLogger(__name__)
+
+FEWEST_ANSWERS = 30  # of an LLM, for a warning
 
 
 def check_scores(state: "FitState") -> "FitState":
     """Warn of scores whose classes are in another order, or that are no better than the class frequencies."""
     names, scores, labels = state.provider_names, state.llm_scores, state.labels
-    if not state.multi_label:
-        check_class_order(scores, labels, state.config.label_names, names)
-    check_quality(scores, labels, state.multi_label, names)
+    if not state.task.multi_label:
+        warn_if_misordered(scores, labels, state.config.label_names, names)
+    warn_if_uninformative(scores, labels, state.task.multi_label, names)
     return state
+
+
+def warn_if_misordered(
+    llm_scores: NDArray[np.floating], labels: NDArray[np.integer], classes: list[str], providers: list[str]
+) -> None:
+    """Warn if an LLM's score columns fit the labels only in a different order than that of the classes.
+
+    Args:
+        llm_scores: float `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)`.
+        classes: K names.
+        providers: P names.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    for p, provider in enumerate(providers):
+        heard = ~np.isnan(llm_scores[:, p]).any(axis=1)
+        counts = np.zeros((len(classes), len(classes)))
+        np.add.at(counts, (llm_scores[heard, p].argmax(axis=1), labels[heard]), 1)
+        columns, means = linear_sum_assignment(-counts)
+        now, then = np.trace(counts), counts[columns, means].sum()
+        if heard.sum() >= FEWEST_ANSWERS and then > 0.5 * heard.sum() and now < then / 3:
+            logger.warning(
+                "The scores of %r seem to be in another order of the classes: as %s they name the right class for "
+                "%.0f %% of the texts, as %s for %.0f %%. Give `labels` in the order of the scores.",
+                provider,
+                ", ".join(classes),
+                100 * now / heard.sum(),
+                ", ".join(classes[k] for k in means),
+                100 * then / heard.sum(),
+            )
+
+
+def warn_if_uninformative(
+    llm_scores: NDArray[np.floating], labels: NDArray[Any], multi_label: bool, providers: list[str]
+) -> None:
+    """Warn if an LLM is not significantly better than chance on the labelled texts.
+
+    Single-label: balanced accuracy (mean recall over the classes). Multi-label: mean over the classes of the area under
+    the ROC curve. The value must be two standard errors above chance.
+
+    Args:
+        llm_scores: float `(n, P, K)`, NaN for missing.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        multi_label: Whether a text may have several classes.
+        providers: P names.
+    """
+    for p, provider in enumerate(providers):
+        heard = ~np.isnan(llm_scores[:, p]).any(axis=1)
+        if heard.sum() < FEWEST_ANSWERS:
+            continue
+        what = "mean area under the ROC curve" if multi_label else "balanced accuracy"
+        found, chance, error = (_auc if multi_label else _recall)(llm_scores[heard, p], labels[heard])
+        if found <= chance + 2 * error:
+            logger.warning(
+                "The scores of %r for %d texts say no more than the class frequencies do (%s %.2f, by chance %.2f). "
+                "Try another model, prompt or `method`; small models are better queried for likelihoods ('local/...').",
+                provider, heard.sum(), what, found, chance,
+            )  # fmt: skip
+
+
+def _recall(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, float, float]:
+    """Balanced accuracy: its value, its value under chance, and its standard error under chance."""
+    classes, counts = np.unique(truth, return_counts=True)
+    right = scores.argmax(axis=1) == truth
+    chance = 1 / max(2, len(classes))
+    error = np.sqrt((chance * (1 - chance) / counts).sum()) / len(classes)
+    return float(np.mean([right[truth == k].mean() for k in classes])), chance, float(error)
+
+
+def _auc(scores: NDArray[np.floating], truth: NDArray[Any]) -> tuple[float, float, float]:
+    """Mean area under the ROC curve: value, value under chance, and standard error under chance (Mann-Whitney)."""
+    from sklearn.metrics import roc_auc_score
+
+    positive = (truth > 0).sum(axis=0)
+    mixed = np.flatnonzero((positive > 0) & (positive < len(truth)))
+    if not len(mixed):
+        return 1.0, 0.5, 0.0
+    ones, zeros = positive[mixed], len(truth) - positive[mixed]
+    error = np.sqrt(((len(truth) + 1) / (12 * ones * zeros)).sum()) / len(mixed)
+    areas = [roc_auc_score(truth[:, k] > 0, scores[:, k]) for k in mixed]
+    return float(np.mean(areas)), 0.5, float(error)

@@ -13,10 +13,10 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
     parts = []
     if report is not None and report["llm_asked"]:
         asked, spent = report["llm_asked"], report["cost_usd"]
-        text = f"In the evaluation above {'an LLM was' if config.num_providers == 1 else 'LLMs were'} asked about "
+        text = f"In the evaluation above {'an LLM was' if config.num_providers == 1 else 'LLMs were'} queried about "
         text += f"{asked} of {report['rows']} texts"
         if spent > 0:
-            text += f", for {dollars(spent)}: {dollars(1000 * spent / asked)} per 1,000 texts asked about."
+            text += f", for {dollars(spent)}: {dollars(1000 * spent / asked)} per 1,000 queried texts."
             if unknown := _unpriced(config):
                 text += f" What {', '.join(unknown)} cost is not in it: no price is known here."
         else:
@@ -26,10 +26,10 @@ def cost_section(folder: Path, config: "LabelFusionConfig", report: dict[str, An
     if points.is_file():
         from ...evaluation.tradeoff import tradeoff_table
 
-        parts.append("What asking about fewer texts would give ([figures](evaluation/tradeoff.csv)):")
+        parts.append("Results with fewer queried texts ([figures](evaluation/tradeoff.csv)):")
         parts.append(tradeoff_table(json.loads(points.read_text(encoding="utf-8"))))
     if (folder / "evaluation" / "tradeoff.png").is_file():
-        parts.append("![Accuracy against the share of texts asked about](evaluation/tradeoff.png)")
+        parts.append("![Accuracy against the share of queried texts](evaluation/tradeoff.png)")
     return "\n\n".join(parts)
 
 

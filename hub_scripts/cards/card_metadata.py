@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...evaluation.measure import FUSION
 from ...evaluation.metrics import METRIC_TITLES
+from ...evaluation.report_content import FUSION
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -59,7 +59,7 @@ def metadata_of(card: Path) -> dict[str, Any]:
     try:
         return (metadata_load(card) if card.is_file() else None) or {}
     except Exception as error:  # from the YAML parser: a card may have been edited by hand
-        raise ValueError(f"{card.name} has metadata that are not valid YAML; mend or delete it. ({error})") from None
+        raise ValueError(f"{card.name} has metadata that are not valid YAML; fix or delete it. ({error})") from None
 
 
 def write_eval_results(folder: Path, report: dict[str, Any] | None, name: str) -> None:

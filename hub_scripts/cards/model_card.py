@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...configuration import ProviderKind
 from ...evaluation.markdown import markdown_table, plain
-from ...evaluation.measure import FUSION
 from ...evaluation.metrics import METRIC_TITLES
 from ...evaluation.report import comparisons_table, seen_before, sources_table
+from ...evaluation.report_content import FUSION
 from .card_cost import carbon_sentence, cost_section, dollars
 from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
 from .llm_needs import keys
@@ -122,9 +122,7 @@ def _llm_table(config: "LabelFusionConfig") -> str:
 def _llm_notes(config: "LabelFusionConfig") -> str:
     notes = []
     if any(p.kind == ProviderKind.RECORDED for p in config.providers):
-        notes.append(
-            "Recorded scores are not asked for: give them with the text, as `llm_scores` (providers x classes)."
-        )
+        notes.append("Recorded scores are not queried: give them with the text, as `llm_scores` (providers x classes).")
     if any(p.kind == ProviderKind.CALLABLE for p in config.providers):
         notes.append("A Python function is not saved with the model: pass it as `llm=`.")
     if needed := keys(config):
@@ -209,7 +207,7 @@ def _limits(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
     ]
     if any(p.kind != ProviderKind.RECORDED for p in config.providers):
         points.append("LLMs change behind their names; scores, cost and results change with them.")
-        points.append("Texts that an LLM is asked about are sent to its provider, unless it runs locally.")
+        points.append("Queried texts are sent to the provider of the LLM, unless it runs locally.")
     if report:
         weak = [e for e in report["per_class"] if e["support"] and (e["sources"][FUSION]["f1"] or 0.0) < 0.5]
         if weak:

@@ -30,7 +30,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except HFValidationError as error:
         raise ValueError(f"The Hub allows no such name, {repo_id!r}: {redact(str(error))}") from None
     except OfflineModeIsEnabled:
-        raise ConnectionError("The Hub was not asked: HF_HUB_OFFLINE is set. Unset it to push.") from None
+        raise ConnectionError("The Hub was not contacted: HF_HUB_OFFLINE is set. Unset it to push.") from None
     except LocalTokenNotFoundError:
         raise PermissionError(no_token) from None
     except HfHubHTTPError as error:

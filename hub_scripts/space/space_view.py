@@ -62,7 +62,7 @@ def unavailable_html(page: Page) -> str:
     if not page.unavailable:
         return ""
     lines = "".join(f"<li><strong>{escape(name)}</strong> {escape(why)}</li>" for name, why in page.unavailable.items())
-    return f'<div class="lf-note"><p>These LLMs are not asked here:</p><ul>{lines}</ul></div>'
+    return f'<div class="lf-note"><p>These LLMs are not queried here:</p><ul>{lines}</ul></div>'
 
 
 def dollars(value: float) -> str:
@@ -86,11 +86,11 @@ def _facts(result: Inference, policy: str, page: Page) -> str:
     if not result.llm_scores.shape[1]:
         return "This model has no LLM."
     if result.llm_called[0]:
-        said = "The LLM was asked" + ("." if policy == "always" else ": the encoder was not sure enough.")
+        said = "The LLM was queried" + ("." if policy == "always" else ": the encoder was not sure enough.")
     elif policy == "auto" and len(page.unavailable) < result.llm_scores.shape[1] and not page.trouble:
-        said = "The LLM was not asked: the encoder was sure enough."
+        said = "The LLM was not queried: the encoder was sure enough."
     else:
-        said = "The LLM was not asked."
+        said = "The LLM was not queried."
     said += f" Cost of this answer: {dollars(float(result.cost_usd[0]))}."
     if page.max_cost_usd is not None and page.spent_usd:
         said += f" This page has spent {dollars(page.spent_usd)} of {dollars(page.max_cost_usd)}."
@@ -102,7 +102,7 @@ def _reason(name: str, result: Inference, policy: str, page: Page) -> str:
         return page.unavailable[name][:1].upper() + page.unavailable[name][1:]
     if result.llm_called[0]:
         return "No answer: " + result.errors.get(0, "it did not say why") + "."
-    return "Not asked: the encoder was sure enough." if policy == "auto" and not page.trouble else "Not asked."
+    return "Not queried: the encoder was sure enough." if policy == "auto" and not page.trouble else "Not queried."
 
 
 def _card(

@@ -21,9 +21,9 @@ from ..providers.request_error import UNCONNECTED, RequestError
 from ..providers.transport import LitellmTransport, OpenAITransport, Transport, missing_key
 from ..score_batch import ScoringError, Usage
 from ..session.cancellation import leave_wire
+from ..session.cost_forecast import Costs, Need
 from ..session.dollar_budget import BudgetReachedError, Reservation
 from ..session.limits import RateLimit, Slots, current_reservation
-from ..session.request_costs import Costs, Need
 from ..session.run_context import Run
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Client:
                 if not error.retryable:
                     raise
                 if (wait := error.retry_after or 0.0) > LONGEST_WAIT_S:
-                    error.reason += f", to be asked again in {wait:.0f} s"
+                    error.reason += f", to be sent again in {wait:.0f} s"
                     raise
                 if attempt == (ATTEMPTS_AT_LIMIT if error.status == 429 else attempts):
                     error.reason += f", {attempt} attempts" if attempt > 1 else ""
@@ -262,7 +262,7 @@ def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, meth
     """The exception for an `error` after which no other request can work either, if it is such a one."""
     if error.kind == KEY or error.status == 401:
         if (missing := missing_key(endpoint)) is not None:
-            return ScoringError(f"{provider.name}: a key is asked for ({error.reason}), and none was sent: {missing}.")
+            return ScoringError(f"{provider.name}: a key is required ({error.reason}), and none was sent: {missing}.")
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
     if error.status in NOT_THERE or error.kind == MODEL:

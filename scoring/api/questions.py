@@ -4,20 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...configuration import LLMProvider, Task
-from ..methods.decision import DecisionMethod
-from ..methods.json_answer import JSONMethod
-from ..methods.logprob import LogprobMethod
+from ..methods.registry import METHODS
 from ..methods.request_method import Method, UnsupportedError
 from ..methods.server_traits import Learnt
-from ..methods.vote import VoteMethod
 from ..prompting.examples import NearestExamples, Pool, balanced_examples, normalized
 from ..prompting.prompts import Example
 from ..providers.endpoints import Endpoint
 from ..store.score_store import question_key
 
-METHODS: dict[str, type[Method]] = {  # best first: the order in which `auto` tries them
-    method.name: method for method in (DecisionMethod, LogprobMethod, JSONMethod, VoteMethod)
-}
 CHOICE_VERSION = 2  # counts changes in how `auto` chooses: what an older version remembers is forgotten
 
 

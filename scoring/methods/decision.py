@@ -12,7 +12,7 @@ from ...configuration import LLMProvider, Task
 from ..prompting.prompts import Example, fill, quote, templates
 from ..providers.endpoints import DECISIONS, SYSTEMONE, Endpoint
 from .request_method import Method, Scores, UnansweredError, UnsupportedError, normalize, number
-from .systemone import MAX_QUESTIONS, decision_answers, systemone_questions, systemone_state
+from .systemone_format import MAX_QUESTIONS, decision_answers, systemone_questions, systemone_state
 
 
 class DecisionMethod(Method):

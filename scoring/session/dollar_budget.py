@@ -1,4 +1,4 @@
-"""The budget of a run: a request goes out only when the money that it may cost is there (see `request_costs`).
+"""The budget of a run: a request goes out only when the money that it may cost is there (see `cost_forecast`).
 
 Far from the limit no request waits; near it, they go out one by one.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..reasons import Missing, MissingKind
 from ..score_batch import Usage
-from .request_costs import PROVEN_AT_MOST, SEEN_FOR_EACH, Costs, Need
+from .cost_forecast import PROVEN_AT_MOST, SEEN_FOR_EACH, Costs, Need
 
 NOTE_AHEAD = 1.005  # share by which what is noted is ahead of what is spent
 
@@ -272,3 +272,16 @@ class Reservation:
         budget, self.budget = self.budget, None
         if budget is not None:
             budget.end(self, cost, unsure, costlier)
+
+
+def as_budget(max_cost_usd: float | Budget | None) -> Budget | None:
+    """The budget of a run.
+
+    Raises:
+        ValueError: For a `max_cost_usd` that is not a number from 0.
+    """
+    if max_cost_usd is None or hasattr(max_cost_usd, "reserve"):
+        return max_cost_usd  # type: ignore[return-value]
+    if not isinstance(max_cost_usd, int | float) or isinstance(max_cost_usd, bool) or not max_cost_usd >= 0:
+        raise ValueError(f"`max_cost_usd` must be US dollars, 0 or more, or None; got {max_cost_usd!r}.")
+    return Budget(max_cost_usd)

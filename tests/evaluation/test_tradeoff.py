@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.evaluation.tradeoff_curve import tradeoff_curve
+from labelfusion.evaluation.tradeoff_curve import Expense, tradeoff_curve
 from labelfusion.hub_scripts.cli import main
 from llm_server import LLMServer
 
@@ -35,7 +35,8 @@ def curve(n: int = 1000, **kwargs: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     doubt = rng.random(n)
     encoder, fused = rng.random(n) > 0.5 * doubt, rng.random(n) > 0.05
-    return tradeoff_curve(doubt, encoder, fused, kwargs.pop("cost_usd", np.full(n, 0.002)), num_resamples=200, **kwargs)
+    expense = Expense(**{"cost_usd": np.full(n, 0.002), **kwargs})
+    return tradeoff_curve(doubt, encoder, fused, expense, num_resamples=200)
 
 
 def test_the_curve_goes_from_the_encoder_alone_to_always() -> None:
@@ -80,7 +81,7 @@ def test_the_command_writes_the_curve_and_the_card_shows_it(folder: Path, capsys
     assert main([*arguments, "--max-risk", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "| policy 0.3 | 30.0% |" in out.replace("\\", "")
-    assert "Promised: wrong answers to 20.0% of the texts at most" in out
+    assert "Guaranteed: wrong answers to 20.0% of the texts at most" in out
     evaluation = folder / "model" / "evaluation"
     with (evaluation / "tradeoff.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -146,7 +147,7 @@ def test_predict_holds_answers_back(folder: Path, tmp_path: Path, capsys: Any) -
     assert main([*arguments, "--max-risk", "0.05", "--llm-policy", "never"]) == 0
     assert [row["abstained"] for row in found] == pd.read_parquet(parquet)["abstained"].tolist()
     assert main([*arguments, "--max-risk", "0.0001", "--overwrite"]) == 2
-    assert "cannot be promised" in capsys.readouterr().err
+    assert "cannot be guaranteed" in capsys.readouterr().err
     assert main([*arguments, "--target-accuracy", "0.999", "--overwrite"]) == 2
     assert "was not reached" in capsys.readouterr().err
 

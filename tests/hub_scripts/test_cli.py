@@ -13,7 +13,7 @@ from labelfusion.configuration.configuration_labelfusion import FUSION_METHODS
 from labelfusion.configuration.llm_provider import METHODS
 from labelfusion.hub_scripts import cli, score, train
 from labelfusion.scoring import ScoringError
-from labelfusion.training.calibration.calibration_choice import CALIBRATIONS
+from labelfusion.training.calibration.calibration_maps import CALIBRATIONS
 
 Calls = list[argparse.Namespace]
 

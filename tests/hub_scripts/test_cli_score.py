@@ -199,7 +199,7 @@ def test_a_dry_run_asks_nothing_and_needs_no_key(
         assert score(tmp_path, server, source, "out.csv", "--dry-run", "--price", "2,10") == 0
         assert server.requests == 0
     output = capsys.readouterr().out
-    assert "60 rows, 50 distinct texts, 4 classes. Nothing has been asked." in output
+    assert "60 rows, 50 distinct texts, 4 classes. Nothing has been sent." in output
     assert "50 requests" in output
     assert not (tmp_path / "out.csv").exists()
     arguments = ["score", str(source), "x.csv", "--dry-run", "--price", "2,10", "--store", str(tmp_path / "s")]
@@ -215,7 +215,7 @@ def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path: Path, capsys: pytest.
         first = server.requests
         assert 5 < first < 45
         assert sum(row["llm_scores"][0] is None for row in read(tmp_path / "out.jsonl")) > 5
-        assert "the same command asks only for them" in capsys.readouterr().err
+        assert "the same command queries only these" in capsys.readouterr().err
         assert score(tmp_path, server, source, "out.jsonl", *options, "--max-cost-usd", "1") == 0
         assert server.requests == 50
     assert all(row["llm_scores"][0] for row in read(tmp_path / "out.jsonl"))
@@ -371,7 +371,7 @@ def test_nearest_examples_and_guidelines(tmp_path: Path, tiny_encoder_dir: str) 
         ([{"text": "x"}], ["--labels", "a,b", "--price", "free"], "expected two numbers, such as 0.05,0.4, got 'free'"),
         ([{"text": "x"}], ["--labels", "a,b", "--max-cost-usd", "nan"], "expected US dollars, 0 or more, got 'nan'"),
         ([{"text": "x"}], ["--labels", "a,b", "--prompt", "few-shot"], "few-shot prompts need"),
-        ([{"text": "x"}], ["--labels", "a,b", "--llm", "recorded"], "no LLM that can be asked"),
+        ([{"text": "x"}], ["--labels", "a,b", "--llm", "recorded"], "no LLM that can be queried"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -105,7 +105,7 @@ def test_fitting_and_the_test_share_one_limit(
         assert main(command) == 0
         spent, one = server.billed(1.0, 4.0)
     assert 0.035 < spent <= 0.04 + one
-    said = [record.getMessage() for record in caplog.records if "No more LLM questions" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "No more LLM queries" in record.getMessage()]
     assert len(said) == 1
     assert "`max_cost_usd` of $0.04 reached" in said[0]
 

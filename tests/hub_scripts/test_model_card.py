@@ -79,8 +79,8 @@ def test_what_people_read(evaluated: Callable[..., Path]) -> None:
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert sections == ["How to use it", "Results", "Calibration", "Cost", "Training", "Limits", "Licence"]
     assert "needs its key in the environment (OPENAI_API_KEY)" in text
-    assert "asked about 60 of 120 texts, for $0.012: $0.20 per 1,000 texts" in text
-    assert "![Accuracy against the share of texts asked about](evaluation/tradeoff.png)" in text
+    assert "queried about 60 of 120 texts, for $0.012: $0.20 per 1,000 texts" in text
+    assert "![Accuracy against the share of queried texts](evaluation/tradeoff.png)" in text
     assert "$0.034 of LLM answers" in text
     assert "0.05 Wh and 0.02 g of CO2 equivalent for this machine (DEU)" in text
     assert ModelCard(text).data.to_dict()["co2_eq_emissions"]["emissions"] == 0.02
@@ -106,7 +106,7 @@ def test_a_card_says_why_nothing_was_counted(
 ) -> None:
     folder = evaluated({"llm_asked": 60, "cost_usd": 0.0}, llm_providers=[provider])
     text = update_card(folder).read_text()
-    assert re.search(rf"asked about 60 of 120 texts: [^.]*{said}", text)
+    assert re.search(rf"queried about 60 of 120 texts: [^.]*{said}", text)
     assert "for nothing that was recorded" not in text
 
 

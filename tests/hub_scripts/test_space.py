@@ -142,7 +142,7 @@ def test_an_answer_says_what_each_source_says_and_what_it_cost(saved_model: Call
         page = demonstrate(saved_model(llm_providers=served(server), id2label=CLASSES))
         html = page.answer("the team is great", "always")
         assert server.requests == 1
-        assert "The LLM was asked." in html
+        assert "The LLM was queried." in html
         assert "Cost of this answer: $0." in html
         assert page.spent_usd > 0
         assert dollars(page.spent_usd) in html
@@ -154,7 +154,7 @@ def test_an_answer_says_what_each_source_says_and_what_it_cost(saved_model: Call
 
         result = page.clf.predict_sources(["the team is great"], llm_policy="never")
         html = page.answer("the team is great", "never")
-        assert "The LLM was not asked." in html
+        assert "The LLM was not queried." in html
         assert "Cost of this answer: $0. " in html
         assert f"{100 * result.encoder_probabilities.max():.0f} %" in html
         assert server.requests == 1
@@ -169,7 +169,7 @@ def test_the_budget_of_the_page_is_shared_and_kept(saved_model: Callable[..., Pa
         asked = server.requests
         assert 1 <= asked < 8
         assert page.spent_usd <= 0.5 + page.spent_usd / asked
-        assert "The LLM was asked" not in html
+        assert "The LLM was queried" not in html
         assert "encoder" in html
 
 
@@ -193,7 +193,7 @@ def test_without_a_key_the_encoder_answers_and_the_page_says_why(
         monkeypatch.delenv(name, raising=False)
     reasons = {
         "openai/gpt-5-nano": "OPENAI_API_KEY",
-        "recorded": "no model to ask",
+        "recorded": "no model to query",
         "callable/mine": "not saved",
         "mistral/mistral-small": "MISTRAL_API_KEY",
     }
@@ -208,7 +208,7 @@ def test_without_a_key_the_encoder_answers_and_the_page_says_why(
     assert not page.can_ask
     html = page.answer("the team is great", "always")
     assert "Needs a key: set the secret OPENAI_API_KEY" in html
-    assert "The LLM was not asked." in html
+    assert "The LLM was not queried." in html
 
 
 def test_of_two_llms_one_without_a_key(saved_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

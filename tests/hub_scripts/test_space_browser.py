@@ -158,7 +158,14 @@ def test_a_visitor_sees_every_source_and_the_cost(
     before = llm.requests
     shown = classify(page, "Always")
     assert llm.requests == before + 1
-    for words in ("Fusion", "Encoder", "openai/gpt-5-nano", "The LLM was asked.", "Cost of this answer: $0.", *CLASSES):
+    for words in (
+        "Fusion",
+        "Encoder",
+        "openai/gpt-5-nano",
+        "The LLM was queried.",
+        "Cost of this answer: $0.",
+        *CLASSES,
+    ):
         assert words in shown
     assert page.locator(".lf-source").count() == 3
     widths = page.locator(".lf-fusion .lf-fill").evaluate_all("bars => bars.map(b => b.getBoundingClientRect().width)")
@@ -167,7 +174,7 @@ def test_a_visitor_sees_every_source_and_the_cost(
     page.screenshot(path=SHOTS / "desktop.png", full_page=True)
     page.get_by_role("radio", name="Never").check()
     page.get_by_role("button", name="Classify").click()
-    page.get_by_text("The LLM was not asked.").wait_for()
+    page.get_by_text("The LLM was not queried.").wait_for()
     assert llm.requests == before + 1
     assert KEY not in page.content()
 
@@ -211,7 +218,7 @@ def test_by_keyboard_alone(space: Addresses, open_page: Callable[..., Any]) -> N
     page.keyboard.press("Enter")
     page.locator(".lf-answer").wait_for()
     assert page.get_by_role("radiogroup", name="Ask the LLM").count() == 1
-    assert "The LLM was asked." in page.locator("#lf-result").inner_text()
+    assert "The LLM was queried." in page.locator("#lf-result").inner_text()
     assert page.locator("#lf-result").get_attribute("aria-live") == "polite"
 
 
@@ -229,7 +236,7 @@ def test_without_a_key_the_page_works_and_says_so(space: Addresses, open_page: C
     assert "set the secret SPACE_KEY" in page.locator("#lf-notes").inner_text()
     assert page.get_by_role("radio").count() == 0
     shown = classify(page)
-    assert "The LLM was not asked." in shown
+    assert "The LLM was not queried." in shown
     assert page.locator(".lf-bars").count() == 2
     page.screenshot(path=SHOTS / "no-key.png", full_page=True)
     assert complaints(page) == []

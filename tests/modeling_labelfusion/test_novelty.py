@@ -10,8 +10,8 @@ from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.modeling_labelfusion.heads import NoveltyHead
 from labelfusion.pipelines.inference import infer, run
 from labelfusion.routing.gate import expected_error, gate_values
-from labelfusion.routing.novelty import doubted, novelty_of
-from labelfusion.routing.routing import Routing
+from labelfusion.routing.out_of_distribution import doubted, novelty_of
+from labelfusion.routing.run_options import Routing
 from labelfusion.training.encoder.novelty_fit import BEGIN, DIRECTIONS, WIDTH, fit_novelty
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.recipe import fit_model

@@ -8,7 +8,7 @@ import pytest
 from fake_scorer import FakeScorer
 from labelfusion.pipelines import run
 from labelfusion.routing.gate import NEVER, gate_values
-from labelfusion.routing.policy import to_probabilities
+from labelfusion.scoring.probabilities import to_probabilities
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from labelfusion import LabelFusionForSequenceClassification as Model
@@ -36,7 +36,7 @@ def test_each_stage_hears_those_before_it(model: Model, tiny_tokenizer: Tokenize
     result = run(model, tiny_tokenizer, TEXTS, scorers=[small, large], llm_policy="auto")
     assert set(small.asked) == {text for text, value in zip(TEXTS, values, strict=True) if value > first}
     assert large.asked == []
-    after = to_probabilities(result.logits, False)
+    after = to_probabilities(result.logits, False, np.float32)
     second_values, _ = gate_values(after, calibration, False, stage=1)
     calibration["gate"]["stages"][1] = stage(float(np.quantile(second_values, 0.7)))
     small, large = FakeScorer("small", cost=0.001), FakeScorer("large", cost=0.1)

@@ -16,9 +16,9 @@ from labelfusion.training.calibration.gate_fit import (
     calibrate_gate,
     fit_gate,
     fit_gate_threshold,
+    fit_gates,
     simple_gates,
 )
-from labelfusion.training.calibration.gates import fit_gates
 from labelfusion.training.calibration.risk_fit import store_errors
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.fit_state import FitState

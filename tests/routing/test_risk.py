@@ -98,7 +98,7 @@ def test_a_risk_out_of_range_is_refused(max_risk: Any) -> None:
 def test_a_promise_that_cannot_be_kept_is_not_given() -> None:
     encoder, fused, values, labels = rows(50, 0, 1.0)
     stored = calibrate_risk(encoder, fused, values, labels)
-    with pytest.raises(ValueError, match=r"cannot be promised from 50 held-out rows: 0\.0196 is the least"):
+    with pytest.raises(ValueError, match=r"cannot be guaranteed from 50 held-out rows: 0\.0196 is the least"):
         risk_control(0.01, stored, False)
     with pytest.raises(ValueError, match="needs the held-out rows"):
         controlled_risk(0.1, "always", LabelFusionConfig(num_labels=3))

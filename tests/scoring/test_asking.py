@@ -51,7 +51,7 @@ def test_a_budget_stops_the_questions(model: Model, tiny_tokenizer: Tokenizer, c
     assert result.llm_called.sum() == len(scorer.asked)
     spent = f"${0.01 * len(scorer.asked):.4g} of $2 spent"
     assert [r.message for r in caplog.records if "max_cost_usd" in r.message] == [
-        f"No more LLM questions in this run: `max_cost_usd` of $2 reached ({spent}). "
+        f"No more LLM queries in this run: `max_cost_usd` of $2 reached ({spent}). "
         "The encoder answers the remaining texts."
     ]
     left = ~result.llm_called
@@ -101,7 +101,7 @@ def test_a_scorer_that_keeps_to_the_budget_itself(
     called = [answer["llm_called"] for answer in answers]
     assert called == [True] * 166 + [False] * 834
     assert sum(answer["cost_usd"] for answer in answers) == pytest.approx(166 * 0.03)
-    assert sum("No more LLM questions" in record.message for record in caplog.records) == 1
+    assert sum("No more LLM queries" in record.message for record in caplog.records) == 1
     result = run(model, tiny_tokenizer, texts, scorers=[Thrifty()], max_cost_usd=5.0)
     assert result.errors[999] == "`max_cost_usd` of $5 reached"
 
@@ -168,7 +168,7 @@ def test_an_llm_that_breaks_down_does_not_silence_the_others(
     ]
     assert sum(answer["cost_usd"] for answer in answers) == pytest.approx(0.64 + 1.28 + 1.0)
     assert len(calls) == 2
-    assert sum("asked no more in this run" in record.message for record in caplog.records) == 1
+    assert sum("not queried any more in this run" in record.message for record in caplog.records) == 1
 
 
 def test_what_a_scorer_within_a_scorer_pays_counts_once(model: Model, tiny_tokenizer: Tokenizer) -> None:

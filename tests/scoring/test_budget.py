@@ -17,8 +17,8 @@ from labelfusion.scoring.api import client
 from labelfusion.scoring.providers.endpoints import resolve
 from labelfusion.scoring.providers.pricing import Price, estimate_tokens, find_price
 from labelfusion.scoring.score_batch import ScoringError, Usage
+from labelfusion.scoring.session.cost_forecast import Costs, Need
 from labelfusion.scoring.session.dollar_budget import Budget, BudgetReachedError, Reservation
-from labelfusion.scoring.session.request_costs import Costs, Need
 from llm_server import LABELS, LLMServer
 
 PRICE = (1.0, 4.0)

@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from labelfusion.configuration import LLMProvider, Task
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
-from labelfusion.scoring.api.questions import METHODS
 from labelfusion.scoring.guidelines import write_guidelines
 from labelfusion.scoring.methods.json_answer import JSONMethod
+from labelfusion.scoring.methods.registry import METHODS
 from labelfusion.scoring.methods.request_method import Method, UnansweredError, UnsupportedError, content, first_choice
 from labelfusion.scoring.providers.endpoints import CHAT, DECISIONS, resolve
 from labelfusion.scoring.providers.pricing import Price, read_usage

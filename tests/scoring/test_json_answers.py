@@ -11,8 +11,9 @@ from labelfusion.configuration import LLMProvider, Task
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.api import method_choice
-from labelfusion.scoring.api.questions import METHODS, Questions
+from labelfusion.scoring.api.questions import Questions
 from labelfusion.scoring.methods.json_answer import JSONMethod
+from labelfusion.scoring.methods.registry import METHODS
 from labelfusion.scoring.methods.reply_text import BrokenJSONError, json_objects, without_thoughts
 from labelfusion.scoring.methods.request_method import Method, UnansweredError
 from labelfusion.scoring.methods.server_traits import UnknownScaleError

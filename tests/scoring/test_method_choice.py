@@ -139,7 +139,7 @@ def test_what_was_found_is_shown_reset_and_forgotten_in_time(
     with LLMServer(offers={"json_schema", "temperature"}) as server:
         ask(server, TEXTS, store=path)
         assert main(["cache", "info", "--store", str(path)]) == 0
-        assert f"`auto` asks m at {server.url} by 'json'" in capsys.readouterr().out
+        assert f"`auto` queries m at {server.url} by 'json'" in capsys.readouterr().out
         monkeypatch.setattr(method_choice, "_remembered", {})
         monkeypatch.setattr(store_file, "METHOD_S", -1.0)  # a week later
         server.offers.add("decisions")

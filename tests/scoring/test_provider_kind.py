@@ -12,9 +12,8 @@ from labelfusion.scoring import build_scorer, score_texts
 from labelfusion.scoring.guidelines import write_guidelines
 from labelfusion.scoring.providers.consent import allowed, consent_needed
 from labelfusion.training.data import LabelledTexts
+from labelfusion.training.scored_rows import ScoringOptions, complete_providers, score_training_rows
 from llm_server import LLMServer
-
-from labelfusion.training_scores import complete_providers, score_training_rows
 
 LABELS = ["x", "y"]
 SPELLINGS = [
@@ -71,7 +70,7 @@ def test_what_is_recorded_costs_nothing(fields: dict[str, Any]) -> None:
         def scorers() -> list[Any]:
             return [build_scorer(p, config.label_names, False) for p in config.providers]
 
-        found, spent = score_training_rows(data, config, scorers, max_rows=10, write_guidelines=True)
+        found, spent = score_training_rows(data, config, scorers, ScoringOptions(max_rows=10, write_guidelines=True))
         assert found is not None
         assert np.array_equal(found, scores, equal_nan=True)
         _, (batch,) = score_texts(scorers(), ["text"])

@@ -22,8 +22,8 @@ import pytest
 from children import listen
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring.api.api_scorer import APIScorer
-from labelfusion.scoring.api.questions import METHODS
 from labelfusion.scoring.methods.decision import DecisionMethod
+from labelfusion.scoring.methods.registry import METHODS
 from labelfusion.scoring.score_batch import ScoreBatch, ScoringError
 from labelfusion.scoring.store.score_store import ScoreStore
 from real_servers import RealServer, missing_packages

@@ -143,7 +143,7 @@ def test_a_wait_of_a_day_is_the_reason_of_a_missing_answer() -> None:
     with LLMServer(faults={"429": 1.0}, retry_after=86400) as server:
         batch = score(server, TEXTS[:1])
     assert server.requests == 1
-    assert batch.errors[0] == "HTTP 429 rate_limit_exceeded, to be asked again in 86400 s"
+    assert batch.errors[0] == "HTTP 429 rate_limit_exceeded, to be sent again in 86400 s"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_one_call_finds_the_method_for_all() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, "a key is asked for"), (403, "may not use"), (404, "no model 'm'"), (402, "may not use")],
+    [(401, "a key is required"), (403, "may not use"), (404, "no model 'm'"), (402, "may not use")],
 )
 def test_what_cannot_work_is_an_error_at_once(status: int, message: str) -> None:
     with LLMServer(status=status) as server, pytest.raises(ScoringError, match=message):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.evaluation.label_errors import check_quality
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api import client, method_choice
+from labelfusion.training.score_checks import warn_if_uninformative
 from llm_server import LABELS, LLMServer
 
 LOADING = (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
@@ -127,9 +127,11 @@ def test_an_llm_no_better_than_the_class_frequencies_is_named(
     truth = (rng.random((200, 4)) < 0.3).astype(np.float32) if multi_label else rng.integers(0, 4, 200)
     good = 0.6 * (truth if multi_label else np.eye(4)[truth]) + 0.4 * rng.random((200, 4))
     blind, always = rng.random((200, 4)), np.tile([0.7, 0.1, 0.1, 0.1], (200, 1))
-    check_quality(np.stack([good, blind, always, np.full((200, 4), np.nan)], 1), truth, multi_label, list("gbas"))
+    warn_if_uninformative(
+        np.stack([good, blind, always, np.full((200, 4), np.nan)], 1), truth, multi_label, list("gbas")
+    )
     assert [record.args[0] for record in caplog.records] == ["b", "a"]  # type: ignore[index]
-    check_quality(blind[:20, None], truth[:20], multi_label, ["few"])
+    warn_if_uninformative(blind[:20, None], truth[:20], multi_label, ["few"])
     assert len(caplog.records) == 2
 
 
@@ -140,6 +142,6 @@ def test_a_rare_class_that_is_recognised_counts() -> None:
     scores[:45] = [0.4, 0.6]  # right about 175 of 200, fewer than always naming the first class
     with pytest.MonkeyPatch.context() as patch:
         said: list[Any] = []
-        patch.setattr("labelfusion.evaluation.label_errors.logger.warning", lambda *args: said.append(args))
-        check_quality(scores[:, None], truth, False, ["m"])
+        patch.setattr("labelfusion.training.score_checks.logger.warning", lambda *args: said.append(args))
+        warn_if_uninformative(scores[:, None], truth, False, ["m"])
     assert said == []

@@ -110,7 +110,7 @@ def test_a_server_that_gets_decisions_is_asked_there() -> None:
 
 
 def test_a_key_that_is_refused_is_no_path_that_is_not_there() -> None:
-    with LLMServer(status=401) as server, pytest.raises(ScoringError, match="a key is asked for"):
+    with LLMServer(status=401) as server, pytest.raises(ScoringError, match="a key is required"):
         ask(server, method="decision")
     with LLMServer(status=401) as server, pytest.raises(ScoringError):
         ask(server, TEXTS[:1], method="decision")

@@ -11,7 +11,7 @@ from fake_scorer import NAMES, FakeScorer
 from labelfusion.modeling_labelfusion.encoding import TextEncoder
 from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import infer
-from labelfusion.routing.routing import Routing
+from labelfusion.routing.run_options import Routing
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.session.deadlines import Patience
 from labelfusion.scoring.session.run_context import Dispatch

@@ -12,7 +12,7 @@ import datasets
 import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
-from labelfusion.training.data import annotations, prepare
+from labelfusion.training.data import TableLayout, annotations, prepare
 from labelfusion.training.data.annotations import find_tool, read_export
 from llm_server import LLMServer
 
@@ -153,7 +153,7 @@ def test_the_last_annotation_of_an_annotator_counts(tmp_path: Path) -> None:
 
 
 def test_the_field_with_the_classes_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = prepare(FILES / "label_studio_multiple.csv", label_column="topic", multi_label=True)
+    data = prepare(FILES / "label_studio_multiple.csv", layout=TableLayout(label_column="topic"), multi_label=True)
     assert dict(zip(data.texts, map(set, data.names()), strict=True)) == SEVERAL | NOTHING
     source, out = FILES / "label_studio_two_fields.json", tmp_path / "out.jsonl"
     with LLMServer(labels=["film", "sport", "tech"]) as server:
@@ -162,7 +162,7 @@ def test_the_field_with_the_classes_is_named(tmp_path: Path, capsys: pytest.Capt
         said = "several choice fields: topic, mood. Name the one to learn (`--label-column`)"
         assert said in capsys.readouterr().err
         assert main(["score", str(source), str(out), *asking, "--label-column", "topic"]) == 0
-    scored = prepare(out, label_column="topic")
+    scored = prepare(out, layout=TableLayout(label_column="topic"))
     assert dict(zip(scored.texts, scored.names(), strict=True)) == PLAIN
 
 

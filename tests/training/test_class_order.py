@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.evaluation.label_errors import check_class_order
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.data import prepare
+from labelfusion.training.score_checks import warn_if_misordered
 from llm_server import LLMServer, truth
 
 LABELS = ["World", "Sports", "Business"]  # not sorted
@@ -48,11 +48,11 @@ def test_scores_in_another_order_are_noticed(caplog: pytest.LogCaptureFixture) -
     labels = rng.integers(0, 3, 60)
     said = np.where(rng.random(60) < 0.9, labels, (labels + 1) % 3)
     scores = np.eye(3)[said][:, None]
-    check_class_order(scores, labels, LABELS, ["right"])
-    check_class_order(np.full((60, 1, 3), np.nan), labels, LABELS, ["silent"])
-    check_class_order(np.eye(3)[rng.integers(0, 3, 60)][:, None], labels, LABELS, ["useless"])
-    check_class_order(scores[:20, :, [1, 2, 0]], labels[:20], LABELS, ["too few"])
+    warn_if_misordered(scores, labels, LABELS, ["right"])
+    warn_if_misordered(np.full((60, 1, 3), np.nan), labels, LABELS, ["silent"])
+    warn_if_misordered(np.eye(3)[rng.integers(0, 3, 60)][:, None], labels, LABELS, ["useless"])
+    warn_if_misordered(scores[:20, :, [1, 2, 0]], labels[:20], LABELS, ["too few"])
     assert not caplog.records
-    check_class_order(scores[:, :, [1, 2, 0]], labels, LABELS, ["shifted"])
+    warn_if_misordered(scores[:, :, [1, 2, 0]], labels, LABELS, ["shifted"])
     assert "as Sports, Business, World for 8" in caplog.text
     assert "Give `labels` in the order of the scores" in caplog.text

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from labelfusion.training.data import cell_files, cell_quotes, prepare
+from labelfusion.training.data import TableLayout, cell_files, cell_quotes, prepare
 from labelfusion.training.data.arrow_columns import has_blanks
 from labelfusion.training.data.files import read_columns, read_rows
 
@@ -131,7 +131,8 @@ def test_labels_by_kind_are_labels_by_row(tmp_path: Path, name: str) -> None:
     found = read(list("badacd"), classes=["a", "b"], unseen_classes=True)
     assert found.unseen == ["d", "c"]
     assert found.names() == list("badacd")
-    skipped = prepare(written(tmp_path / name, {"text": ["", *texts[1:]], "label": list("cababa")}), empty_texts="skip")
+    gap = written(tmp_path / name, {"text": ["", *texts[1:]], "label": list("cababa")})
+    skipped = prepare(gap, layout=TableLayout(empty_texts="skip"))
     assert (skipped.classes, skipped.names(), skipped.texts) == (["a", "b"], list("ababa"), texts[1:])
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelfusion.configuration import Task
 from labelfusion.hub_scripts.cli import main
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.modeling_labelfusion.encoding import encode_texts
+from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.training.encoder import contrastive_fit, encoder_fit
 from labelfusion.training.encoder.contrastive import batches, contrast, contrastive_loss, upper_layers
 from labelfusion.training.encoder.probe import fit_head, fit_probe
@@ -40,7 +41,7 @@ OPTIONS = ContrastiveOptions(max_steps=30, learning_rate=1e-2, batch_size=16, tr
 def held_out_loss(model: Any, tokenizer: Any, train: Any, test: Any) -> float:
     """Of a probe."""
     embeddings, unseen = (encode_texts(model, tokenizer, texts) for texts in (train[0], test[0]))
-    probe = fit_probe(embeddings, torch.from_numpy(train[1]), assign_folds(train[1], 5), 2, False)
+    probe = fit_probe(embeddings, torch.from_numpy(train[1]), assign_folds(train[1], 5), Task("ab"))
     return float(log_loss(unseen @ probe.weight.T + probe.bias, torch.from_numpy(test[1]), False).mean())
 
 
@@ -48,7 +49,7 @@ def test_the_probe_is_better_afterwards(make_model: Fixture, tiny_tokenizer: Pre
     train, test = reviews(40), reviews(300, seed=1)
     model = make_model(num_labels=2, num_providers=0)
     before = held_out_loss(model, tiny_tokenizer, train, test)
-    contrast(model, tiny_tokenizer, *train, OPTIONS)
+    contrast(TextEncoder(model, tiny_tokenizer), *train, OPTIONS)
     after = held_out_loss(model, tiny_tokenizer, train, test)
     assert before > 0.25
     assert after < 0.5 * before
@@ -64,7 +65,7 @@ def test_upper_layers_alone_are_trained_and_seeds_reproduce(
     state = torch.random.get_rng_state()
     for model, seed in ((half, 0), (again, 0), (other, 1)):
         options = ContrastiveOptions(learning_rate=1e-3, batch_size=8, trained_layers=0.5, seed=seed)
-        contrast(model, tiny_tokenizer, *train, options, steps=3)
+        contrast(TextEncoder(model, tiny_tokenizer), *train, options, steps=3)
     changed = {
         name for (name, p), q in zip(fresh.named_parameters(), half.parameters(), strict=True) if not torch.equal(p, q)
     }
@@ -145,9 +146,9 @@ def test_answers_are_those_of_encoders_that_did_not_see_the_rows(
     noise = np.random.default_rng(7).permutation(labels)  # labels that no text tells
     seen: list[set[str]] = []
 
-    def recorded(model: Any, tokenizer: Any, texts: list[str], *args: Any, **kwargs: Any) -> None:
+    def recorded(encoder: TextEncoder, texts: list[str], *args: Any, **kwargs: Any) -> None:
         seen.append(set(texts))
-        contrast(model, tokenizer, texts, *args, **kwargs)
+        contrast(encoder, texts, *args, **kwargs)
 
     monkeypatch.setattr(contrastive_fit, "contrast", recorded)
     model = make_model(num_labels=2, num_providers=0)
@@ -161,9 +162,9 @@ def test_answers_are_those_of_encoders_that_did_not_see_the_rows(
     assert len(seen) == 4
     assert all(torch.equal(start[name], tensor) for name, tensor in model.state_dict().items())
     # An encoder that is asked about rows that it has seen is sure of the noise.
-    contrast(model, tiny_tokenizer, texts, noise, OPTIONS, steps=60)
+    contrast(TextEncoder(model, tiny_tokenizer), texts, noise, OPTIONS, steps=60)
     embeddings = encode_texts(model, tiny_tokenizer, texts)
-    weight, bias = fit_head(embeddings, torch.from_numpy(noise), 2, False, (1.0,))
+    weight, bias = fit_head(embeddings, torch.from_numpy(noise), Task("ab"), (1.0,))
     assert float(log_loss(embeddings @ weight.T + bias, torch.from_numpy(noise), False).mean()) < 0.5
 
 

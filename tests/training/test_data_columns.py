@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.training.data import prepare
+from labelfusion.training.data import TableLayout, prepare
 from sklearn.model_selection import cross_val_score
 
 from labelfusion import AutoFusionClassifier
@@ -57,12 +57,12 @@ def test_empty_cells(name: str, cell: str, tmp_path: Path) -> None:
         return tmp_path / name
 
     path = write(("", "a"), ("x", "b|a"), ("12", ""))
-    data = prepare(path, text_column="body", multi_label=True, empty_texts="keep")
+    data = prepare(path, layout=TableLayout("body", empty_texts="keep"), multi_label=True)
     assert data.texts == [None, "x", "12"]
     assert data.names() == [["a"], ["a", "b"], []]
-    assert prepare(write(("1", "a"), ("2", "b")), text_column="body").texts == ["1", "2"]
+    assert prepare(write(("1", "a"), ("2", "b")), layout=TableLayout("body")).texts == ["1", "2"]
     with pytest.raises(ValueError, match="Row 1 has no label"):
-        prepare(write(("x", "a"), ("y", "")), text_column="body")
+        prepare(write(("x", "a"), ("y", "")), layout=TableLayout("body"))
 
 
 def several(*cells: Any) -> list[list[str]]:

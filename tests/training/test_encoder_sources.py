@@ -6,11 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelfusion.configuration import Task
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts, inner_layers
 from labelfusion.modeling_labelfusion.heads import PAIR_BUCKETS, lexical_ids
-from labelfusion.training.encoder.encoder_sources import Neighbours, Words, bags_of_words, fit_neighbours, fit_words
-from labelfusion.training.encoder.stacking import combine
+from labelfusion.training.encoder.encoder_sources import (
+    Neighbours,
+    Words,
+    bags_of_words,
+    combine,
+    fit_neighbours,
+    fit_words,
+)
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.recipe import fit_model
@@ -96,7 +103,7 @@ def test_neighbours_learn_what_no_line_separates() -> None:
     points = rng.normal(size=(600, 2))
     labels = torch.from_numpy(((points[:, 0] > 0) ^ (points[:, 1] > 0)).astype(np.int64))
     x = torch.from_numpy(points).float()
-    found = fit_neighbours(x, labels, assign_folds(labels.numpy(), 5), 2, False)
+    found = fit_neighbours(x, labels, assign_folds(labels.numpy(), 5), Task("ab"))
     assert (found.out_of_fold_logits.argmax(dim=1) == labels).float().mean() > 0.9
     with torch.no_grad():
         again = found.head(x) + found.bias
@@ -117,8 +124,8 @@ def test_a_source_of_noise_gets_no_weight(
     shuffled = list(rng.permutation(np.array(texts, dtype=object)))
     folds = assign_folds(y, 5)
     bags, size = bags_of_words(TextEncoder(model, tokenizer), shuffled)
-    words = fit_words(bags, targets, folds, size, 4, multi_label)
-    neighbours = fit_neighbours(torch.randn(200, 32), targets, folds, 4, multi_label)
+    words = fit_words(bags, targets, folds, size, Task("abcd", multi_label))
+    neighbours = fit_neighbours(torch.randn(200, 32), targets, folds, Task("abcd", multi_label))
     others: list[Words | Neighbours] = [neighbours, words]
     model.config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
     _, weights = combine(model, good, others, targets, torch.ones(200, dtype=torch.bool))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
-from labelfusion.modeling_labelfusion.encoding import encode_texts
+from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.training.encoder import encoder_fit, finetune_fit, frozen_layers
 from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.encoder.frozen_layers import remembered_below
@@ -112,7 +112,7 @@ def test_training_on_what_is_remembered_is_training_on_all(make_model: Any, tiny
         runs = lower_runs(model)
         with remembered_below(model, share):
             runs.clear()
-            finetune(model, tiny_tokenizer, texts, labels, options, num_epochs=3)
+            finetune(TextEncoder(model, tiny_tokenizer), texts, labels, options, num_epochs=3)
         assert sum(runs) == (len(texts) if share < 1 else 3 * len(texts))
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert any(".layer.1." in name for name in changed)
@@ -145,9 +145,9 @@ def test_an_encoder_that_was_measured_on_a_small_part_is_kept(
 ) -> None:
     rows: list[int] = []
 
-    def recorded(model: Any, tokenizer: Any, texts: list[str], *args: Any, **kwargs: Any) -> None:
+    def recorded(encoder: TextEncoder, texts: list[str], *args: Any, **kwargs: Any) -> None:
         rows.append(len(texts))
-        finetune(model, tokenizer, texts, *args, **kwargs)
+        finetune(encoder, texts, *args, **kwargs)
 
     monkeypatch.setattr(finetune_fit, "finetune", recorded)
     monkeypatch.setattr(encoder_fit, "FEWEST_JUDGED", 8)  # the scored rows are enough
@@ -170,7 +170,7 @@ def test_less_time_means_fewer_epochs_and_parts_and_then_none(
 ) -> None:
     rows: list[int] = []
 
-    def recorded(model: Any, tokenizer: Any, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any) -> None:
+    def recorded(encoder: TextEncoder, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any) -> None:
         rows.append(len(texts))
         for _ in range(2 if on_epoch else 0):
             on_epoch()
@@ -188,5 +188,5 @@ def test_less_time_means_fewer_epochs_and_parts_and_then_none(
 def test_odd_and_long_texts_are_trained_on(model: Any, tiny_tokenizer: Any) -> None:
     texts = ["", "good " * 500, "bad \ud800", "\u4e2d\u6587 bad"]
     options = FinetuneOptions(batch_size=2, max_length=100_000)  # far more than the encoder has positions
-    finetune(model, tiny_tokenizer, texts, np.array([0, 0, 1, 1]), options, num_epochs=1)
+    finetune(TextEncoder(model, tiny_tokenizer), texts, np.array([0, 0, 1, 1]), options, num_epochs=1)
     assert all(p.isfinite().all() for p in model.parameters())

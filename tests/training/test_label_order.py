@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from labelfusion.hub_scripts.cli import main
-from labelfusion.training.data import CLASSES_SUFFIX, prepare
+from labelfusion.training.data import CLASSES_SUFFIX, TableLayout, prepare
 from llm_server import LLMServer
 
 from labelfusion import AutoFusionClassifier
@@ -182,7 +182,7 @@ def test_columns_of_labels_are_taken_by_name() -> None:
     table = pd.DataFrame({"text": TEXTS, **{name: [int(name == n) for n in LABELS] for name in NAMES}})
 
     def read(classes: list[str] | None, multi_label: bool = False) -> Any:
-        return prepare(table, classes=classes, label_columns=NAMES, multi_label=multi_label).names()
+        return prepare(table, classes=classes, layout=TableLayout(label_columns=NAMES), multi_label=multi_label).names()
 
     assert read(None) == read(ORDER) == LABELS
     assert read(ORDER, multi_label=True) == [[name] for name in LABELS]

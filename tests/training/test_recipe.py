@@ -9,16 +9,15 @@ import pytest
 import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification as Model
 from labelfusion.training.calibration.answer_calibration import calibrate_answers
-from labelfusion.training.calibration.gates import fit_gates
+from labelfusion.training.calibration.gate_fit import fit_gates
 from labelfusion.training.calibration.risk_fit import store_errors
 from labelfusion.training.calibration.thresholds import set_thresholds
-from labelfusion.training.encoder.encode import encode
-from labelfusion.training.encoder.encoder_fit import train_encoder
+from labelfusion.training.encoder.encoder_fit import encode, train_encoder
+from labelfusion.training.encoder.encoder_sources import stack_sources
 from labelfusion.training.encoder.novelty_fit import measure_novelty
-from labelfusion.training.encoder.stacking import stack_sources
 from labelfusion.training.fit_options import FitOptions
 from labelfusion.training.fit_state import FitState
-from labelfusion.training.fusion.fuse import fuse
+from labelfusion.training.fusion.fusion_fit import fuse
 from labelfusion.training.recipe import RECIPE, fit
 
 MakeModel = Callable[..., Model]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from labelfusion.configuration import DecisionRule
-from labelfusion.evaluation.metrics import classification_metrics, expected_calibration_error, softmax_or_sigmoid
+from labelfusion.configuration import DecisionRule, Task
+from labelfusion.evaluation.metrics import classification_metrics, expected_calibration_error
 from labelfusion.routing.decisions import decide
+from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.calibration.calibration_maps import fit_temperature
 from labelfusion.training.calibration.thresholds import tune_thresholds
 from labelfusion.training.encoder.probe import fit_probe
@@ -35,10 +36,10 @@ def test_probe_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 150)
     x = rng.normal(size=(150, 6)).astype(np.float32) + np.eye(6, dtype=np.float32)[labels] * 1.5
-    probe = fit_probe(torch.from_numpy(x), torch.from_numpy(labels), assign_folds(labels, 5), 3, False)
+    probe = fit_probe(torch.from_numpy(x), torch.from_numpy(labels), assign_folds(labels, 5), Task("abc"))
     mean, scale = x.mean(0), np.sqrt(((x - x.mean(0)) ** 2).mean())
     reference = LogisticRegression(C=1 / probe.penalty, tol=1e-8, max_iter=1000).fit((x - mean) / scale, labels)
-    ours = softmax_or_sigmoid((torch.from_numpy(x) @ probe.weight.T + probe.bias).numpy(), False)
+    ours = to_probabilities((torch.from_numpy(x) @ probe.weight.T + probe.bias).numpy(), False)
     np.testing.assert_allclose(ours, reference.predict_proba((x - mean) / scale), atol=2e-3)
 
 
@@ -46,7 +47,7 @@ def test_out_of_fold_logits_have_not_seen_their_row() -> None:
     # Random labels: in sample a probe of 40 dimensions finds them, out of fold nobody can.
     rng = np.random.default_rng(1)
     x, labels = rng.normal(size=(60, 40)).astype(np.float32), rng.integers(0, 2, 60)
-    probe = fit_probe(torch.from_numpy(x), torch.from_numpy(labels), assign_folds(labels, 5), 2, False)
+    probe = fit_probe(torch.from_numpy(x), torch.from_numpy(labels), assign_folds(labels, 5), Task("ab"))
     right = (probe.out_of_fold_logits.argmax(1).numpy() == labels).mean()
     assert 0.2 < right < 0.72
 
@@ -54,7 +55,7 @@ def test_out_of_fold_logits_have_not_seen_their_row() -> None:
 def test_probe_survives_dead_dimensions() -> None:
     x = torch.cat([torch.randn(40, 3), torch.full((40, 1), 1e-32)], dim=1)
     labels = (x[:, 0] > 0).long()
-    probe = fit_probe(x, labels, assign_folds(labels.numpy(), 4), 2, False)
+    probe = fit_probe(x, labels, assign_folds(labels.numpy(), 4), Task("ab"))
     assert torch.isfinite(probe.weight).all()
     assert ((x @ probe.weight.T + probe.bias).argmax(1) == labels).float().mean() > 0.9
 

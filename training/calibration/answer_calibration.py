@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ...modeling_labelfusion.monotone import calibrated
 from ..losses import clearly_better, log_loss
-from .calibration_choice import Apply, Fit, candidate_maps, cross_fitted, report_choice
-from .calibration_maps import fit_answer_map, fit_temperature
+from .calibration_maps import Apply, Fit, candidate_maps, cross_fitted, fit_answer_map, fit_temperature, report_choice
 
 if TYPE_CHECKING:
     from ..fit_state import FitState
@@ -22,7 +21,7 @@ def calibrate_answers(state: "FitState") -> "FitState":
         return state
     rows = state.fusable
     logits, found, report = calibrate_answer(
-        state.fused_logits, state.targets[rows], state.folds[rows], state.multi_label, state.options.calibration
+        state.fused_logits, state.targets[rows], state.folds[rows], state.task.multi_label, state.options.calibration
     )
     state.config.calibration |= found
     return replace(state.told(calibration={"answer": report}), fused_logits=logits)

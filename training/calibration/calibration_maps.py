@@ -1,16 +1,28 @@
-"""Calibration maps of logits: temperature, scale and bias per class, monotone map."""
+"""Calibration maps of logits, and the choice among them by their loss on held-out rows.
+
+Temperature, scale and bias per class, monotone map.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from ...evaluation.metrics import calibration_error
 from ...modeling_labelfusion.monotone import Knots, top_odds
+from ...scoring.probabilities import to_probabilities
 from ..losses import log_loss, minimize
 
 SCALE_PENALTY, BIAS_PENALTY = 10.0, 3.0
 NUM_BINS = 12  # of a monotone map
 PRIOR_ROWS = 10.0  # weight of the mean predicted probability of a bin, in rows
+CALIBRATIONS = ("auto", "none", "temperature", "vector", "isotonic")
+FEWEST_ROWS = {"vector": 100, "isotonic": 300}
+Apply = Callable[[torch.Tensor], torch.Tensor]
+Fit = Callable[[torch.Tensor, torch.Tensor], Apply]
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> float:
@@ -116,3 +128,43 @@ def fit_answer_map(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool
         return fit_monotone(logits.flatten().numpy(), (labels > 0).flatten().numpy())
     odds, best, _ = top_odds(logits)
     return fit_monotone(odds.squeeze(-1).numpy(), (best.squeeze(-1) == labels).numpy())
+
+
+def cross_fitted(fit: Fit, x: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64]) -> torch.Tensor:
+    """Calibrate each row with a fit on the other folds.
+
+    Args:
+        fit: Fits on rows and labels, and returns a function that calibrates other rows.
+        x: float `(n, K)`.
+        labels: int64 `(n,)` or float `(n, K)`.
+        folds: int64 `(n,)`.
+    """
+    out = torch.empty_like(x)
+    for fold in np.unique(folds):
+        held_out = torch.from_numpy(folds == fold)
+        out[held_out] = fit(x[~held_out], labels[~held_out])(x[held_out])
+    return out
+
+
+def candidate_maps(wanted: str, rows: int, flexible: str) -> list[str]:
+    """The candidates, from none to the flexible one. An explicit choice is the only one if there are enough rows."""
+    enough = rows >= FEWEST_ROWS[flexible]
+    if wanted == "auto":
+        return ["none", "temperature", *([flexible] if enough else [])]
+    return [wanted] if wanted == "none" or (wanted == flexible and enough) else ["temperature"]
+
+
+def report_choice(
+    chosen: str,
+    losses: dict[str, torch.Tensor],
+    before: torch.Tensor,
+    after: torch.Tensor,
+    labels: torch.Tensor,
+    multi_label: bool,
+) -> dict[str, Any]:
+    """Report the choice, the comparison, and the metrics of logits `(n, K)` before and after calibration."""
+    report: dict[str, Any] = {"chosen": chosen}
+    report["log_loss"] = {name: round(float(loss.mean()), 5) for name, loss in losses.items()}
+    for when, logits in (("before", before), ("after", after)):
+        report[when] = calibration_error(to_probabilities(logits.numpy(), multi_label), labels.numpy(), multi_label)
+    return report

@@ -8,8 +8,15 @@ import torch
 from numpy.typing import NDArray
 
 from ..losses import clearly_better, log_loss
-from .calibration_choice import Apply, Fit, candidate_maps, cross_fitted, report_choice
-from .calibration_maps import fit_temperature, fit_vector_scaling
+from .calibration_maps import (
+    Apply,
+    Fit,
+    candidate_maps,
+    cross_fitted,
+    fit_temperature,
+    fit_vector_scaling,
+    report_choice,
+)
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from ...evaluation.metrics import calibration_error
 from ...modeling_labelfusion.monotone import Knots, map_scores
-from ..fusion.candidates import ALONE_PENALTY
 from ..fusion.fusion_data import FusionData
+from ..fusion.fusion_fit import ALONE_PENALTY
 from ..fusion.pool_fit import PoolPath
 from ..losses import clearly_better
-from .calibration_choice import Apply, candidate_maps, cross_fitted
-from .calibration_maps import fit_score_map
+from .calibration_maps import Apply, candidate_maps, cross_fitted, fit_score_map
 
 if TYPE_CHECKING:
     from ..fit_state import FitState

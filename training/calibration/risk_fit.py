@@ -22,7 +22,7 @@ def store_errors(state: "FitState") -> "FitState":
     if state.fused_logits is None:
         values = np.zeros(len(fused))
     else:
-        values = gate_values(encoder, config.calibration, state.multi_label, novelty=state.novelty[rows])[0]
+        values = gate_values(encoder, config.calibration, state.task.multi_label, novelty=state.novelty[rows])[0]
     risk = calibrate_risk(encoder, fused, values, state.labels[rows], config.decision_rule)
     if state.fused_logits is None and config.num_providers:
         risk["encoder_only"] = True  # the default pool was not measured

@@ -17,7 +17,7 @@ METRICS = ("accuracy", "micro_f1", "macro_f1")
 
 def set_thresholds(state: "FitState") -> "FitState":
     """Multi-label: tune thresholds on out-of-fold answers. If every row has a class, every text gets at least one."""
-    if not state.multi_label:
+    if not state.task.multi_label:
         return state
     config, truth = state.config, state.labels[state.judged]
     config.min_labels = int(state.labels.sum(axis=1).min() >= 1)

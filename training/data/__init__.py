@@ -3,6 +3,7 @@
 from .data_table import CLASSES_SUFFIX, is_table, read_table, with_labels
 from .labelled_texts import (
     LabelledTexts,
+    TableLayout,
     concatenate,
     empty_error,
     find_label_column,
@@ -15,6 +16,7 @@ from .labelled_texts import (
 __all__ = [
     "CLASSES_SUFFIX",
     "LabelledTexts",
+    "TableLayout",
     "concatenate",
     "empty_error",
     "find_label_column",

@@ -28,11 +28,46 @@ from .label_cells import is_missing, read_labels, shorten, single_labels, split_
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CLASSES_SUFFIX", "LabelledTexts", "concatenate", "is_table", "prepare", "read_table", "with_labels"]
+__all__ = [
+    "CLASSES_SUFFIX",
+    "LabelledTexts",
+    "TableLayout",
+    "concatenate",
+    "is_table",
+    "prepare",
+    "read_table",
+    "with_labels",
+]
 
 logger = logging.getLogger(__name__)
 
 EMPTY_TEXTS = ("error", "skip", "keep")
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """Where texts and labels are in the data, and how rows without a text or with several annotators are read.
+
+    Args:
+        text_column: Name of the text column.
+        label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
+        label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
+        empty_texts: How to treat rows whose text is missing, empty or blank: `"error"`; `"skip"`: leave them out, with
+            a warning; `"keep"`: keep them, with None as text.
+        annotators: How to combine several annotators: `"majority"` or `"soft"`, see `annotations.read_export`.
+    """
+
+    text_column: str = "text"
+    label_column: str | None = None
+    label_columns: Sequence[str] | None = None
+    empty_texts: str = "error"
+    annotators: str = "majority"
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns to read from a file."""
+        labels = {self.label_column} if self.label_column else {*LABEL_COLUMNS}
+        return {self.text_column, SCORES, *(self.label_columns or ())} | labels
 
 
 @dataclass
@@ -85,14 +120,10 @@ def prepare(
     *,
     classes: Sequence[Any] | None = None,
     multi_label: bool = False,
-    label_columns: Sequence[str] | None = None,
-    text_column: str = "text",
-    label_column: str | None = None,
+    layout: TableLayout = TableLayout(),
     num_providers: int | None = None,
     require_labels: bool = True,
     unseen_classes: bool = False,
-    empty_texts: str = "error",
-    annotators: str = "majority",
 ) -> LabelledTexts:
     """Convert data to arrays.
 
@@ -100,16 +131,11 @@ def prepare(
         data: See `read_table`.
         classes: The classes in order. Default: those the data declare, else the sorted ones that occur.
         multi_label: Whether a text may have several classes. Labels are then 0/1 vectors or lists of classes.
-        label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
-        text_column: Name of the text column.
-        label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
+        layout: The columns, and how rows without a text are read.
         num_providers: Expected number of providers in `llm_scores`; `None`: as many as there are.
         require_labels: Whether labels are read; else they are ignored.
         unseen_classes: Accept labels that are not in `classes`, with a warning; any prediction for them will be wrong.
             Otherwise they are an error.
-        empty_texts: How to treat rows whose text is missing, empty or blank: `"error"`; `"skip"`: leave them out, with
-            a warning; `"keep"`: keep them, with None as text.
-        annotators: How to combine several annotators: `"majority"` or `"soft"`, see `annotations.read_export`.
 
     Raises:
         ValueError: For a missing column, a missing or unknown label, or scores of the wrong shape. The error names the
@@ -118,19 +144,7 @@ def prepare(
     if isinstance(data, LabelledTexts):
         return data
     with naming(data):
-        return _prepare(
-            data,
-            classes,
-            multi_label,
-            label_columns,
-            text_column,
-            label_column,
-            num_providers,
-            require_labels,
-            unseen_classes,
-            empty_texts,
-            annotators,
-        )
+        return _prepare(data, classes, multi_label, layout, num_providers, require_labels, unseen_classes)
 
 
 @contextmanager
@@ -149,24 +163,20 @@ def _prepare(
     data: Any,
     classes: Sequence[Any] | None,
     multi_label: bool,
-    label_columns: Sequence[str] | None,
-    text_column: str,
-    label_column: str | None,
+    layout: TableLayout,
     num_providers: int | None,
     require_labels: bool,
     unseen_classes: bool,
-    empty_texts: str,
-    annotators: str,
 ) -> LabelledTexts:
     """Implement `prepare` for data that are not `LabelledTexts` yet."""
-    wanted = {text_column, SCORES, *(label_columns or ())} | ({label_column} if label_column else {*LABEL_COLUMNS})
+    text_column = layout.text_column
     table, declared = read_table(
         data,
         text_column=text_column,
-        label_column=label_column,
-        columns=wanted,
+        label_column=layout.label_column,
+        columns=layout.columns,
         multi_label=multi_label,
-        annotators=annotators,
+        annotators=layout.annotators,
         labelled=require_labels,
     )
     count = len(table)
@@ -178,23 +188,15 @@ def _prepare(
             f"The data have no column {text_column!r} (`text_column`); the columns are {shown}. Name the one with the "
             "texts."
         )
-    texts, rows = check_texts(table[text_column], text_column, empty_texts)
+    texts, rows = check_texts(table[text_column], text_column, layout.empty_texts)
     if rows is not None:
         table = table.iloc[rows]
     labels: NDArray[Any] | None = None
     unseen: list[str] = []
     if require_labels:
-        labels, classes = _read_labels(
-            table,
-            data,
-            declared,
-            classes,
-            multi_label,
-            label_column,
-            label_columns,
-            unseen if unseen_classes else None,
-        )
-    classes = list(next((c for c in (classes, label_columns, declared) if c is not None), []))
+        other = unseen if unseen_classes else None
+        labels, classes = _read_labels(table, data, declared, classes, multi_label, layout, other)
+    classes = list(next((c for c in (classes, layout.label_columns, declared) if c is not None), []))
     if unseen:
         _warn_unseen(unseen, classes)
     scores = None
@@ -209,7 +211,7 @@ def _prepare(
 def check_texts(
     series: pd.Series, text_column: str = "text", empty_texts: str = "error"
 ) -> "tuple[list[str] | pa.ChunkedArray, NDArray[np.int64] | None]":
-    """Check texts; returns them with the indices of the kept rows (`None`: all). See `prepare` for `empty_texts`.
+    """Check texts; returns them with the indices of the kept rows (`None`: all). See `TableLayout` for `empty_texts`.
 
     Raises:
         ValueError: For values that are not texts, or with `"error"` for empty, blank or missing texts. The error names
@@ -315,15 +317,14 @@ def _read_labels(
     declared: list[str] | None,
     classes: Sequence[Any] | None,
     multi_label: bool,
-    label_column: str | None,
-    label_columns: Sequence[str] | None,
+    layout: TableLayout,
     unseen: list[str] | None,
 ) -> tuple[NDArray[Any], list[Any]]:
     """Return labels as in `LabelledTexts`, and the classes. The arguments are those of `prepare`.
 
     `table` was read from `data`. The names of unknown classes are added to `unseen`.
     """
-    cells = has_cells(data)
+    cells, label_column, label_columns = has_cells(data), layout.label_column, layout.label_columns
     if label_columns:
         absent = [c for c in label_columns if c not in table]
         if absent:

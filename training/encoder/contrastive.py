@@ -20,9 +20,7 @@ from ...modeling_labelfusion.hardware import fast_bf16
 from ..fit_options import ContrastiveOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion.encoding import TextEncoder
 
 TEXTS_A_CLASS = 4  # texts per class in a batch
 
@@ -72,8 +70,7 @@ def batches(labels: NDArray[np.float32], batch_size: int, seed: int) -> Iterator
 
 
 def contrast(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
+    encoder: "TextEncoder",
     texts: list[str],
     labels: NDArray[Any],
     options: ContrastiveOptions,
@@ -84,15 +81,14 @@ def contrast(
     """Train the upper layers of the encoder, in place.
 
     Args:
-        model: A model without lexical head.
-        tokenizer: Its tokenizer.
+        encoder: A model without lexical head, with its tokenizer.
         texts: n texts.
         labels: int64 `(n,)` or float32 `(n, K)`.
         options: How.
         steps: Steps of the schedule. Default: `options.max_steps`.
         on_step: Called after each step with its number, from 1.
     """
-    steps = steps or options.max_steps
+    model, tokenizer, steps = encoder.model, encoder.tokenizer, steps or options.max_steps
     limit = length_limit(model, tokenizer, options.max_length)
     sets = labels if labels.ndim == 2 else np.eye(model.config.num_labels, dtype=np.float32)[labels]
     bf16 = fast_bf16(model.device)

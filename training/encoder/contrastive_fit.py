@@ -66,10 +66,10 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
 
         def train(rows: NDArray[np.bool_]) -> torch.Tensor:
             used = [text for text, use in zip(state.texts, rows, strict=True) if use]
-            tokenizer, labels = state.encoder.tokenizer, state.labels[rows]
-            contrast(model, tokenizer, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
+            labels = state.labels[rows]
+            contrast(state.encoder, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
             how = {"batch_size": options.batch_size, "max_length": options.max_length}
-            return encode_texts(model, tokenizer, state.texts, **how)
+            return encode_texts(model, state.encoder.tokenizer, state.texts, **how)
 
         found = _cross_train(state, plan.parts, train, start)
         state = state.told(
@@ -82,7 +82,7 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
             return state
         embeddings = train(np.ones(len(state.texts), dtype=bool))
         penalties = PENALTIES[: found.penalty + 1]
-        set_head(model, *fit_head(embeddings, state.targets, state.num_labels, state.multi_label, penalties))
+        set_head(model, *fit_head(embeddings, state.targets, state.task, penalties))
     state = state.told(encoder_training="contrastive", contrastive_steps=plan.steps)
     return replace(state, encoder_logits=found.logits, covered=found.covered, frozen=False)
 
@@ -128,7 +128,7 @@ class _CrossTrained:
 
 def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str, torch.Tensor]) -> _CrossTrained:
     """Train without each part in turn, and reset the model to `start`."""
-    targets, multi_label = state.targets, state.multi_label
+    targets, multi_label = state.targets, state.task.multi_label
     folds = np.full(len(state.texts), -1, dtype=np.int64)
     for i, part in enumerate(parts):
         folds[part] = i
@@ -138,8 +138,8 @@ def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str,
         state.model.load_state_dict(start)
         done = np.where(folds <= i, folds, -1)
         covered = done >= 0
-        logits, best, _ = cross_validate(by_part, targets, done, state.num_labels, multi_label)
-        frozen, _, _ = cross_validate(state.embeddings, targets, done, state.num_labels, multi_label)
+        logits, best, _ = cross_validate(by_part, targets, done, state.task)
+        frozen, _, _ = cross_validate(state.embeddings, targets, done, state.task)
         loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
         found = _CrossTrained(logits, covered, best, loss, reference)
         if state.options.encoder_training == "auto" and clearly_better(reference, loss, errors=1.0):
@@ -150,6 +150,6 @@ def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str,
 def _seconds_per_step(state: "FitState", options: ContrastiveOptions) -> float:
     """Measure the seconds per step on a few steps, which change the weights."""
     ends = [time.perf_counter()]
-    told = (state.model, state.encoder.tokenizer, state.texts, state.labels, options)
-    contrast(*told, steps=4, on_step=lambda _: ends.append(time.perf_counter()))
+    rows = (state.texts, state.labels)
+    contrast(state.encoder, *rows, options, steps=4, on_step=lambda _: ends.append(time.perf_counter()))
     return float(np.median(np.diff(ends)))

@@ -1,7 +1,7 @@
-"""The step of the recipe that fits the encoder and its linear head, and computes out-of-fold logits.
+"""The steps of the recipe that encode the texts, fit the encoder and its linear head, and compute out-of-fold logits.
 
-It fits a cross-validated linear probe on frozen embeddings. If time allows, it then tries contrastive training (for few
-rows) or fine-tuning from this warm start, and keeps each only if it is better on held-out rows.
+A cross-validated linear probe is fitted on frozen embeddings. If time allows, contrastive training (for few rows) or
+fine-tuning from this warm start are then tried, and each is kept only if it is better on held-out rows.
 """
 
 import time
@@ -9,8 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ...modeling_labelfusion.encoding import inner_layers
+from ...modeling_labelfusion.heads import HEADS
 from ..fit_options import ContrastiveOptions
 from ..folds import assign_folds
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
@@ -20,15 +23,37 @@ from .frozen_layers import remembered_below
 from .probe import fit_probe, set_head
 
 if TYPE_CHECKING:
+    from ...modeling_labelfusion.encoding import TextEncoder
     from ..fit_state import FitState
 
 SMALL = 3000  # up to this number of rows the encoder is cross-fitted; above, one held-out part is enough
 
 
+def encode(state: "FitState") -> "FitState":
+    """Compute the embeddings of all texts, unless they are given."""
+    if len(state.embeddings):
+        return state
+    return replace(state, embeddings=encode_training_texts(state.encoder, state.texts, state.options.extra_sources))
+
+
+def encode_training_texts(encoder: "TextEncoder", texts: list[str], extra_sources: bool) -> torch.Tensor:
+    """Set `pooling_layers`, remove extra heads, and encode the training texts to float32 `(n, pooled_size)`.
+
+    Args:
+        encoder: The model, changed in place, with its tokenizer.
+        texts: n texts.
+        extra_sources: Whether inner layers are pooled too.
+    """
+    model = encoder.model
+    model.set_heads(**dict.fromkeys(HEADS, 0))
+    model.set_pooling_layers(inner_layers(model, encoder.tokenizer, texts) if extra_sources else [])
+    return encoder(texts)
+
+
 def train_encoder(state: "FitState") -> "FitState":
     """Fit the linear probe, then train the encoder if `encoder_training` allows it and it helps on held-out rows."""
     options, wanted = state.options, state.options.encoder_training
-    probe = fit_probe(state.embeddings, state.targets, state.folds, state.num_labels, state.multi_label)
+    probe = fit_probe(state.embeddings, state.targets, state.folds, state.task)
     set_head(state.model, probe.weight, probe.bias)
     state = state.told(encoder_training="probe", encoder_log_loss={"probe": round(probe.loss, 5)})
     covered = np.ones(len(state.texts), dtype=bool)

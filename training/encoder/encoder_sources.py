@@ -1,21 +1,27 @@
-"""Additional classifiers of the encoder's side: the TF-IDF head on its tokens, and the kernel head."""
+"""The step of the recipe that stacks more classifiers on the encoder's linear head: a TF-IDF head and a kernel head."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...configuration import Task
 from ...modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
+from ..losses import log_loss, minimize
 from .probe import best_penalty, fit_probe, penalty_path
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
     from ...modeling_labelfusion.encoding import TextEncoder
+    from ..fit_state import FitState
 
+FEWEST_ROWS = 100  # with fewer, the TF-IDF head and the kernel head were never better than the probe alone
+LEAST_WEIGHT = 0.02
 # Penalties on the weights of words, from strong to weak; each fit starts from the previous one.
 LEXICAL_PENALTIES = (0.3, 0.03, 0.01)
 KERNEL_PENALTIES = (300.0, 30.0, 3.0)
@@ -46,30 +52,107 @@ class Neighbours(Source):
     bias: torch.Tensor
 
 
-def fit_neighbours(
-    embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], num_labels: int, multi_label: bool
-) -> Neighbours:
+def stack_sources(state: "FitState") -> "FitState":
+    """Fit the TF-IDF head, and the kernel head if the encoder is frozen; weight them by stacking out-of-fold logits."""
+    if not state.options.extra_sources or len(state.texts) < FEWEST_ROWS:
+        return state
+    targets, folds, rows = state.targets, state.folds, torch.from_numpy(state.covered)
+    others: list[Words | Neighbours] = []
+    if state.frozen:
+        own = state.embeddings[:, : state.config.hidden_size]
+        others.append(fit_neighbours(own, targets, folds, state.task))
+    bags, size = bags_of_words(state.encoder, state.texts)
+    others.append(fit_words(bags, targets, folds, size, state.task))
+    logits, weights = combine(state.model, state.encoder_logits, others, targets, rows)
+    losses = {type(source).__name__.lower(): source.loss for source in others}
+    losses["together"] = float(log_loss(logits[rows], targets[rows], state.task.multi_label).mean())
+    rounded = {name: round(loss, 5) for name, loss in losses.items()}
+    return replace(state.told(encoder_log_loss=rounded, encoder_weights=weights), encoder_logits=logits)
+
+
+def stack(sources: list[torch.Tensor], labels: torch.Tensor, multi_label: bool) -> list[float]:
+    """Fit non-negative weights for a sum of sources (Wolpert 1992, "Stacked generalization").
+
+    Args:
+        sources: Logits float32 `(n, K)`, out-of-fold.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        multi_label: Whether the classes are independent.
+    """
+    logits = torch.stack(sources)
+    roots = torch.full((len(sources), 1, 1), len(sources) ** -0.5, requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        prior = (roots.square() - 1 / len(sources)).square().sum()
+        return log_loss((roots.square() * logits).sum(dim=0), labels, multi_label).mean() + 0.5 * prior / len(labels)
+
+    minimize(objective, [roots])
+    weights = roots.detach().square().flatten().tolist()
+    return [w if w >= LEAST_WEIGHT else 0.0 for w in weights]
+
+
+def combine(
+    model: "LabelFusionForSequenceClassification",
+    own_logits: torch.Tensor,
+    others: list[Words | Neighbours],
+    labels: torch.Tensor,
+    rows: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Set the heads of the model to the weighted sum of its linear head and other sources.
+
+    Args:
+        model: Changed in place.
+        own_logits: Out-of-sample logits float32 `(n, K)` of its linear head.
+        others: The other sources.
+        labels: int64 `(n,)` or float32 `(n, K)`.
+        rows: bool `(n,)`: rows with known `own_logits`, on which the weights are fitted.
+
+    Returns:
+        Out-of-sample logits float32 `(n, K)` of the sum, and the weight of each source.
+    """
+    logits = [own_logits, *(source.out_of_fold_logits for source in others)]
+    own, *weights = stack([x[rows] for x in logits], labels[rows], model.config.multi_label)
+    chosen = [(w, source) for w, source in zip(weights, others, strict=True) if w]
+    model.set_heads(
+        lexical_size=sum(len(s.weight) - 1 for _, s in chosen if isinstance(s, Words)),
+        kernel_size=sum(len(s.head.landmarks) for _, s in chosen if isinstance(s, Neighbours)),
+    )
+    with torch.no_grad():
+        model.encoder_head.weight.mul_(own)
+        model.encoder_head.bias.mul_(own)
+        for w, source in chosen:
+            model.encoder_head.bias.add_(w * source.bias.to(model.device))
+            if isinstance(source, Words):
+                assert model.lexical_head is not None
+                model.lexical_head.weight.copy_(source.weight)
+                model.lexical_head.weight[:, :-1].mul_(w)
+            else:
+                assert model.kernel_head is not None
+                model.kernel_head.load_state_dict(source.head.state_dict())
+                model.kernel_head.weight.mul_(w)
+    total = torch.stack([w * x for w, x in zip([own, *weights], logits, strict=True)]).sum(dim=0)
+    names = ["encoder", *(type(source).__name__.lower() for source in others)]
+    return total, {name: round(w, 3) for name, w in zip(names, [own, *weights], strict=True)}
+
+
+def fit_neighbours(embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], task: Task) -> Neighbours:
     """Fit the kernel head: a probe on kernel features of `LANDMARKS` random rows.
 
     Args:
         embeddings: float32 `(n, hidden)`.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)` from `assign_folds`.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
     """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(embeddings), generator=generator)[:LANDMARKS]
-    head = KernelHead(embeddings.shape[1], len(rows), num_labels)
+    head = KernelHead(embeddings.shape[1], len(rows), task.num_labels)
     with torch.no_grad():
         head.center.copy_(embeddings.mean(dim=0))
         head.landmarks.copy_(torch.nn.functional.normalize(embeddings[rows] - head.center, dim=-1))
         values, vectors = torch.linalg.eigh(head.similarity(embeddings[rows]))
         keep = values > 1e-4 * values.max()
         whiten = vectors[:, keep] / values[keep].sqrt()
-        probe = fit_probe(
-            head.similarity(embeddings) @ whiten, labels, folds, num_labels, multi_label, KERNEL_PENALTIES
-        )
+        probe = fit_probe(head.similarity(embeddings) @ whiten, labels, folds, task, KERNEL_PENALTIES)
         head.weight.copy_(whiten @ probe.weight.T)
     return Neighbours(probe.out_of_fold_logits, probe.loss, head, probe.bias)
 
@@ -79,8 +162,7 @@ def fit_words(
     labels: torch.Tensor,
     folds: NDArray[np.int64],
     lexical_size: int,
-    num_labels: int,
-    multi_label: bool,
+    task: Task,
 ) -> Words:
     """Fit the TF-IDF head: a logistic regression on tf-idf of the words that occur in at least two texts.
 
@@ -89,8 +171,7 @@ def fit_words(
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)` from `assign_folds`.
         lexical_size: Number of rows of the TF-IDF head.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
     """
 
     def unseen(fold: int) -> Iterator[torch.Tensor]:
@@ -98,14 +179,14 @@ def fit_words(
         known, idf = _vocabulary([bags[i] for i in train], lexical_size)
         features = _tf_idf([bags[i] for i in train], known, idf)
         there = _tf_idf([bags[i] for i in held_out], known, idf)
-        for w, b in _path(features, labels[train], num_labels, multi_label, LEXICAL_PENALTIES):
+        for w, b in _path(features, labels[train], task, LEXICAL_PENALTIES):
             yield torch.from_numpy(there @ w.numpy().T) + b
 
-    logits, best, loss = best_penalty(unseen, labels, folds, num_labels, multi_label)
+    logits, best, loss = best_penalty(unseen, labels, folds, task)
     known, idf = _vocabulary(bags, lexical_size)
     features = _tf_idf(bags, known, idf)
-    *_, (w, b) = _path(features, labels, num_labels, multi_label, LEXICAL_PENALTIES[: best + 1])
-    weight = torch.zeros(lexical_size + 1, num_labels + 1)
+    *_, (w, b) = _path(features, labels, task, LEXICAL_PENALTIES[: best + 1])
+    weight = torch.zeros(lexical_size + 1, task.num_labels + 1)
     columns = torch.from_numpy(np.flatnonzero(known >= 0))
     weight[columns] = torch.cat([w.T * idf[:, None], idf[:, None].square()], dim=1)
     return Words(logits, loss, weight, b)
@@ -140,7 +221,7 @@ def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.
 
 
 def _path(
-    x: "csr_array", y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+    x: "csr_array", y: torch.Tensor, task: Task, penalties: tuple[float, ...]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     transposed = x.T.tocsr()
 
@@ -153,4 +234,4 @@ def _path(
         def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             return torch.from_numpy(transposed @ grad.numpy()).T
 
-    return penalty_path(Product.apply, x.shape[1], y, num_labels, multi_label, penalties, max_iter=40)
+    return penalty_path(Product.apply, x.shape[1], y, task, penalties, max_iter=40)

@@ -19,9 +19,8 @@ from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion.encoding import TextEncoder
 
 TIMED_BATCHES = 4
 
@@ -62,8 +61,7 @@ class _Progress(ProgressCallback):
 
 
 def finetune(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
+    encoder: "TextEncoder",
     texts: list[str],
     labels: NDArray[Any],
     options: FinetuneOptions,
@@ -75,9 +73,8 @@ def finetune(
     """Fine-tune encoder and head, in place, on the labels alone.
 
     Args:
-        model: Its head should hold the weights of a probe. This warm start prevents the first steps from distorting the
-            encoder (Kumar et al. 2022, arXiv:2202.10054).
-        tokenizer: Its tokenizer.
+        encoder: The model with its tokenizer. Its head should hold the weights of a probe. This warm start prevents the
+            first steps from distorting the encoder (Kumar et al. 2022, arXiv:2202.10054).
         texts: n texts.
         labels: int64 `(n,)` or float32 `(n, K)`.
         options: Training options.
@@ -85,6 +82,7 @@ def finetune(
         stop_after: Epochs after which to stop, without shortening the schedule.
         on_epoch: Called after every epoch. It may use the model, but not change it.
     """
+    model, tokenizer = encoder.model, encoder.tokenizer
     limit = length_limit(model, tokenizer, options.max_length)
     ids = [tokenizer(without_surrogates(t), truncation=True, max_length=limit) for t in texts]
     rows = [{**dict(x), "labels": y} for x, y in zip(ids, labels, strict=True)]
@@ -134,17 +132,14 @@ def trained_share(model: "LabelFusionForSequenceClassification", options: Finetu
 
 
 def seconds_per_row(
-    model: "LabelFusionForSequenceClassification",
-    tokenizer: "PreTrainedTokenizerBase",
-    texts: list[str],
-    options: FinetuneOptions,
-    seed: int = 0,
+    encoder: "TextEncoder", texts: list[str], options: FinetuneOptions, seed: int = 0
 ) -> tuple[float, float]:
     """Measure the seconds of a training step per row, for the first and for later passes over a text.
 
     Uses a few batches of texts of similar length, as in training, and `remembered_below` where training uses it. The
     weights do not change.
     """
+    model, tokenizer = encoder.model, encoder.tokenizer
     limit = length_limit(model, tokenizer, options.max_length)
     size = min(options.batch_size, len(texts))
     drawn = np.random.default_rng(seed).permutation(len(texts))[: TIMED_BATCHES * size]

@@ -43,7 +43,7 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     options, model = state.options, state.model
     schedule = _Schedule.of(state, parts)
     if options.encoder_training == "auto":
-        first, later = seconds_per_row(model, state.encoder.tokenizer, state.texts, options.finetune)
+        first, later = seconds_per_row(state.encoder, state.texts, options.finetune)
         budget = options.max_train_minutes * 60 - (time.perf_counter() - started)
         schedule.shorten(budget, first, later)
         seconds = schedule.seconds(first, later)
@@ -67,8 +67,8 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
         return state
     if schedule.again:  # same schedule as measured, stopped after the best epoch
-        told = (model, state.encoder.tokenizer, state.texts, state.labels, options.finetune)
-        finetune(*told, num_epochs=schedule.epochs, stop_after=best + 1)
+        rows_and_options = (state.texts, state.labels, options.finetune)
+        finetune(state.encoder, *rows_and_options, num_epochs=schedule.epochs, stop_after=best + 1)
     else:
         model.load_state_dict(measured)
     share = round(trained_share(model, options.finetune), 2)
@@ -120,8 +120,8 @@ class _Schedule:
 def _calibrated_loss(state: "FitState", logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Log loss float `(m,)` of the rows of a boolean mask, at their best temperature."""
     targets = state.targets[rows]
-    temperature = fit_temperature(logits[rows], targets, state.multi_label)
-    return log_loss(logits[rows] / temperature, targets, state.multi_label)
+    temperature = fit_temperature(logits[rows], targets, state.task.multi_label)
+    return log_loss(logits[rows] / temperature, targets, state.task.multi_label)
 
 
 def _train_without_each_part(
@@ -136,16 +136,15 @@ def _train_without_each_part(
     model, texts, labels, options = state.model, state.texts, state.labels, state.options.finetune
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     strong = tuple(x for x in PENALTIES if x >= probe.penalty)
-    logits, covered = torch.zeros(schedule.epochs, len(texts), state.num_labels), np.zeros(len(texts), dtype=bool)
+    logits, covered = torch.zeros(schedule.epochs, len(texts), state.task.num_labels), np.zeros(len(texts), dtype=bool)
     for part in schedule.parts:
         rows = torch.from_numpy(~part)
         # A warm start fitted on held-out rows would bias the result, so the head is fitted again without them.
-        head = fit_head(state.embeddings[rows], state.targets[rows], state.num_labels, state.multi_label, strong)
+        head = fit_head(state.embeddings[rows], state.targets[rows], state.task, strong)
         set_head(model, *head)
         seen = [text for text, use in zip(texts, part, strict=True) if not use]
         watch = _Watch(state, part, logits, keep_best=not schedule.again)
-        told = (model, state.encoder.tokenizer, seen, labels[~part], options)
-        finetune(*told, num_epochs=schedule.epochs, on_epoch=watch)
+        finetune(state.encoder, seen, labels[~part], options, num_epochs=schedule.epochs, on_epoch=watch)
         covered |= part
         model.load_state_dict(start)
     return logits, covered, watch.weights

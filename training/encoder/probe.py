@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from ...configuration import Task
 from ..losses import log_loss, minimize
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def fit_probe(
     embeddings: torch.Tensor,
     labels: torch.Tensor,
     folds: NDArray[np.int64],
-    num_labels: int,
-    multi_label: bool,
+    task: Task,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Probe:
     """Fit a logistic regression on embeddings, with the penalty chosen by out-of-fold loss.
@@ -51,12 +51,11 @@ def fit_probe(
         embeddings: float32 `(n, hidden)`.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)` from `assign_folds`.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
         penalties: The candidates, from strong to weak.
     """
-    logits, best, loss = cross_validate(embeddings, labels, folds, num_labels, multi_label, penalties)
-    weight, bias = fit_head(embeddings, labels, num_labels, multi_label, penalties[: best + 1])
+    logits, best, loss = cross_validate(embeddings, labels, folds, task, penalties)
+    weight, bias = fit_head(embeddings, labels, task, penalties[: best + 1])
     return Probe(weight, bias, logits, penalties[best], loss)
 
 
@@ -64,8 +63,7 @@ def cross_validate(
     embeddings: torch.Tensor | dict[int, torch.Tensor],
     labels: torch.Tensor,
     folds: NDArray[np.int64],
-    num_labels: int,
-    multi_label: bool,
+    task: Task,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> tuple[torch.Tensor, int, float]:
     """Choose the penalty of a probe by out-of-fold loss.
@@ -75,8 +73,7 @@ def cross_validate(
             an encoder that was not trained on that fold.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)`; -1: never held out.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
         penalties: The candidates, from strong to weak.
 
     Returns:
@@ -87,18 +84,17 @@ def cross_validate(
     def unseen(fold: int) -> Iterator[torch.Tensor]:
         features, _, _ = _standardised(embeddings[fold] if isinstance(embeddings, dict) else embeddings)
         train, held_out = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
-        for w, b in _path(features[train], labels[train], num_labels, multi_label, penalties):
+        for w, b in _path(features[train], labels[train], task, penalties):
             yield F.linear(features[held_out], w, b)
 
-    return best_penalty(unseen, labels, folds, num_labels, multi_label)
+    return best_penalty(unseen, labels, folds, task)
 
 
 def best_penalty(
     unseen: Callable[[int], Iterator[torch.Tensor]],
     labels: torch.Tensor,
     folds: NDArray[np.int64],
-    num_labels: int,
-    multi_label: bool,
+    task: Task,
 ) -> tuple[torch.Tensor, int, float]:
     """Fit all folds, penalty by penalty, and stop when the loss rises, because weak penalties are the slowest.
 
@@ -106,8 +102,7 @@ def best_penalty(
         unseen: Yields for a fold the logits `(rows, K)` of its rows from fits on the other folds, at each penalty.
         labels: int64 `(n,)` or float32 `(n, K)`.
         folds: int64 `(n,)`; -1: never held out.
-        num_labels: K.
-        multi_label: Whether the classes are independent.
+        task: The K classes.
 
     Returns:
         As in `cross_validate`.
@@ -116,10 +111,10 @@ def best_penalty(
     covered = torch.from_numpy(folds >= 0)
     best_logits, best, least = torch.empty(0), 0, float("inf")
     for i, parts in enumerate(zip(*map(unseen, held_out), strict=True)):
-        logits = torch.zeros(len(labels), num_labels)
+        logits = torch.zeros(len(labels), task.num_labels)
         for rows, part in zip(held_out.values(), parts, strict=True):
             logits[rows] = part
-        loss = float(log_loss(logits[covered], labels[covered], multi_label).mean())
+        loss = float(log_loss(logits[covered], labels[covered], task.multi_label).mean())
         if loss < least:
             best_logits, best, least = logits, i, loss
         elif i > best + 1 or loss > 1.02 * least:
@@ -128,11 +123,11 @@ def best_penalty(
 
 
 def fit_head(
-    embeddings: torch.Tensor, labels: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+    embeddings: torch.Tensor, labels: torch.Tensor, task: Task, penalties: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, at the last of the penalties."""
     features, mean, scale = _standardised(embeddings)
-    *_, (w, b) = _path(features, labels, num_labels, multi_label, penalties)
+    *_, (w, b) = _path(features, labels, task, penalties)
     weight = w / scale
     return weight, b - weight @ mean
 
@@ -155,8 +150,7 @@ def penalty_path(
     product: Callable[[torch.Tensor], torch.Tensor],
     num_features: int,
     y: torch.Tensor,
-    num_labels: int,
-    multi_label: bool,
+    task: Task,
     penalties: tuple[float, ...],
     max_iter: int = 60,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -165,18 +159,18 @@ def penalty_path(
     `product` multiplies the features `(n, num_features)`, dense or sparse, with such weights. They have the layout of
     `nn.Linear`, because its gradient takes a quarter of the time of the transposed layout.
     """
-    w = torch.zeros(num_labels, num_features, requires_grad=True)
-    b = torch.zeros(num_labels, requires_grad=True)
+    w = torch.zeros(task.num_labels, num_features, requires_grad=True)
+    b = torch.zeros(task.num_labels, requires_grad=True)
     for penalty in penalties:
 
         def objective(penalty: float = penalty) -> torch.Tensor:
-            return log_loss(product(w) + b, y, multi_label).mean() + 0.5 * penalty * w.square().sum() / len(y)
+            return log_loss(product(w) + b, y, task.multi_label).mean() + 0.5 * penalty * w.square().sum() / len(y)
 
         minimize(objective, [w, b], max_iter=max_iter)
         yield w.detach().clone(), b.detach().clone()
 
 
 def _path(
-    x: torch.Tensor, y: torch.Tensor, num_labels: int, multi_label: bool, penalties: tuple[float, ...]
+    x: torch.Tensor, y: torch.Tensor, task: Task, penalties: tuple[float, ...]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    return penalty_path(lambda w: F.linear(x, w), x.shape[1], y, num_labels, multi_label, penalties)
+    return penalty_path(lambda w: F.linear(x, w), x.shape[1], y, task, penalties)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...evaluation.metrics import softmax_or_sigmoid
 from ...modeling_labelfusion.fusion import pool_features
+from ...scoring.probabilities import to_probabilities
 from ..losses import log_loss
 from .label_sets import LabelSets
 
@@ -63,4 +63,4 @@ class FusionData:
 
     def probabilities(self, logits: torch.Tensor) -> NDArray[np.float64]:
         """Probabilities of final logits, float64 `(n, K)`."""
-        return softmax_or_sigmoid(logits.numpy(), self.multi_label)
+        return to_probabilities(logits.numpy(), self.multi_label)

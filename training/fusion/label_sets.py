@@ -58,7 +58,7 @@ class LabelSets:
 
 def judge_classes_together(state: "FitState") -> "FitState":
     """Multi-label, with `calibration="auto"`: add a label-set head if it helps on held-out rows."""
-    if not state.multi_label or state.options.calibration != "auto":
+    if not state.task.multi_label or state.options.calibration != "auto":
         return state
     rows = state.covered
     label_sets, report = choose_label_sets(

@@ -1,4 +1,4 @@
-"""Fits log-linear pools of the sources by penalised maximum likelihood."""
+"""Fits log-linear pools of the sources by penalised maximum likelihood, and their correction for missing answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from ..losses import log_loss, minimize
 from .fusion_data import FusionData
 
 STIFFNESS = 30.0  # of the prior on each weight, where several LLMs share it; else 1
+MISSING_PENALTY = 10.0  # on what a missing answer changes for the other LLMs
+MOST_HIDDEN = 3000  # rows with hidden answers; if there would be more, each row is used with one pattern only
 
 
 @dataclass(frozen=True)
@@ -145,3 +147,48 @@ def _weights_alone(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
     minimize(objective, [weights], max_iter=60)
     return weights.detach().clamp_min(0.0)
+
+
+def fit_missing(pool: ScorePool, data: FusionData, folds: NDArray[np.int64], unseeing: list[ScorePool]) -> None:
+    """Fit, in place, how a missing answer scales the contributions of the other LLMs.
+
+    Jointly fitted weights can be wrong when a source is missing: next to a strong LLM a weak one may have a large
+    weight for what it says about the strong one's errors. So answers are hidden (score dropout, each LLM left alone
+    once and left out once), and the scales are fitted on held-out rows of the pools. The result for rows with all
+    answers does not change.
+
+    Args:
+        pool: A fitted pool.
+        data: The n rows that it was fitted on.
+        folds: int64 `(n,)`.
+        unseeing: For each fold, the pool fitted on the other folds.
+    """
+    one = torch.eye(data.mask.shape[1])
+    patterns = one if len(one) == 2 else torch.cat([one, 1.0 - one])
+    kept = data.mask * patterns[:, None]  # (patterns, n, P)
+    use = (kept.sum(dim=2) > 0) & (kept != data.mask).any(dim=2)
+    if use.sum() > MOST_HIDDEN:
+        drawn = torch.randint(len(patterns), (len(data.mask),), generator=torch.Generator().manual_seed(0))
+        use &= drawn == torch.arange(len(patterns))[:, None]
+    index, mask = use.nonzero()[:, 1], kept[use]
+    if len(index) == 0:
+        return
+    some = data.rows(index)
+    added = torch.zeros(len(index), len(one), some.encoder_logits.shape[1])  # to the encoder's logits, by each LLM
+    for fold, unseen in zip(np.unique(folds), unseeing, strict=True):
+        rows = torch.from_numpy(folds == fold)[index]
+        own = some.encoder_logits[rows]
+        for p in range(len(one)):
+            left = mask[rows] * one[p]
+            with torch.no_grad():
+                added[rows, p] = unseen(own, some.evidence[rows] * left[:, :, None], left) - own
+    shift = torch.zeros_like(one, requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        say = 1.0 + (1.0 - mask) @ (shift * (1.0 - one))
+        loss = some.log_loss(some.encoder_logits + (say[:, :, None] * added).sum(dim=1)).mean()
+        return loss + 0.5 * MISSING_PENALTY * shift.square().sum() / len(data.labels)
+
+    minimize(objective, [shift], max_iter=60)
+    with torch.no_grad():
+        pool.missing_shift.copy_(shift * (1.0 - one))

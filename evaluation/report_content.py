@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..configuration.secrets import redact
 from ..pipelines.formatting import source_names
 from ..routing.decisions import widen
-from ..routing.policy import controlled_risk, resolve_policy
+from ..routing.run_options import Routing
 from .comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
+from .source_metrics import risk_metrics
 from .statistics import NUM_RESAMPLES
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from ..configuration import LabelFusionConfig
     from ..pipelines.inference_result import Inference
-    from ..scoring.budget import Budget
 
 FUSION, ENCODER = "Fusion", "Encoder alone"
 
@@ -27,10 +27,7 @@ def measure(
     data_name: str,
     model_name: str,
     *,
-    llm_policy: Any = "always",
-    max_cost_usd: "float | Budget | None" = None,
-    target_accuracy: float | None = None,
-    max_risk: float | None = None,
+    routing: Routing | None = None,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Any]:
@@ -41,10 +38,8 @@ def measure(
         data: Labelled data, as for `fit`.
         data_name: Name of the data in the report.
         model_name: Name of the model in the report.
-        llm_policy: Which texts are sent to the LLMs.
-        max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
-        target_accuracy: Accuracy to reach, in place of a policy; see `routing.policy.for_accuracy`.
-        max_risk: Adds `risk`: the guaranteed risk and the measured one.
+        routing: Policy and limits of the LLM requests; default: every text is sent. Its risk control adds `risk`: the
+            guaranteed risk and the measured one.
         seed: Seed of the bootstrap.
         num_resamples: Bootstrap resamples.
 
@@ -53,13 +48,11 @@ def measure(
         (single-label: true class by class predicted by the fusion), `reliability` by source, and the settings and
         cost of the measurement.
     """
-    config = clf.model_.config
+    config, routing = clf.model_.config, routing or Routing()
     table = clf._prepare_measured(data)
     names = [*config.label_names, *table.unseen]
-    policy = resolve_policy(llm_policy, target_accuracy, config)
-    control = None if max_risk is None else controlled_risk(max_risk, policy, config)
     started = time.perf_counter()
-    result = clf.predict_sources(table, llm_policy=policy, max_cost_usd=max_cost_usd)
+    result = clf._answer(table, routing)
     seconds = time.perf_counter() - started
     assert table.labels is not None
     truth = truth_matrix(table.labels, len(names))
@@ -72,7 +65,7 @@ def measure(
         "rows": len(table),
         "classes": names,
         "multi_label": config.multi_label,
-        "llm_policy": llm_policy if target_accuracy is None else f"for an accuracy of {target_accuracy:g}",
+        "llm_policy": routing.name,
         "confidence_level": 0.95,
         "num_resamples": num_resamples,
         "seed": seed,
@@ -87,10 +80,8 @@ def measure(
         "training": clf.report_,
         "versions": _versions(),
     }
-    if control is not None:
-        from labelfusion.evaluation.source_metrics import risk_metrics
-
-        report["risk"] = risk_metrics(result, table.labels, config, control, max_risk)
+    if routing.control is not None:
+        report["risk"] = risk_metrics(result, table.labels, config, routing.control)
     if not config.multi_label:
         report["confusion"] = confusion(sources[0], truth).tolist()
     return report

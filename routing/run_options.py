@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from ..configuration import LabelFusionConfig
-from ..scoring.asker import as_budget
+from ..scoring.budget import as_budget
 from ..scoring.session.deadlines import Patience
 from .policy import Policy, controlled_risk, resolve_policy
 from .risk import RiskControl
@@ -23,6 +23,7 @@ class Routing:
         deadline_s: Seconds to wait for the LLM answers about a text; `None`: no limit.
         hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; `None`: never. See `Patience`.
         control: Decides which answers are given to bound the risk; `None`: all are given.
+        name: The policy as the user gave it, for reports.
     """
 
     policy: Policy = "always"
@@ -30,6 +31,7 @@ class Routing:
     deadline_s: float | None = None
     hedge_s: float | str | None = None
     control: RiskControl | None = None
+    name: str | float = "always"
 
     @classmethod
     def parse(
@@ -64,7 +66,8 @@ class Routing:
         policy = resolve_policy(llm_policy, target_accuracy, config)
         Patience(deadline_s, hedge_s)  # validates both
         control = None if max_risk is None else controlled_risk(max_risk, policy, config)
-        return cls(policy, as_budget(max_cost_usd), deadline_s, hedge_s, control)
+        name = llm_policy if target_accuracy is None else f"for an accuracy of {target_accuracy:g}"
+        return cls(policy, as_budget(max_cost_usd), deadline_s, hedge_s, control, name)  # type: ignore[arg-type]
 
     def patience(self) -> Patience:
         """Create the `Patience` of one run, which learns the latency of answers."""
