@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .class_change import CLASS_OPTIONS, adapt_to_classes
 from .config_checks import FORMAT, check_calibration, check_format, check_keys, check_layers, check_sizes
 from .custom_code import AUTO_MAP, INSTALLED, NEEDS_PACKAGE, RegisteredPipelines, custom_pipelines
 from .exporter import exporter
@@ -203,6 +204,37 @@ class LabelFusionConfig(PretrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
         """The encoder's config: Transformers keeps the size of the vocabulary there when embeddings are resized."""
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """As in Transformers. With other classes, what was written or fitted for the old ones is dropped."""
+        old = self.__dict__.get("id2label") if key == "id2label" else None
+        super().__setattr__(key, value)
+        if old and isinstance(value, dict) and list(old.values()) != list(value.values()):
+            adapt_to_classes(self, list(value.values()), renamed_only=len(old) == len(value))
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers. The classes may be others than the saved ones: `num_labels`, `id2label`, `label2id`.
+
+        Raises:
+            ValueError: If it is the config of a model of another kind, or the classes contradict each other.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"This is a {kind!r} model, not a LabelFusion model. To put a new fusion head on it: "
+                "`LabelFusionForSequenceClassification.from_encoder_pretrained(<its folder or Hub id>, labels=[...])`."
+            )
+        given = {name: kwargs.pop(name) for name in CLASS_OPTIONS if name in kwargs}
+        classes = {name: value for name, value in given.items() if value is not None}
+        loaded = super().from_dict(config_dict, **kwargs)
+        if classes:
+            config = loaded[0] if isinstance(loaded, tuple) else loaded
+            _check_labels(classes)
+            for name, value in classes.items():
+                setattr(config, name, value)
+            config._validate()
+        return loaded
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

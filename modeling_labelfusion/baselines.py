@@ -25,8 +25,8 @@ class BaselineFusion(nn.Module):
     def __init__(self, method: str, num_providers: int, num_labels: int, multi_label: bool) -> None:
         super().__init__()
         self.method, self.multi_label = method, multi_label
-        # Reliability of each source for each class, encoder first; not used by "vote".
-        self.weight = nn.Parameter(torch.ones(1 + num_providers, num_labels))
+        # Reliability of each source for each class, encoder first; not used by "vote". "routing" only compares them.
+        self.weight = nn.Parameter(torch.ones(1 + num_providers, num_labels), requires_grad=method == "weighted")
 
     def forward(self, encoder_logits: torch.Tensor, llm_scores: torch.Tensor) -> torch.Tensor:
         """Combine.

@@ -66,6 +66,7 @@ class ScorePool(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_providers, num_labels))
         # Change of the other providers' contributions (all of the above) per missing provider.
         self.missing_shift = nn.Parameter(torch.empty(num_providers, num_providers))
+        self.requires_grad_(num_providers > 0)  # without any, training would wait for gradients of empty tensors
         self.reset_parameters()
 
     @torch.no_grad()

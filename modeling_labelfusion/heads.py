@@ -147,3 +147,4 @@ HEADS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "novelty_size": lambda size, hidden_size, num_labels: NoveltyHead(hidden_size, size),
     "label_set_size": lambda size, hidden_size, num_labels: LabelSetHead(size, num_labels),
 }
+FITTED_HEADS = (LexicalHead, KernelHead, NoveltyHead, LabelSetHead)  # no gradient trains them; all zeros if new

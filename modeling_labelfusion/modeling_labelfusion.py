@@ -40,6 +40,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = without_pooler(AutoModel.from_config(config.encoder_config))
+        self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
         self.encoder_head = nn.Linear(config.pooled_size, self.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.lexical_head: LexicalHead | None = None
@@ -64,6 +65,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
             if config.fusion in BASELINES
             else None
         )
+        if self.baseline is not None:  # in the place of the pool
+            self.score_pool.requires_grad_(False)
         self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
         self.post_init()
 
@@ -161,14 +164,18 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         for name in ("output_attentions", "output_hidden_states"):  # every encoder accepts them, most in **kwargs
             wanted = kwargs.get(name)
             inputs[name] = getattr(self.config, name) if wanted is None else wanted
-        wanted = inputs["output_hidden_states"]
-        inputs["output_hidden_states"] = wanted or bool(self.config.pooling_layers)
+        wanted, inner = inputs["output_hidden_states"], self.config.pooling_layers
+        some = isinstance(wanted, list | tuple)  # numbers of layers
+        inputs["output_hidden_states"] = [*wanted, *inner] if some else wanted or bool(inner)
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
-        layers = [outputs.hidden_states[i] for i in self.config.pooling_layers]
-        if layers and not wanted:
+        layers = [outputs.hidden_states[i] for i in inner]
+        if layers and some:
+            shown = {i % len(outputs.hidden_states) for i in wanted}
+            outputs.hidden_states = tuple(x if i in shown else None for i, x in enumerate(outputs.hidden_states))
+        elif layers and not wanted:
             outputs.hidden_states = None
-        embedding, *inner = [self._pool(x, attention_mask) for x in (outputs.last_hidden_state, *layers)]
-        parts = [embedding, *inner]
+        embedding, *deeper = [self._pool(x, attention_mask) for x in (outputs.last_hidden_state, *layers)]
+        parts = [embedding, *deeper]
         if self.lexical_head is not None:
             if input_ids is None:
                 raise ValueError("This model reads words too: give `input_ids`, not `inputs_embeds`.")
@@ -216,6 +223,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         apart = encoder_logits
         if self.label_set_head is not None:
             encoder_logits = self.label_set_head(apart)
+        if llm_scores is None and self.training and self._trains_fusion():  # so that every weight has a gradient
+            llm_scores = embedding.new_full((len(embedding), self.config.num_providers, self.num_labels), float("nan"))
         if llm_scores is None:
             return encoder_logits, encoder_logits
         expected = (embedding.shape[0], self.config.num_providers, self.num_labels)
@@ -249,6 +258,10 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         logits = torch.where(answered, logits, encoder_logits)
         return logits, encoder_logits
 
+    def _trains_fusion(self) -> bool:
+        parts = [part for part in (self.score_pool, self.fusion_mlp, self.baseline) if part is not None]
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -259,7 +272,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         llm_scores: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         return_dict: bool | None = None,
     ) -> LabelFusionOutput | tuple[torch.Tensor, ...]:
         """Classify.
@@ -274,7 +287,8 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 missing.
             labels: int64 `(batch,)` class indices, or float `(batch, num_labels)` 0/1 for multi-label.
             output_attentions: Whether to return the encoder's attentions.
-            output_hidden_states: Whether to return the encoder's hidden states.
+            output_hidden_states: Whether to return the encoder's hidden states, or the numbers of those to return, with
+                None for the others (from Transformers 5.24 on).
             return_dict: `False` for a tuple.
 
         Returns:

@@ -13,8 +13,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration import LabelFusionConfig
+from ..configuration.class_change import CLASS_OPTIONS
 from .baselines import BaselineFusion
 from .fusion import ScorePool
+from .heads import FITTED_HEADS
 
 
 @dataclass
@@ -79,8 +81,9 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
                 "it again."
             ) from None
         except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error) and "negative dimension" not in str(error):
-                raise
+            other_sizes = "ignore_mismatched_sizes" in str(error) and not _gives_config(kwargs)
+            if not other_sizes and "negative dimension" not in str(error):
+                raise  # also with a config that was given: the message says what to do
             raise ValueError(
                 f"The weights of {str(pretrained_model_name_or_path)!r} have other shapes than its config.json says: "
                 "one of the two files is damaged, or of another model."
@@ -115,6 +118,9 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             init.copy_(module.weight, torch.eye(module.num_labels) * shares)
         elif isinstance(module, BaselineFusion):
             init.ones_(module.weight)
+        elif isinstance(module, FITTED_HEADS):
+            for parameter in module.parameters():
+                init.zeros_(parameter)
         elif isinstance(module, nn.Linear):
             if getattr(module, "starts_at_zero", False):
                 init.zeros_(module.weight)
@@ -126,6 +132,11 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+
+def _gives_config(kwargs: dict[str, Any]) -> bool:
+    """Whether arguments of `from_pretrained` replace the saved config or a part of it."""
+    return isinstance(kwargs.get("config"), LabelFusionConfig) or not kwargs.keys().isdisjoint(CLASS_OPTIONS)
 
 
 def check_complete(model: nn.Module, info: Any, source: str) -> None:

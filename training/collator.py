@@ -32,7 +32,7 @@ class LabelFusionDataCollator:
     pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Make the batch: int64 tokens, float32 `llm_scores` `(batch, P, K)`, int64 or float32 `labels`."""
+        """Make the batch: int64 tokens, int64 or float32 `labels`, float32 `llm_scores` `(batch, P, K)` if P > 0."""
         rows = [dict(row) for row in rows]
         scores = [row.pop("llm_scores", None) for row in rows]
         labels = [row.pop("labels", row.pop("label", None)) for row in rows]
@@ -48,7 +48,7 @@ class LabelFusionDataCollator:
                 return_tensors="pt",
             )
         )
-        if self.num_providers and any(s is not None for s in scores):
+        if self.num_providers:  # in every batch: several processes must train the same weights
             batch["llm_scores"] = torch.from_numpy(np.stack([self._scores(s) for s in scores]))
         if all(label is not None for label in labels):
             batch["labels"] = torch.from_numpy(self._labels(labels))

@@ -2,8 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from ...modeling_labelfusion.encoding import max_length as length_limit
 from ...modeling_labelfusion.encoding import tokenize, without_surrogates
 from ...modeling_labelfusion.hardware import fast_bf16
+from ..collator import LabelFusionDataCollator
 from ..fit_options import FinetuneOptions
 from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
@@ -110,6 +111,7 @@ def finetune(
             args=TrainingArguments(**arguments),
             train_dataset=_Rows(rows),
             processing_class=tokenizer,
+            data_collator=LabelFusionDataCollator(tokenizer, 0, model.config.num_labels, model.config.multi_label),
             learning_rates={r"^encoder_head\.": 1e-3},
             callbacks=[_AfterEpoch(on_epoch, stop_after)],
         )
@@ -119,11 +121,20 @@ def finetune(
     model.eval()
 
 
-def _trained_part(
-    model: "LabelFusionForSequenceClassification", options: FinetuneOptions
-) -> AbstractContextManager[Any]:
+@contextmanager
+def _trained_part(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> Iterator[None]:
+    """Train the head and the upper layers of the encoder; the fusion is fitted later."""
     share = trained_share(model, options)
-    return nullcontext() if share >= 1 else upper_layers(model.encoder, share)
+    fusion = [part for part in (model.score_pool, model.fusion_mlp, model.baseline) if part is not None]
+    trained = [p for part in fusion for p in part.parameters() if p.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with nullcontext() if share >= 1 else upper_layers(model.encoder, share):
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def trained_share(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> float:
