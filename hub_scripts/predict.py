@@ -221,7 +221,7 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
 
 def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str | None, Any]]:
     """`(text, scores)` of each row from `start` on, with the original row appended to `waiting`."""
-    from ..training.data.columns import parse_row
+    from ..training.data.label_encoding import parse_row
 
     for number, row in enumerate(islice(table, start, None), start):
         scores = row.get(SCORES)

@@ -222,8 +222,8 @@ class _Guidelines:
 def _labels(table: Table, args: argparse.Namespace) -> list[str]:
     """The class names, in the order in which training will find them in the same data."""
     from ..training.data import find_label_column, read_classes
-    from ..training.data.columns import find_classes, to_number
     from ..training.data.label_cells import is_missing
+    from ..training.data.label_encoding import find_classes, to_number
 
     found = table.class_names(args.label_column)
     column = find_label_column(next(iter(table)).keys(), args.multi_label, args.label_column)

@@ -79,7 +79,7 @@ def test_what_people_read(evaluated: Callable[..., Path]) -> None:
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert sections == ["How to use it", "Results", "Calibration", "Cost", "Training", "Limits", "Licence"]
     assert "needs its key in the environment (OPENAI_API_KEY)" in text
-    assert "queried about 60 of 120 texts, for $0.012: $0.20 per 1,000 texts" in text
+    assert "queried about 60 of 120 texts, for $0.012: $0.20 per 1,000 queried texts" in text
     assert "![Accuracy against the share of queried texts](evaluation/tradeoff.png)" in text
     assert "$0.034 of LLM answers" in text
     assert "0.05 Wh and 0.02 g of CO2 equivalent for this machine (DEU)" in text

@@ -136,7 +136,7 @@ def test_the_pipeline_abstains(make_model: Callable[..., Model], tiny_tokenizer:
     assert [a["abstained"] for a in with_all] == [a["abstained"] for a in found]
     assert all("sources" in a and "llm_missing" not in a for a in with_all)
     without = answers(make_model, tiny_tokenizer, multi_label, return_sources=True, llm_policy="always")
-    assert all(a["abstained"] and "no scores came" in a["llm_missing"] for a in without)
+    assert all(a["abstained"] and "no scores were given" in a["llm_missing"] for a in without)
 
 
 def test_a_text_whose_llm_answer_is_missing_is_held_back() -> None:

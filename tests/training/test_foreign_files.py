@@ -19,7 +19,7 @@ from labelfusion.hub_scripts.io.journal import Journal
 from labelfusion.hub_scripts.io.tables import Table
 from labelfusion.scoring.local.verbalizers import resolve_verbalizers
 from labelfusion.training.data import read_classes
-from labelfusion.training.data.columns import encode_labels, find_classes, parse_scores
+from labelfusion.training.data.label_encoding import encode_labels, find_classes, parse_scores
 
 often = settings(
     deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

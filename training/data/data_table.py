@@ -11,9 +11,9 @@ import pandas as pd
 from .annotations import EXPORT_SUFFIXES, read_export
 from .arrow_columns import to_objects, to_series
 from .cell_files import DELIMITERS
-from .columns import check_binary, name_labels
 from .files import SUFFIXES, read_batches, read_columns
 from .label_cells import read_labels
+from .label_encoding import check_binary, name_labels
 
 CLASSES_SUFFIX = ".classes.json"  # of the file next to a CSV or JSONL file, which cannot hold metadata
 LABEL_COLUMNS = ("label", "labels")

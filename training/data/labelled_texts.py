@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .arrow_columns import by_kind, has_blanks, is_text, to_arrow, to_objects
-from .columns import check_binary, encode_labels, find_classes, name_labels, parse_scores, to_number
 from .data_table import (
     CLASSES_SUFFIX,
     LABEL_COLUMNS,
@@ -24,6 +23,7 @@ from .data_table import (
     with_labels,
 )
 from .label_cells import is_missing, read_labels, shorten, single_labels, split_labels, typed_cells
+from .label_encoding import check_binary, encode_labels, find_classes, name_labels, parse_scores, to_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
