@@ -156,7 +156,10 @@ def _same(one: Row, other: Row) -> bool:
 
 def _logprob(server: RealServer, body: dict[str, Any]) -> Row:
     """The letters' probabilities, where a letter is the likeliest token and they hold half of what came."""
-    tokens = server.ask(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    found = server.ask(body)["choices"][0].get("logprobs")
+    if not found:  # the field is accepted, and nothing comes
+        return None
+    tokens = found["content"][0]["top_logprobs"]
     mass = dict.fromkeys(LETTERS, 0.0)
     for token in tokens:
         name = token["token"].strip(" .:)\n").upper()
