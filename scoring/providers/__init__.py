@@ -1,1 +1,1 @@
-"""Providers: endpoints, prices, HTTP errors, transport, consent. Replies with scores are parsed in `scoring.methods`."""
+"""Providers: endpoints, prices, HTTP errors, transport, consent. Replies are parsed in `scoring.methods`."""
