@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import DecisionRule
-from ..routing.decisions import decide
+from ..routing.decisions import decided_classes
 from .metrics import expected_calibration_error
 from .statistics import (
     NUM_RESAMPLES,
@@ -47,16 +47,13 @@ class Source:
         name: str,
         probabilities: NDArray[np.floating],
         multi_label: bool,
-        thresholds: list[float] | None = None,
-        min_labels: int = 0,
+        rule: DecisionRule | None = None,
     ) -> "Source":
-        """Decide by the largest probability or, for multi-label, by thresholds (0.5 by default)."""
+        """Decide by the largest probability or, for multi-label, by a rule (a threshold of 0.5 by default)."""
         decided = np.zeros(probabilities.shape, dtype=bool)
         rows = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
-        if multi_label and len(rows):
-            decided[rows] = decide(probabilities[rows], DecisionRule(thresholds, min_labels))
-        elif len(rows):
-            decided[rows, probabilities[rows].argmax(axis=1)] = True
+        if len(rows):
+            decided[rows] = decided_classes(probabilities[rows], multi_label, rule)
         return cls(name, probabilities, decided)
 
     def right(self, truth: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -89,7 +89,7 @@ def measure(
 
 def _sources(result: "Inference", config: "LabelFusionConfig", num_classes: int) -> list[Source]:
     """Fusion, encoder and LLMs as sources. Classes unknown to the model get no probability."""
-    settings = (config.multi_label, config.thresholds, config.min_labels)
+    settings = (config.multi_label, config.decision_rule)
     sources = [
         Source.make(FUSION, result.probabilities, *settings),
         Source.make(ENCODER, result.encoder_probabilities, *settings),

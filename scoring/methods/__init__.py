@@ -1,1 +1,1 @@
-"""How an API is queried for scores, best first: `decision`, `logprob`, `json`, `vote`."""
+"""How an LLM behind an API is queried, and how its replies are parsed, whichever provider serves it; see `registry`."""

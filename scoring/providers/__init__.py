@@ -1,1 +1,1 @@
-"""Where requests go, what they cost, and what a server says: endpoints, prices, errors, transport, consent."""
+"""Providers: endpoints, prices, HTTP errors, transport, consent. Replies are parsed in `scoring.methods`."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from labelfusion.configuration import DecisionRule
 from labelfusion.evaluation.comparison import Source, compare_sources, confusion, per_class, reliability, truth_matrix
 from labelfusion.evaluation.metrics import classification_metrics
 from labelfusion.evaluation.statistics import (
@@ -91,7 +92,7 @@ def test_values_are_those_of_classification_metrics(multi_label: bool) -> None:
         p = random_source(rng, labels, 4, 1.0)
         options = (None, 0)
     truth = truth_matrix(labels, 4)
-    source = Source.make("fusion", p, multi_label, *options)
+    source = Source.make("fusion", p, multi_label, DecisionRule(*options))
     entry = compare_sources([source], truth, multi_label, 200)["sources"]["fusion"]
     expected = classification_metrics(p, labels, multi_label, *options)
     for name in ("accuracy", "macro_f1", "micro_f1", "log_loss", "brier"):

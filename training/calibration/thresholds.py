@@ -1,4 +1,4 @@
-"""Per-class thresholds of multi-label decisions, tuned out of sample."""
+"""The step of the recipe that tunes the per-class thresholds of multi-label decisions; the gate's: `gate_fit`."""
 
 from typing import TYPE_CHECKING
 

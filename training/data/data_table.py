@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,32 @@ from .label_encoding import check_binary, name_labels
 CLASSES_SUFFIX = ".classes.json"  # of the file next to a CSV or JSONL file, which cannot hold metadata
 LABEL_COLUMNS = ("label", "labels")
 SCORES = "llm_scores"
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """Where texts and labels are in the data, and how rows without a text or with several annotators are read.
+
+    Args:
+        text_column: Name of the text column.
+        label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
+        label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
+        empty_texts: How to treat rows whose text is missing, empty or blank: `"error"`; `"skip"`: leave them out, with
+            a warning; `"keep"`: keep them, with None as text.
+        annotators: How to combine several annotators: `"majority"` or `"soft"`, see `annotations.read_export`.
+    """
+
+    text_column: str = "text"
+    label_column: str | None = None
+    label_columns: Sequence[str] | None = None
+    empty_texts: str = "error"
+    annotators: str = "majority"
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns to read from a file."""
+        labels = {self.label_column} if self.label_column else {*LABEL_COLUMNS}
+        return {self.text_column, SCORES, *(self.label_columns or ())} | labels
 
 
 def read_table(

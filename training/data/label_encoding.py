@@ -1,4 +1,4 @@
-"""Converts table cells to arrays: labels in any spelling, and the `llm_scores` column."""
+"""Converts columns to arrays: labels in any spelling to class indices, and the `llm_scores` column."""
 
 import json
 import re

@@ -15,6 +15,7 @@ from .data_table import (
     CLASSES_SUFFIX,
     LABEL_COLUMNS,
     SCORES,
+    TableLayout,
     column_names,
     has_cells,
     is_file,
@@ -42,32 +43,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 EMPTY_TEXTS = ("error", "skip", "keep")
-
-
-@dataclass(frozen=True)
-class TableLayout:
-    """Where texts and labels are in the data, and how rows without a text or with several annotators are read.
-
-    Args:
-        text_column: Name of the text column.
-        label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
-        label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
-        empty_texts: How to treat rows whose text is missing, empty or blank: `"error"`; `"skip"`: leave them out, with
-            a warning; `"keep"`: keep them, with None as text.
-        annotators: How to combine several annotators: `"majority"` or `"soft"`, see `annotations.read_export`.
-    """
-
-    text_column: str = "text"
-    label_column: str | None = None
-    label_columns: Sequence[str] | None = None
-    empty_texts: str = "error"
-    annotators: str = "majority"
-
-    @property
-    def columns(self) -> set[str]:
-        """The columns to read from a file."""
-        labels = {self.label_column} if self.label_column else {*LABEL_COLUMNS}
-        return {self.text_column, SCORES, *(self.label_columns or ())} | labels
 
 
 @dataclass
@@ -120,7 +95,7 @@ def prepare(
     *,
     classes: Sequence[Any] | None = None,
     multi_label: bool = False,
-    layout: TableLayout = TableLayout(),
+    layout: TableLayout | None = None,
     num_providers: int | None = None,
     require_labels: bool = True,
     unseen_classes: bool = False,
@@ -144,7 +119,9 @@ def prepare(
     if isinstance(data, LabelledTexts):
         return data
     with naming(data):
-        return _prepare(data, classes, multi_label, layout, num_providers, require_labels, unseen_classes)
+        return _prepare(
+            data, classes, multi_label, layout or TableLayout(), num_providers, require_labels, unseen_classes
+        )
 
 
 @contextmanager
