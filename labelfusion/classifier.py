@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .answers import class_array, is_indicator, read_target
 from .checks import check_data, check_options
 from .configuration import Task
 from .llms import LLM, as_list, declaration
@@ -24,6 +25,7 @@ from .training.fit_options import FinetuneOptions, FitOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
 from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
+from .weights import check_class_weight, read_weights, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,10 @@ class AutoFusionClassifier(FusionPredictor):
             `"majority"` takes the class with the most votes (a tie leaves the text out), `"soft"` makes each vote a
             row.
         class_descriptions: `{class name: description}` for the LLM's prompt.
+        class_weight: Weights of the classes in `fit`, as `{class: weight}` (1 for the others), or `"balanced"`: the
+            same total weight for each class. A multi-label row has the mean weight of its classes, 1 without any.
+            Probabilities are then calibrated for weighted rows: rare classes are predicted more often. See
+            `sample_weight` of `fit`.
         encoder_training: `"probe"`: frozen encoder with a linear head, takes seconds; `"contrastive"`: for few rows,
             first trains the encoder to embed texts of a class close together; `"full"`: fine-tuning; `"auto"`:
             contrastive training (30 to 1,000 rows) or fine-tuning if it fits into `max_train_minutes`, kept if it is
@@ -93,7 +99,7 @@ class AutoFusionClassifier(FusionPredictor):
     ```python
     >>> clf = AutoFusionClassifier(encoder="roberta-base", llm="openai/gpt-5-nano")
     >>> clf.fit("train.csv").predict(["Stocks fall after the rate decision"])
-    ['Business']
+    array(['Business'], dtype=object)
     ```
     """
 
@@ -110,6 +116,7 @@ class AutoFusionClassifier(FusionPredictor):
         empty_texts: str = "error",
         annotators: str = "majority",
         class_descriptions: dict[str, str] | None = None,
+        class_weight: dict[Any, float] | str | None = None,
         encoder_training: str = "auto",
         max_train_minutes: float = 5.0,
         extra_sources: bool = True,
@@ -149,6 +156,7 @@ class AutoFusionClassifier(FusionPredictor):
         self.label_column = label_column
         self.empty_texts = empty_texts
         self.class_descriptions = class_descriptions
+        self.class_weight = class_weight
         self.encoder_training = encoder_training
         self.max_train_minutes = max_train_minutes
         self.extra_sources = extra_sources
@@ -171,7 +179,7 @@ class AutoFusionClassifier(FusionPredictor):
         self.seed = seed
         self.progress = progress
 
-    def fit(self, train: Any, y: Any = None, *, eval_data: Any = None) -> Self:
+    def fit(self, train: Any, y: Any = None, *, eval_data: Any = None, sample_weight: Any = None) -> Self:
         """Fit encoder, fusion, calibration and thresholds.
 
         Args:
@@ -179,23 +187,34 @@ class AutoFusionClassifier(FusionPredictor):
                 set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not sent to an LLM.
             y: Labels of a list of texts. Tabular data with texts passed here are treated as `eval_data`.
             eval_data: More labelled data. All data are used for fitting; out-of-sample outputs come from cross-fitting.
+            sample_weight: n weights of the rows of `train`, 0 or more; those of `eval_data` weigh 1. Only their ratios
+                matter. They weigh the rows in all fits of heads, fusion, calibration and thresholds, and in
+                fine-tuning, and `class_weight` multiplies them. Rows of weight 0 are left out, and not sent to an LLM,
+                but their classes are kept. Contrastive training, the choice of the rows to score, the gates, the
+                held-out errors behind `max_risk` and the metrics in the report take all other rows as equal.
 
         Raises:
             ValueError: For invalid data or options.
             ScoringError: If the LLM cannot be queried at all.
         """
         check_options(self)
+        check_class_weight(self.class_weight)
         labels_only = hasattr(y, "columns") and self.text_column not in y
         if y is not None and is_table(y) and not labels_only and eval_data is None:
             y, eval_data = None, y
+        y = read_target(y, self.multi_label)
+        self._output = "indicator" if self.multi_label and is_indicator(y) else "names"
         started = time.perf_counter()
         llms = as_list(self.llm)
         count = None if llms == ["recorded"] else len(llms)
         data = self._prepare(with_labels(train, y, self.label_column), self.labels, count)
         if count is None and data.llm_scores is not None:  # one provider for each LLM in the data
             llms = llms * data.llm_scores.shape[1]
+        given_weights = read_weights(sample_weight, data)
         if eval_data is not None:
-            data = concatenate(data, self._prepare(eval_data, data.classes, len(llms)))
+            more = self._prepare(eval_data, data.classes, len(llms))
+            data, given_weights = concatenate(data, more), np.append(given_weights, np.ones(len(more)))
+        data, weights = weigh(data, given_weights, self.class_weight)
         check_data(data)
         torch.manual_seed(self.seed)
         source = str(resolve_model(str(self.encoder)))
@@ -210,7 +229,7 @@ class AutoFusionClassifier(FusionPredictor):
             fusion=self.fusion,
         ).to(torch_device(self.device))
         self.model_.config.encoder_config._name_or_path = str(self.encoder)
-        self.classes_ = np.array(data.classes, dtype=object if isinstance(data.classes[0], str) else None)
+        self.classes_ = class_array(data.classes)
         options, parts = self._fit_options(), (self.model_, self.tokenizer_)
         embedded: list[torch.Tensor] = []
 
@@ -229,7 +248,8 @@ class AutoFusionClassifier(FusionPredictor):
         # Nearest-neighbour prompts take examples from the training texts, which stay in memory and are not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
         self._pool = (data.texts, data.names()) if nearest else None
-        state = fit(FitState.start(*parts, data.texts, _labels(data), scores, options, *embedded))
+        given = embedded[0] if embedded else None
+        state = fit(FitState.start(*parts, data.texts, _labels(data), scores, options, given, weights))
         self.report_ = state.report
         self._review = (state.encoder_probs, scores, _labels(data), data.rows)
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags
 
+from .answers import as_answers, check_output, read_target
 from .configuration.exporter import exporter
 from .evaluation.label_errors import suspected_labels
 from .evaluation.metrics import is_right
@@ -18,10 +20,10 @@ from .evaluation.source_metrics import risk_metrics, source_metrics
 from .llms import LLM, ScorerCache, as_list
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.encoding import TextEncoder, encode_texts
+from .pickling import packed, unpacked
 from .pipelines.formatting import hold_back
 from .pipelines.inference import Inference, infer
 from .pipelines.inputs import Row, read_inputs
-from .routing.decisions import decide
 from .routing.policy import Policy
 from .routing.risk import RiskControl
 from .routing.run_options import Routing
@@ -52,43 +54,43 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
     model_: LabelFusionForSequenceClassification
     tokenizer_: Any
     classes_: NDArray[Any]
+    _output = "names"  # the default of `predict`
     report_: dict[str, Any]
     _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any], NDArray[np.int64] | None]
 
-    def predict(self, texts: Any, max_risk: float | None = None, **options: Any) -> list[Any]:
+    def predict(
+        self, texts: Any, max_risk: float | None = None, output: str | None = None, **options: Any
+    ) -> NDArray[Any]:
         """Predict classes.
 
         Args:
             texts: List of n texts, or data with a text column (and `llm_scores`).
             max_risk: Abstain (return None) so that at most this share of all texts gets a wrong answer. `predict_sets`
                 returns the classes that may be true.
+            output: `"names"` of classes, or `"indicator"`: 0/1 with one column per class, as scikit-learn's metrics
+                take them for multi-label. Default: `"indicator"` if `fit` got such a matrix as `y`, else `"names"`.
             **options: Those of `predict_sources`: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the
                 texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`.
 
         Returns:
-            n classes; multi-label: n lists of classes. None for a text that is missing (`empty_texts`).
+            Array of n classes; multi-label: of n lists of classes. None for a text that is missing (`empty_texts`) or
+            an answer that is held back. With `"indicator"`: int64 `(n, K)`, or float64 with NaN in such rows.
         """
+        wanted = check_output(output or self._output)
         result, control = self._infer(texts, max_risk=max_risk, **options)
-        named = self._named(result.probabilities)
-        if control is None:
-            return named
-        answered, _ = hold_back(result, self.model_.config, control)
-        return [name if given else None for name, given in zip(named, answered, strict=True)]
-
-    def _named(self, probabilities: NDArray[np.float32]) -> list[Any]:
-        classes, gaps = self.classes_.tolist(), np.isnan(probabilities)
-        blank = [bool(row.any()) for row in gaps]
-        if not self.multi_label:
-            best = probabilities.argmax(axis=1)
-            return [None if gone else classes[i] for i, gone in zip(best, blank, strict=True)]
-        config = self.model_.config
-        decided = decide(probabilities, config.decision_rule)
-        named = ([c for c, yes in zip(classes, row, strict=True) if yes] for row in decided)
-        return [None if gone else names for names, gone in zip(named, blank, strict=True)]
+        answered: NDArray[np.bool_] = np.asarray(~np.isnan(result.probabilities).any(axis=1))
+        if control is not None:
+            answered &= hold_back(result, self.model_.config, control)[0]
+        return as_answers(result.probabilities, answered, self.classes_, self.model_.config, wanted)
 
     def predict_proba(self, texts: Any, **options: Any) -> NDArray[np.float32]:
         """Calibrated probabilities, float32 `(n, K)`; the arguments are those of `predict`."""
         return self.predict_sources(texts, **options).probabilities
+
+    def predict_log_proba(self, texts: Any, **options: Any) -> NDArray[np.float32]:
+        """Logarithms of `predict_proba`, float32 `(n, K)`; minus infinity for a probability of 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(texts, **options))
 
     def predict_sources(
         self,
@@ -143,6 +145,15 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         routing = Routing.parse(self.model_.config, llm_policy, max_cost_usd, **options)
         return infer(encoder, rows, routing, self._scorers)
 
+    def __sklearn_tags__(self) -> Tags:
+        """scikit-learn's tags: the input is a list of texts, not a matrix of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array, tags.input_tags.two_d_array, tags.input_tags.string = True, False, True
+        tags.classifier_tags.multi_label = self.multi_label
+        tags.target_tags.two_d_labels = self.multi_label
+        tags.no_validation = True
+        return tags
+
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 `(n, hidden_size)`: the encoder's embeddings, without the features that other heads append."""
         found = encode_texts(self.model_, self.tokenizer_, texts, **self.encoding_options())
@@ -172,7 +183,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         A row whose class was not in the training data counts as wrong, with a warning.
         """
         config = self.model_.config
-        data = self._prepare_measured(with_labels(X, y, self.label_column))
+        data = self._prepare_measured(with_labels(X, read_target(y, self.multi_label), self.label_column))
         assert data.labels is not None  # `prepare` guarantees it
         probabilities = self.predict_sources(data).probabilities
         right = is_right(probabilities, data.labels, config.decision_rule)
@@ -338,9 +349,12 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         return built.get(self.model_.config, as_list(self.llm), pool=pool, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the scorers, whose clients belong to this process."""
+        """State for `pickle`: plain data instead of model and tokenizer; no scorers, which belong to this process."""
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_built"}
+        return packed({name: value for name, value in state.items() if name != "_built"})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(unpacked(state))
 
     def _check_fitted(self) -> None:
         if not getattr(self, "is_fitted_", False):

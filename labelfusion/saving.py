@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from .answers import OUTPUTS, check_output, class_array
 from .llms import LLM
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
@@ -30,7 +30,8 @@ def save(clf: Any, folder: Path) -> None:
     """Write model, tokenizer and the settings of a fitted classifier."""
     clf.model_.save_pretrained(folder)
     clf.tokenizer_.save_pretrained(folder)
-    state = {"classes": clf.classes_.tolist(), "params": {k: getattr(clf, k) for k in KEPT}}
+    params = {name: getattr(clf, name) for name in KEPT}
+    state = {"classes": clf.classes_.tolist(), "output": clf._output, "params": params}
     (folder / STATE_FILE).write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -41,7 +42,7 @@ def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], optio
     source = str(folder_or_repo)
     model = LabelFusionForSequenceClassification.from_pretrained(source)
     path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
-    classes, known = _read_state(path, source, model.config.label_names)
+    classes, output, known = _read_state(path, source, model.config.label_names)
     params = {"multi_label": model.config.multi_label, **known, **options}
     declared: Any = list(model.config.providers) or None
     chosen = llm if llm is not None else declared
@@ -52,7 +53,8 @@ def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], optio
     clf: Any = cls(encoder=encoder, llm=chosen, labels=classes, **params)  # type: ignore[call-arg]
     clf.model_ = model.to(torch_device(clf.device)).eval()
     clf.tokenizer_ = load_tokenizer(source)
-    clf.classes_ = np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+    clf.classes_ = class_array(classes)
+    clf._output = output
     clf.report_ = model.config.fusion_report or {}
     clf.is_fitted_ = True
     return clf
@@ -76,19 +78,20 @@ def torch_device(device: str | None) -> str:
     return device
 
 
-def _read_state(path: str | None, source: str, names: list[str]) -> tuple[list[Any], dict[str, Any]]:
-    """The K classes and the constructor's arguments in the file at `path`, if there is one.
+def _read_state(path: str | None, source: str, names: list[str]) -> tuple[list[Any], str, dict[str, Any]]:
+    """The K classes, the form of the predictions and the constructor's arguments in the file at `path`, if it exists.
 
     Raises:
         OSError: If it is damaged.
     """
     if path is None:
-        return names, {}
+        return names, OUTPUTS[0], {}
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
         classes, params = state.get("classes", names), state.get("params", {})
         if len(classes) != len(names):
             raise ValueError(f"{len(classes)} classes, the model has {len(names)}")
-        return list(classes), {name: params[name] for name in KEPT if name in params}
+        output = check_output(state.get("output", OUTPUTS[0]))
+        return list(classes), output, {name: params[name] for name in KEPT if name in params}
     except (ValueError, TypeError, AttributeError) as error:  # JSONDecodeError is a ValueError
         raise OSError(f"{STATE_FILE} of {source!r} is damaged ({error}): copy or download it again.") from None

@@ -15,10 +15,11 @@ from .encoders import load_encoder, without_pooler
 from .fusion import FusionMLP, ScorePool, pool_features
 from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead
 from .monotone import calibrated, map_scores
+from .plain_state import PlainState
 from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
 
 
-class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
+class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedModel):
     """Any Hugging Face encoder with a classification head, fused with LLM scores by a pool and a `FusionMLP`.
 
     `logits = ScorePool(encoder_logits, llm_scores) + FusionMLP([norm(embedding); llm_scores; mask])`. A text without

@@ -15,6 +15,7 @@ from .fit_options import FitOptions
 from .folds import assign_folds
 from .fusion.fusion_data import FusionData
 from .fusion.label_sets import LabelSets
+from .losses import Targets, Weighted, bare_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +47,7 @@ class FitState:
         novelty: float32 `(n,)` in [0, 1], out-of-fold out-of-distribution scores.
         label_sets: The out-of-fold label-set heads of the rows `covered`; `None`: classes are independent.
         fused_logits: float32 `(m, K)`, out-of-fold, of the m rows `fusable`; `None`: no fusion was fitted.
+        weights: float32 `(n,)`: weights of the rows in the fits, with a mean of 1; `None`: all are 1.
         report: Measurements and choices, as plain data for `config.fusion_report`.
     """
 
@@ -63,6 +65,7 @@ class FitState:
     frozen: bool = True
     label_sets: LabelSets | None = None
     fused_logits: torch.Tensor | None = None
+    weights: NDArray[np.float32] | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -75,6 +78,7 @@ class FitState:
         llm_scores: NDArray[np.float32] | None,
         options: FitOptions,
         embeddings: torch.Tensor | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> Self:
         """The state before the first step.
 
@@ -86,6 +90,7 @@ class FitState:
             llm_scores: float32 `(n, P, K)`, NaN for missing; `None`: no scores at all.
             options: Options of the fit.
             embeddings: float32 `(n, pooled_size)` from `encode_training_texts`, if already computed.
+            weights: float32 `(n,)`: see the class.
         """
         config, n = model.config, len(texts)
         if llm_scores is None or config.num_providers == 0:
@@ -102,6 +107,7 @@ class FitState:
             covered=np.zeros(n, dtype=bool),
             novelty=np.zeros(n, dtype=np.float32),
             embeddings=torch.empty(0, 0) if embeddings is None else embeddings,
+            weights=weights,
         )
         return replace(state, report={"rows": n, "scored_rows": int(state.scored.sum())})
 
@@ -121,9 +127,10 @@ class FitState:
         return [str(provider.name) for provider in self.config.providers]
 
     @property
-    def targets(self) -> torch.Tensor:
-        """The labels as a tensor."""
-        return torch.from_numpy(self.labels)
+    def targets(self) -> Targets:
+        """The labels as a tensor, with the weights of the rows if they have any."""
+        labels = torch.from_numpy(self.labels)
+        return labels if self.weights is None else Weighted(labels, torch.from_numpy(self.weights))
 
     @property
     def scored(self) -> NDArray[np.bool_]:
@@ -167,15 +174,17 @@ class FitState:
         """The data of the rows `fusable`, for fitting the fusion."""
         rows, model = torch.from_numpy(self.fusable), self.model
         baseline = model.baseline is not None  # combines answers
+        targets = self.targets[rows]
         own = self.frozen and model.fusion_mlp is not None and len(self.embeddings) > 0
         return FusionData(
             (self.encoder_answers if baseline else self.encoder_logits)[rows],
             torch.from_numpy(self.llm_scores)[rows],
-            self.targets[rows],
+            bare_labels(targets),
             self.task.multi_label,
             self.config.score_floor,
             self.embeddings[rows, : self.config.hidden_size] if own else None,
             None if baseline or self.label_sets is None else self.label_sets.rows(rows[self.covered]),
+            targets.weights if isinstance(targets, Weighted) else None,
         )
 
     def told(self, **entries: Any) -> Self:

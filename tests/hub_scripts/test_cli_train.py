@@ -222,7 +222,7 @@ def test_predict_goes_on_where_it_was_stopped(
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [r["n"] for r in found] == list(range(701))
     clf = AutoFusionClassifier.from_pretrained(trained / "model")
-    assert [r["predicted_label"] for r in found] == clf.predict([r["text"] for r in found])
+    assert [r["predicted_label"] for r in found] == clf.predict([r["text"] for r in found]).tolist()
     assert not (tmp_path / "out.jsonl.journal").exists()
 
 

@@ -70,7 +70,7 @@ def test_classifier_and_pipeline_can_be_sent_to_another_process(options: dict[st
         llm = LLMProvider("m", api_base=server.url, method="json")
         clf = AutoFusionClassifier(llm=llm, max_scored_rows=30, **options).fit(frame(60).drop(columns="llm_scores"))
         texts = ["a good movie", "goal"]
-        assert pickle.loads(pickle.dumps(clf)).predict(texts) == clf.predict(texts)
+        assert pickle.loads(pickle.dumps(clf)).predict(texts).tolist() == clf.predict(texts).tolist()
         clf.save_pretrained(tmp_path)
         task: Any = "labelfusion-classification"
         pipe = pipeline(task, model=str(tmp_path), device="cpu", llm_options={"cache": False})

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...modeling_labelfusion.monotone import calibrated
-from ..losses import clearly_better, log_loss
+from ..losses import Targets, clearly_better, log_loss
 from .calibration_maps import Apply, Fit, candidate_maps, cross_fitted, fit_answer_map, fit_temperature, report_choice
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def calibrate_answers(state: "FitState") -> "FitState":
 
 
 def calibrate_answer(
-    logits: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], multi_label: bool, wanted: str
+    logits: torch.Tensor, labels: Targets, folds: NDArray[np.int64], multi_label: bool, wanted: str
 ) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
     """Calibrate the fused answer with a temperature, optionally followed by a monotone map.
 
@@ -43,14 +43,14 @@ def calibrate_answer(
         Calibrated logits float32 `(n, K)`, `temperature` and `answer_map` for the config, and the comparison.
     """
 
-    def entries(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
+    def entries(name: str, x: torch.Tensor, y: Targets) -> dict[str, Any]:
         found: dict[str, Any] = {"temperature": 1.0 if name == "none" else fit_temperature(x, y, multi_label)}
         if name == "isotonic":
             found["answer_map"] = fit_answer_map(x / found["temperature"], y, multi_label)
         return found
 
     def way(name: str) -> Fit:
-        def fit(x: torch.Tensor, y: torch.Tensor) -> Apply:
+        def fit(x: torch.Tensor, y: Targets) -> Apply:
             found = entries(name, x, y)
             return lambda x: calibrated(x, found, multi_label)
 

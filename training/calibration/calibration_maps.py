@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...evaluation.metrics import calibration_error
 from ...modeling_labelfusion.monotone import Knots, top_odds
 from ...scoring.probabilities import to_probabilities
-from ..losses import log_loss, minimize
+from ..losses import Targets, bare_labels, log_loss, minimize, row_weights
 
 SCALE_PENALTY, BIAS_PENALTY = 10.0, 3.0
 NUM_BINS = 12  # of a monotone map
@@ -22,10 +22,10 @@ PRIOR_ROWS = 10.0  # weight of the mean predicted probability of a bin, in rows
 CALIBRATIONS = ("auto", "none", "temperature", "vector", "isotonic")
 FEWEST_ROWS = {"vector": 100, "isotonic": 300}
 Apply = Callable[[torch.Tensor], torch.Tensor]
-Fit = Callable[[torch.Tensor, torch.Tensor], Apply]
+Fit = Callable[[torch.Tensor, Targets], Apply]
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> float:
+def fit_temperature(logits: torch.Tensor, labels: Targets, multi_label: bool) -> float:
     """The temperature that minimises the log loss of `logits / temperature` (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
@@ -48,9 +48,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, multi_label: boo
     return float(log_t.detach().exp().clamp(0.05, 20.0))
 
 
-def fit_vector_scaling(
-    logits: torch.Tensor, labels: torch.Tensor, multi_label: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fit_vector_scaling(logits: torch.Tensor, labels: Targets, multi_label: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Vector scaling (Guo et al. 2017): `logits * scale + bias`, with a penalty on the deviation from a temperature.
 
     The full matrix of Kull et al. 2019 (ODIR, arXiv:1910.12656), with the same penalty, lowered the log loss of
@@ -79,7 +77,9 @@ def fit_vector_scaling(
     return ((1 + extra) / temperature).detach(), bias.detach()
 
 
-def fit_monotone(logits: NDArray[np.floating], truth: NDArray[np.bool_]) -> Knots:
+def fit_monotone(
+    logits: NDArray[np.floating], truth: NDArray[np.bool_], weights: NDArray[np.floating] | None = None
+) -> Knots:
     """Isotonic regression of outcomes on logits (Zadrozny and Elkan 2002), reduced to a few knots.
 
     The rates of bins of equal mass are shrunk to the predicted probabilities by the weight of `PRIOR_ROWS` rows, then
@@ -89,6 +89,7 @@ def fit_monotone(logits: NDArray[np.floating], truth: NDArray[np.bool_]) -> Knot
     Args:
         logits: float `(m,)`.
         truth: bool `(m,)`.
+        weights: float `(m,)`: weights of the outcomes; `None`: all are 1.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -96,9 +97,11 @@ def fit_monotone(logits: NDArray[np.floating], truth: NDArray[np.bool_]) -> Knot
     if len(logits) == 0:
         return [[0.0], [0.0]]
     edges = np.unique(np.quantile(logits, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
-    _, place, counts = np.unique(np.searchsorted(edges, logits), return_inverse=True, return_counts=True)
+    place = np.unique(np.searchsorted(edges, logits), return_inverse=True)[1]
+    weights = np.ones(len(logits)) if weights is None else weights
+    counts = np.bincount(place, weights=weights)
     probs = (1.0 / (1.0 + np.exp(-logits))).clip(1e-4, 1 - 1e-4)
-    hits, expected, x = (np.bincount(place, weights=v) / counts for v in (truth, probs, logits))
+    hits, expected, x = (np.bincount(place, weights=weights * v) / counts for v in (truth, probs, logits))
     rates = (counts * hits + PRIOR_ROWS * expected) / (counts + PRIOR_ROWS)
     level = IsotonicRegression().fit_transform(x, rates, sample_weight=counts + PRIOR_ROWS)
     blocks = np.split(np.arange(len(x)), np.flatnonzero(np.diff(level) > 1e-3) + 1)
@@ -107,7 +110,7 @@ def fit_monotone(logits: NDArray[np.floating], truth: NDArray[np.bool_]) -> Knot
     return [[round(float(v), 4) for v in values[apart]] for values in (x, np.log(rate / (1 - rate)))]
 
 
-def fit_score_map(scores: torch.Tensor, labels: torch.Tensor, multi_label: bool, floor: float) -> Knots:
+def fit_score_map(scores: torch.Tensor, labels: Targets, multi_label: bool, floor: float) -> Knots:
     """Fit the map of one LLM's scores for `map_scores`, pooled over the classes (one against the rest).
 
     Args:
@@ -118,19 +121,23 @@ def fit_score_map(scores: torch.Tensor, labels: torch.Tensor, multi_label: bool,
     """
     heard = ~torch.isnan(scores).any(dim=-1)
     logits = torch.logit(scores[heard].double().clamp(floor, 1.0 - floor))
-    truth = labels[heard] > 0 if multi_label else F.one_hot(labels[heard], scores.shape[1]) > 0
-    return fit_monotone(logits.flatten().numpy(), truth.flatten().numpy())
+    known = bare_labels(labels)[heard]
+    truth = known > 0 if multi_label else F.one_hot(known, scores.shape[1]) > 0
+    weights = row_weights(labels)[heard].repeat_interleave(scores.shape[1])
+    return fit_monotone(logits.flatten().numpy(), truth.flatten().numpy(), weights.numpy())
 
 
-def fit_answer_map(logits: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> Knots:
+def fit_answer_map(logits: torch.Tensor, labels: Targets, multi_label: bool) -> Knots:
     """Fit the map of the fused logits for `map_logits`; `logits` float `(n, K)`, out-of-fold."""
+    known, weights = bare_labels(labels), row_weights(labels)
     if multi_label:
-        return fit_monotone(logits.flatten().numpy(), (labels > 0).flatten().numpy())
+        weights = weights.repeat_interleave(logits.shape[1])
+        return fit_monotone(logits.flatten().numpy(), (known > 0).flatten().numpy(), weights.numpy())
     odds, best, _ = top_odds(logits)
-    return fit_monotone(odds.squeeze(-1).numpy(), (best.squeeze(-1) == labels).numpy())
+    return fit_monotone(odds.squeeze(-1).numpy(), (best.squeeze(-1) == known).numpy(), weights.numpy())
 
 
-def cross_fitted(fit: Fit, x: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64]) -> torch.Tensor:
+def cross_fitted(fit: Fit, x: torch.Tensor, labels: Targets, folds: NDArray[np.int64]) -> torch.Tensor:
     """Calibrate each row with a fit on the other folds.
 
     Args:
@@ -159,12 +166,13 @@ def report_choice(
     losses: dict[str, torch.Tensor],
     before: torch.Tensor,
     after: torch.Tensor,
-    labels: torch.Tensor,
+    labels: Targets,
     multi_label: bool,
 ) -> dict[str, Any]:
     """Report the choice, the comparison, and the metrics of logits `(n, K)` before and after calibration."""
     report: dict[str, Any] = {"chosen": chosen}
     report["log_loss"] = {name: round(float(loss.mean()), 5) for name, loss in losses.items()}
     for when, logits in (("before", before), ("after", after)):
-        report[when] = calibration_error(to_probabilities(logits.numpy(), multi_label), labels.numpy(), multi_label)
+        probs = to_probabilities(logits.numpy(), multi_label)
+        report[when] = calibration_error(probs, bare_labels(labels).numpy(), multi_label)
     return report

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..losses import clearly_better, log_loss
+from ..losses import Targets, clearly_better, log_loss
 from .calibration_maps import (
     Apply,
     Fit,
@@ -38,7 +38,7 @@ def calibrate_encoder_logits(state: "FitState") -> "FitState":
 def calibrate_encoder(
     model: "LabelFusionForSequenceClassification",
     logits: torch.Tensor,
-    labels: torch.Tensor,
+    labels: Targets,
     folds: NDArray[np.int64],
     wanted: str,
 ) -> tuple[torch.Tensor, float, dict[str, Any]]:
@@ -61,11 +61,11 @@ def calibrate_encoder(
     """
     multi_label = model.config.multi_label
 
-    def cool(x: torch.Tensor, y: torch.Tensor) -> Apply:
+    def cool(x: torch.Tensor, y: Targets) -> Apply:
         temperature = fit_temperature(x, y, multi_label)
         return lambda x: x / temperature
 
-    def scale(x: torch.Tensor, y: torch.Tensor) -> Apply:
+    def scale(x: torch.Tensor, y: Targets) -> Apply:
         factor, bias = fit_vector_scaling(x, y, multi_label)
         return lambda x: x * factor + bias
 

@@ -12,7 +12,7 @@ from ...modeling_labelfusion.monotone import Knots, map_scores
 from ..fusion.fusion_data import FusionData
 from ..fusion.fusion_fit import ALONE_PENALTY
 from ..fusion.pool_fit import PoolPath
-from ..losses import clearly_better
+from ..losses import Targets, clearly_better
 from .calibration_maps import Apply, candidate_maps, cross_fitted, fit_score_map
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def calibrate_llms(
         One map or `None` per LLM, the data with cross-fitted scores, and the comparison for each LLM.
     """
 
-    def fit(x: torch.Tensor, y: torch.Tensor) -> Apply:
+    def fit(x: torch.Tensor, y: Targets) -> Apply:
         knots = fit_score_map(x, y, data.multi_label, data.floor)
         return lambda x: map_scores(x.unsqueeze(1), [knots], data.multi_label, data.floor).squeeze(1)
 
@@ -63,7 +63,7 @@ def calibrate_llms(
         report: dict[str, Any] = {"chosen": "none"}
         report["before"] = calibration_error(own.numpy(), data.labels.numpy(), data.multi_label)
         if "isotonic" in steps:
-            mapped = cross_fitted(fit, own, data.labels, folds)
+            mapped = cross_fitted(fit, own, data.targets, folds)
             ways = {"none": own, "isotonic": mapped}
             losses = {}
             for name, way in ways.items():
@@ -76,7 +76,7 @@ def calibrate_llms(
                 report["chosen"] = "isotonic"
                 scores[:, p] = mapped
         maps.append(
-            fit_score_map(own, data.labels, data.multi_label, data.floor) if report["chosen"] != "none" else None
+            fit_score_map(own, data.targets, data.multi_label, data.floor) if report["chosen"] != "none" else None
         )
         reports.append(report)
     return maps, replace(data, llm_scores=scores), reports

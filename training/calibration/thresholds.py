@@ -21,7 +21,9 @@ def set_thresholds(state: "FitState") -> "FitState":
         return state
     config, truth = state.config, state.labels[state.judged]
     config.min_labels = int(state.labels.sum(axis=1).min() >= 1)
-    config.thresholds = tune_thresholds(state.probabilities, truth, state.options.threshold_metric, config.min_labels)
+    weights = None if state.weights is None else state.weights[state.judged]
+    metric = state.options.threshold_metric
+    config.thresholds = tune_thresholds(state.probabilities, truth, metric, config.min_labels, weights)
     return state
 
 
@@ -30,6 +32,7 @@ def tune_thresholds(
     labels: NDArray[np.floating],
     metric: str = "accuracy",
     min_labels: int = 0,
+    weights: NDArray[np.floating] | None = None,
 ) -> list[float]:
     """Choose thresholds on out-of-sample probabilities: one for all classes, then class by class.
 
@@ -41,6 +44,7 @@ def tune_thresholds(
         labels: 0/1 `(n, K)`.
         metric: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         min_labels: As in `decide`.
+        weights: float `(n,)`: weights of the rows; `None`: all are 1.
 
     Returns:
         K thresholds.
@@ -57,8 +61,9 @@ def tune_thresholds(
     def value(thresholds: NDArray[np.floating]) -> float:
         decided = decide(probabilities, DecisionRule(list(thresholds), min_labels))
         if metric == "accuracy":
-            return float((decided == truth).all(axis=1).mean())
-        return float(f1_score(truth, decided, average=metric.removesuffix("_f1"), zero_division=0))
+            return float(np.average((decided == truth).all(axis=1), weights=weights))
+        average = metric.removesuffix("_f1")
+        return float(f1_score(truth, decided, average=average, zero_division=0, sample_weight=weights))
 
     num_labels = probabilities.shape[1]
     start = value(np.full(num_labels, 0.5))

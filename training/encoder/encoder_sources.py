@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...configuration import Task
 from ...modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
-from ..losses import log_loss, minimize
+from ..losses import Targets, log_loss, minimize
 from .probe import best_penalty, fit_probe, penalty_path
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def stack_sources(state: "FitState") -> "FitState":
     return replace(state.told(encoder_log_loss=rounded, encoder_weights=weights), encoder_logits=logits)
 
 
-def stack(sources: list[torch.Tensor], labels: torch.Tensor, multi_label: bool) -> list[float]:
+def stack(sources: list[torch.Tensor], labels: Targets, multi_label: bool) -> list[float]:
     """Fit non-negative weights for a sum of sources (Wolpert 1992, "Stacked generalization").
 
     Args:
@@ -94,7 +94,7 @@ def combine(
     model: "LabelFusionForSequenceClassification",
     own_logits: torch.Tensor,
     others: list[Words | Neighbours],
-    labels: torch.Tensor,
+    labels: Targets,
     rows: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Set the heads of the model to the weighted sum of its linear head and other sources.
@@ -134,7 +134,7 @@ def combine(
     return total, {name: round(w, 3) for name, w in zip(names, [own, *weights], strict=True)}
 
 
-def fit_neighbours(embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64], task: Task) -> Neighbours:
+def fit_neighbours(embeddings: torch.Tensor, labels: Targets, folds: NDArray[np.int64], task: Task) -> Neighbours:
     """Fit the kernel head: a probe on kernel features of `LANDMARKS` random rows.
 
     Args:
@@ -159,7 +159,7 @@ def fit_neighbours(embeddings: torch.Tensor, labels: torch.Tensor, folds: NDArra
 
 def fit_words(
     bags: list[NDArray[np.int64]],
-    labels: torch.Tensor,
+    labels: Targets,
     folds: NDArray[np.int64],
     lexical_size: int,
     task: Task,
@@ -221,7 +221,7 @@ def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.
 
 
 def _path(
-    x: "csr_array", y: torch.Tensor, task: Task, penalties: tuple[float, ...]
+    x: "csr_array", y: Targets, task: Task, penalties: tuple[float, ...]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     transposed = x.T.tocsr()
 

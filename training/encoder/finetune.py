@@ -18,6 +18,7 @@ from ..collator import LabelFusionDataCollator
 from ..fit_options import FinetuneOptions
 from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
+from .weighted_rows import WEIGHT_KEY, WeightedRowsCollator, WeightedRowsTrainer
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
@@ -70,6 +71,7 @@ def finetune(
     num_epochs: int,
     stop_after: int | None = None,
     on_epoch: Callable[[], None] | None = None,
+    weights: NDArray[np.floating] | None = None,
 ) -> None:
     """Fine-tune encoder and head, in place, on the labels alone.
 
@@ -82,11 +84,16 @@ def finetune(
         num_epochs: Epochs of the learning rate schedule.
         stop_after: Epochs after which to stop, without shortening the schedule.
         on_epoch: Called after every epoch. It may use the model, but not change it.
+        weights: float `(n,)`: weights of the rows; `None`: all are 1.
     """
     model, tokenizer = encoder.model, encoder.tokenizer
     limit = length_limit(model, tokenizer, options.max_length)
     ids = [tokenizer(without_surrogates(t), truncation=True, max_length=limit) for t in texts]
     rows = [{**dict(x), "labels": y} for x, y in zip(ids, labels, strict=True)]
+    trainer_class, collator_class = LabelFusionTrainer, LabelFusionDataCollator
+    if weights is not None:
+        rows = [{**row, WEIGHT_KEY: w} for row, w in zip(rows, weights, strict=True)]
+        trainer_class, collator_class = WeightedRowsTrainer, WeightedRowsCollator
     small = sum(p.numel() for p in model.encoder.parameters()) < 50e6
     with tempfile.TemporaryDirectory() as folder, _trained_part(model, options):
         arguments = {
@@ -103,15 +110,16 @@ def finetune(
             "save_strategy": "no",
             "logging_strategy": "no",
             "report_to": [],
+            "remove_unused_columns": weights is None,
             "disable_tqdm": not options.progress,
             **(options.trainer_args or {}),
         }
-        trainer = LabelFusionTrainer(
+        trainer = trainer_class(
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=_Rows(rows),
             processing_class=tokenizer,
-            data_collator=LabelFusionDataCollator(tokenizer, 0, model.config.num_labels, model.config.multi_label),
+            data_collator=collator_class(tokenizer, 0, model.config.num_labels, model.config.multi_label),
             learning_rates={r"^encoder_head\.": 1e-3},
             callbacks=[_AfterEpoch(on_epoch, stop_after)],
         )

@@ -68,7 +68,9 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
         return state
     if schedule.again:  # same schedule as measured, stopped after the best epoch
         rows_and_options = (state.texts, state.labels, options.finetune)
-        finetune(state.encoder, *rows_and_options, num_epochs=schedule.epochs, stop_after=best + 1)
+        finetune(
+            state.encoder, *rows_and_options, num_epochs=schedule.epochs, stop_after=best + 1, weights=state.weights
+        )
     else:
         model.load_state_dict(measured)
     share = round(trained_share(model, options.finetune), 2)
@@ -144,7 +146,10 @@ def _train_without_each_part(
         set_head(model, *head)
         seen = [text for text, use in zip(texts, part, strict=True) if not use]
         watch = _Watch(state, part, logits, keep_best=not schedule.again)
-        finetune(state.encoder, seen, labels[~part], options, num_epochs=schedule.epochs, on_epoch=watch)
+        weights = None if state.weights is None else state.weights[~part]
+        finetune(
+            state.encoder, seen, labels[~part], options, num_epochs=schedule.epochs, on_epoch=watch, weights=weights
+        )
         covered |= part
         model.load_state_dict(start)
     return logits, covered, watch.weights

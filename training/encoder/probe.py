@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ...configuration import Task
-from ..losses import log_loss, minimize
+from ..losses import Targets, log_loss, minimize
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
@@ -40,7 +40,7 @@ class Probe:
 
 def fit_probe(
     embeddings: torch.Tensor,
-    labels: torch.Tensor,
+    labels: Targets,
     folds: NDArray[np.int64],
     task: Task,
     penalties: tuple[float, ...] = PENALTIES,
@@ -49,7 +49,7 @@ def fit_probe(
 
     Args:
         embeddings: float32 `(n, hidden)`.
-        labels: int64 `(n,)` or float32 `(n, K)`.
+        labels: int64 `(n,)` or float32 `(n, K)`; or `Weighted`.
         folds: int64 `(n,)` from `assign_folds`.
         task: The K classes.
         penalties: The candidates, from strong to weak.
@@ -61,7 +61,7 @@ def fit_probe(
 
 def cross_validate(
     embeddings: torch.Tensor | dict[int, torch.Tensor],
-    labels: torch.Tensor,
+    labels: Targets,
     folds: NDArray[np.int64],
     task: Task,
     penalties: tuple[float, ...] = PENALTIES,
@@ -71,7 +71,7 @@ def cross_validate(
     Args:
         embeddings: float32 `(n, hidden)`; or, for an encoder that is trained on labels, one such tensor per fold, from
             an encoder that was not trained on that fold.
-        labels: int64 `(n,)` or float32 `(n, K)`.
+        labels: int64 `(n,)` or float32 `(n, K)`; or `Weighted`.
         folds: int64 `(n,)`; -1: never held out.
         task: The K classes.
         penalties: The candidates, from strong to weak.
@@ -92,7 +92,7 @@ def cross_validate(
 
 def best_penalty(
     unseen: Callable[[int], Iterator[torch.Tensor]],
-    labels: torch.Tensor,
+    labels: Targets,
     folds: NDArray[np.int64],
     task: Task,
 ) -> tuple[torch.Tensor, int, float]:
@@ -100,7 +100,7 @@ def best_penalty(
 
     Args:
         unseen: Yields for a fold the logits `(rows, K)` of its rows from fits on the other folds, at each penalty.
-        labels: int64 `(n,)` or float32 `(n, K)`.
+        labels: int64 `(n,)` or float32 `(n, K)`; or `Weighted`.
         folds: int64 `(n,)`; -1: never held out.
         task: The K classes.
 
@@ -123,7 +123,7 @@ def best_penalty(
 
 
 def fit_head(
-    embeddings: torch.Tensor, labels: torch.Tensor, task: Task, penalties: tuple[float, ...]
+    embeddings: torch.Tensor, labels: Targets, task: Task, penalties: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, at the last of the penalties."""
     features, mean, scale = _standardised(embeddings)
@@ -149,7 +149,7 @@ def _standardised(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor,
 def penalty_path(
     product: Callable[[torch.Tensor], torch.Tensor],
     num_features: int,
-    y: torch.Tensor,
+    y: Targets,
     task: Task,
     penalties: tuple[float, ...],
     max_iter: int = 60,
@@ -171,6 +171,6 @@ def penalty_path(
 
 
 def _path(
-    x: torch.Tensor, y: torch.Tensor, task: Task, penalties: tuple[float, ...]
+    x: torch.Tensor, y: Targets, task: Task, penalties: tuple[float, ...]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return penalty_path(lambda w: F.linear(x, w), x.shape[1], y, task, penalties)

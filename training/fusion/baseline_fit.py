@@ -26,7 +26,7 @@ def fit_baseline(method: str, data: FusionData) -> BaselineFusion:
         def objective() -> torch.Tensor:
             weights = {"weight": torch.softmax(free, dim=0).expand(-1, num_labels)}
             logits = torch.func.functional_call(baseline, weights, (data.encoder_logits, data.llm_scores))
-            return log_loss(logits, data.labels, data.multi_label).mean() + 0.5 * free.square().sum() / len(logits)
+            return log_loss(logits, data.targets, data.multi_label).mean() + 0.5 * free.square().sum() / len(logits)
 
         minimize(objective, [free])
         weight = torch.softmax(free.detach(), dim=0).expand(-1, num_labels)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...modeling_labelfusion.fusion import pool_features
 from ...scoring.probabilities import to_probabilities
-from ..losses import log_loss
+from ..losses import Targets, Weighted, log_loss
 from .label_sets import LabelSets
 
 
@@ -24,6 +24,7 @@ class FusionData:
         floor: Smallest probability before the logarithm, the config's `score_floor`.
         embeddings: float32 `(n, hidden)` for the MLP; `None`: no MLP.
         label_sets: Label-set heads for the fused rows; `None`: classes are independent.
+        weights: float32 `(n,)`: weights of the rows; `None`: all are 1.
     """
 
     encoder_logits: torch.Tensor
@@ -33,6 +34,7 @@ class FusionData:
     floor: float
     embeddings: torch.Tensor | None = None
     label_sets: LabelSets | None = None
+    weights: torch.Tensor | None = None
     evidence: torch.Tensor = field(init=False)
     mask: torch.Tensor = field(init=False)
 
@@ -51,15 +53,21 @@ class FusionData:
             self.floor,
             embeddings,
             label_sets,
+            None if self.weights is None else self.weights[index],
         )
+
+    @property
+    def targets(self) -> Targets:
+        """The labels, with the weights of the rows if they have any."""
+        return self.labels if self.weights is None else Weighted(self.labels, self.weights)
 
     def answer(self, logits: torch.Tensor) -> torch.Tensor:
         """Final logits of the model, float `(n, K)`, from independent per-class logits."""
         return logits if self.label_sets is None else self.label_sets(logits)
 
     def log_loss(self, logits: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of the final logits, in nats, float `(n,)`."""
-        return log_loss(self.answer(logits), self.labels, self.multi_label)
+        """Negative log-likelihood of the final logits, in nats, float `(n,)`, times the weight of the row."""
+        return log_loss(self.answer(logits), self.targets, self.multi_label)
 
     def probabilities(self, logits: torch.Tensor) -> NDArray[np.float64]:
         """Probabilities of final logits, float64 `(n, K)`."""

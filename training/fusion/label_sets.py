@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ...modeling_labelfusion.heads import LabelSetHead
-from ..losses import clearly_better, log_loss, minimize
+from ..losses import Targets, bare_labels, clearly_better, log_loss, minimize, row_weights
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
@@ -33,7 +33,7 @@ class LabelSets:
     fold: torch.Tensor
 
     @classmethod
-    def fit(cls, logits: torch.Tensor, labels: torch.Tensor, folds: NDArray[np.int64]) -> "LabelSets":
+    def fit(cls, logits: torch.Tensor, labels: Targets, folds: NDArray[np.int64]) -> "LabelSets":
         """Fit a head without each fold; the arguments are those of `choose_label_sets`."""
         names, fold = np.unique(folds, return_inverse=True)
         seen = [torch.from_numpy(folds != name) for name in names]
@@ -70,7 +70,7 @@ def judge_classes_together(state: "FitState") -> "FitState":
 def choose_label_sets(
     model: "LabelFusionForSequenceClassification",
     logits: torch.Tensor,
-    labels: torch.Tensor,
+    labels: Targets,
     folds: NDArray[np.int64],
 ) -> tuple[LabelSets | None, dict[str, Any]]:
     """Give `model` a label-set head if it is better by a standard error on held-out rows.
@@ -84,7 +84,7 @@ def choose_label_sets(
     Returns:
         The out-of-fold heads, or `None` if independent classes are better; and the comparison.
     """
-    if len(logits) < FEWEST_ROWS or len(labels.unique(dim=0)) > MOST_SETS:
+    if len(logits) < FEWEST_ROWS or len(bare_labels(labels).unique(dim=0)) > MOST_SETS:
         return None, {}
     label_sets = LabelSets.fit(logits, labels, folds)
     losses = {"apart": log_loss(logits, labels, True), "together": log_loss(label_sets(logits), labels, True)}
@@ -99,7 +99,7 @@ def choose_label_sets(
     return label_sets, report
 
 
-def fit_label_sets(logits: torch.Tensor, labels: torch.Tensor) -> LabelSetHead:
+def fit_label_sets(logits: torch.Tensor, labels: Targets) -> LabelSetHead:
     """Fit scale and biases to the label sets of the rows, with a penalty on the terms beyond single classes.
 
     The bias of a set is the sum of a term per class, a term per pair of classes and a term for their number, so that
@@ -112,8 +112,9 @@ def fit_label_sets(logits: torch.Tensor, labels: torch.Tensor) -> LabelSetHead:
     Returns:
         The head, with the sets of the rows, and a set of its own for each class that is in none of them.
     """
-    num_labels = labels.shape[1]
-    sets, target = labels.double().unique(dim=0, return_inverse=True)
+    num_labels = logits.shape[1]
+    sets, target = bare_labels(labels).double().unique(dim=0, return_inverse=True)
+    weights = row_weights(labels).double()
     sets = torch.cat([sets, torch.eye(num_labels, dtype=sets.dtype)[~(sets > 0).any(dim=0)]])
     first, second = torch.triu_indices(num_labels, num_labels, 1)
     pairs = sets[:, first] * sets[:, second]
@@ -125,7 +126,7 @@ def fit_label_sets(logits: torch.Tensor, labels: torch.Tensor) -> LabelSetHead:
     def objective() -> torch.Tensor:
         scores = known * (1 + extra) @ sets.T + parts @ weight
         held = PENALTY * (extra.square().sum() + weight.square().sum())
-        return F.cross_entropy(scores, target) + 0.5 * held / len(logits)
+        return (weights * F.cross_entropy(scores, target, reduction="none")).mean() + 0.5 * held / len(logits)
 
     minimize(objective, [extra, weight], max_iter=100)
     head = LabelSetHead(len(sets), num_labels)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...modeling_labelfusion.fusion import ScorePool, pool_logits
-from ..losses import log_loss, minimize
+from ..losses import Targets, log_loss, minimize
 from .fusion_data import FusionData
 
 STIFFNESS = 30.0  # of the prior on each weight, where several LLMs share it; else 1
@@ -97,7 +97,7 @@ class PoolPath:
             # A source starts as good for about one nat; several share it as independent witnesses never quite are.
             prior *= num_providers**-0.5
             if num_providers > 1 and not data.multi_label:
-                prior *= _weights_alone(evidence, data.labels)[:, None, None]
+                prior *= _weights_alone(evidence, data.targets)[:, None, None]
                 stiffness = STIFFNESS
         return prior, stiffness
 
@@ -132,17 +132,18 @@ def average_pools(pools: Sequence[tuple[float, ScorePool]]) -> ScorePool:
     return average
 
 
-def _weights_alone(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _weights_alone(evidence: torch.Tensor, labels: Targets) -> torch.Tensor:
     """Weight of each LLM's evidence `(n, P, K)` without other sources, float32 `(P,)`, at least 0.
 
     With little data, single weights are easier to estimate than joint ones, so they are used as prior: a poor LLM
     starts low.
     """
     weights = torch.ones(evidence.shape[1], requires_grad=True)
+    repeated = labels[torch.arange(len(labels)).repeat_interleave(len(weights))]
 
     def objective() -> torch.Tensor:
         logits = (evidence * weights[:, None]).flatten(0, 1)
-        loss = log_loss(logits, labels.repeat_interleave(len(weights)), multi_label=False).sum()
+        loss = log_loss(logits, repeated, multi_label=False).sum()
         return (loss + 0.5 * (weights - 1.0).square().sum()) / max(len(labels), 1)
 
     minimize(objective, [weights], max_iter=60)
