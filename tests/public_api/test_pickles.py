@@ -123,7 +123,7 @@ def test_modules_that_were_changed_are_pickled_as_they_are(fitted: AutoFusionCla
     model = copy.deepcopy(fitted.model_)
     for module in model.modules():
         module._forward_hooks.clear()
-    model.encoder_head = torch.nn.Sequential(model.encoder_head)  # type: ignore[assignment]
+    model.classifier.encoder_head = torch.nn.Sequential(model.encoder_head)  # type: ignore[assignment]
     assert model.plain_state() is None
     assert isinstance(pickle.loads(pickle.dumps(model)).encoder_head, torch.nn.Sequential)
 
