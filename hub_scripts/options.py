@@ -105,15 +105,15 @@ def read_descriptions(path: str) -> dict[str, str]:
     return {str(name): str(description) for name, description in found.items()}
 
 
-def add_annotators(parser: Any, saved: bool = False) -> None:
-    """`--annotators`; `saved`: defaults to the setting of the training."""
+def add_annotators(parser: Any) -> None:
+    """`--annotators`."""
     parser.add_argument(
         "--annotators",
         choices=("majority", "soft"),
-        default=None if saved else "majority",
+        default="majority",
         help="what several annotators of a text give, in the export of an annotation tool: majority: the class with "
         "the most votes, a tie leaves the text out; soft: each vote is a row "
-        f"(default: {'as the model was trained' if saved else 'majority'})",
+        "(default: %(default)s); test data count a text once, with its majority class",
     )
 
 

@@ -270,7 +270,7 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
             num_providers=None if scores is None else scores.shape[1],
             unseen_classes=option == "--test",
             empty_texts=args.empty_texts,
-            annotators=args.annotators,
+            annotators="majority" if option == "--test" else args.annotators,
         )
         found.append(data)
     train, more, test = found

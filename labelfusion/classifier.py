@@ -45,7 +45,7 @@ class AutoFusionClassifier(FusionPredictor):
             rows out, `predict` returns None and `predict_proba` NaN.
         annotators: How to handle texts with labels of several annotators, in the export of an annotation tool:
             `"majority"` takes the class with the most votes (a tie leaves the text out), `"soft"` makes each vote a
-            row.
+            row of the training data. `evaluate` takes the majority in either case.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         encoder_training: `"probe"`: frozen encoder with a linear head, takes seconds; `"contrastive"`: for few rows,
             first trains the encoder to embed texts of a class close together; `"full"`: fine-tuning; `"auto"`:
