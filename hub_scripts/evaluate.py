@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_annotators, add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
+from .options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
 
 if TYPE_CHECKING:
     from ..scoring.budget import Budget
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
     )
     add_columns(parser, saved=True)
-    add_annotators(parser, saved=True)
     add_encoding(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
 
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from .cards.model_card import update_card
     from .options import load_classifier
 
-    columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts", "annotators")}
+    columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts")}
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device, **columns)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"

@@ -116,19 +116,19 @@ def table_layout(args: argparse.Namespace) -> "TableLayout":
         label_column=args.label_column,
         label_columns=getattr(args, "label_columns", None),
         empty_texts=args.empty_texts,
-        annotators=args.annotators,
+        annotators=getattr(args, "annotators", "majority"),
     )
 
 
-def add_annotators(parser: Any, saved: bool = False) -> None:
-    """`--annotators`; `saved`: defaults to the setting of the training."""
+def add_annotators(parser: Any) -> None:
+    """`--annotators`."""
     parser.add_argument(
         "--annotators",
         choices=("majority", "soft"),
-        default=None if saved else "majority",
+        default="majority",
         help="what several annotators of a text give, in the export of an annotation tool: majority: the class with "
         "the most votes, a tie leaves the text out; soft: each vote is a row "
-        f"(default: {'as the model was trained' if saved else 'majority'})",
+        "(default: %(default)s); test data count a text once, with its majority class",
     )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,6 +259,7 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
     from ..training.data import prepare
 
     found: list[LabelledTexts | None] = []
+    layout = table_layout(args)
     for source, option in ((args.data, "DATA"), (args.eval, "--eval"), (args.test, "--test")):
         if source is None:
             found.append(None)
@@ -268,7 +270,8 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
             source,
             classes=args.labels if first is None else first.classes,
             multi_label=args.multi_label,
-            layout=table_layout(args),
+            # A text that is measured counts once, with the class that most annotators gave.
+            layout=replace(layout, annotators="majority") if option == "--test" else layout,
             num_providers=None if scores is None else scores.shape[1],
             unseen_classes=option == "--test",
         )

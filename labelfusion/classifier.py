@@ -47,7 +47,7 @@ class AutoFusionClassifier(FusionPredictor):
             rows out, `predict` returns None and `predict_proba` NaN.
         annotators: How to handle texts with labels of several annotators, in the export of an annotation tool:
             `"majority"` takes the class with the most votes (a tie leaves the text out), `"soft"` makes each vote a
-            row.
+            row of the training data. `evaluate` takes the majority in either case.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         class_weight: Weights of the classes in `fit`, as `{class: weight}` (1 for the others), or `"balanced"`: the
             same total weight for each class. A multi-label row has the mean weight of its classes, 1 without any.

@@ -307,9 +307,12 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         return found
 
     def _prepare_measured(self, data: Any) -> LabelledTexts:
-        """Prepare labelled data for the fitted model; classes that it does not know are allowed."""
+        """Prepare labelled data for the fitted model; classes that it does not know are allowed.
+
+        A text of several annotators counts once, with its majority class.
+        """
         known, count = self.classes_.tolist(), self.model_.config.num_providers
-        return self._prepare(data, known, count, unseen_classes=True)
+        return self._prepare(data, known, count, unseen_classes=True, annotators="majority")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save model, tokenizer and the classifier's settings. Model, pipeline and classifier can load the folder."""

@@ -14,6 +14,7 @@ import pytest
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.data import TableLayout, annotations, prepare
 from labelfusion.training.data.annotations import find_tool, read_export
+from labelfusion.training.folds import assign_folds
 from llm_server import LLMServer
 
 from labelfusion import AutoFusionClassifier
@@ -360,16 +361,41 @@ def test_every_way_in(
     assert main(["train", str(source), "--test", str(FILES / "prodigy.jsonl"), "--annotators", "soft", *training]) == 0
     assert AutoFusionClassifier.from_pretrained(model).annotators == "soft"
     assert "23 rows of label" in capsys.readouterr().out
-    for how, count in zip(WAYS, (19, 23), strict=True):
-        folder = tmp_path / how
-        assert main(["evaluate", str(model), str(source), "--annotators", how, "--output-dir", str(folder)]) == 0
-        assert json.loads((folder / "report.json").read_text())["rows"] == count
+    assert json.loads((model / "evaluation" / "report.json").read_text())["rows"] == 19  # of `--test`
+    assert main(["evaluate", str(model), str(source), "--output-dir", str(tmp_path / "report")]) == 0
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["rows"] == 19  # a text counts once
     for name in ("label_studio.json", "fasttext.txt", "argilla_flat.parquet"):
         out = tmp_path / f"{name}.out.parquet"
         assert main(["predict", str(model), str(FILES / name), str(out)]) == 0
         found = pd.read_parquet(out)
         assert found["text"].tolist() == [row["text"] for row in rows(name, labelled=False)]  # the unlabelled ones, too
         assert "label" not in found
+
+
+def test_votes_on_a_text_are_asked_once_share_a_fold_and_are_measured_once(
+    make: Callable[..., AutoFusionClassifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    folds: list[tuple[list[str], list[int]]] = []
+
+    def llm(texts: list[str]) -> Any:
+        asked.extend(texts)
+        return [[1 / 3] * 3] * len(texts)
+
+    def assign(labels: Any, num_folds: int, groups: Any = None, seed: int = 0) -> Any:
+        found = assign_folds(labels, num_folds, groups, seed)
+        folds.append((list(groups), found.tolist()))
+        return found
+
+    monkeypatch.setattr("labelfusion.training.encoder.encoder_fit.assign_folds", assign)
+    clf = make(llm=llm, annotators="soft").fit(FILES / "label_studio.json")
+    assert len(asked) == len(set(asked)) == 20
+    assert folds
+    for texts, fold in folds:
+        assert len(texts) == 23
+        assert len(set(zip(texts, fold, strict=True))) == 20
+    assert clf.evaluate(FILES / "label_studio.json")["rows"] == 19
+    assert clf.tradeoff(FILES / "label_studio.json")["rows"] == 19
 
 
 def test_training_learns_the_shares_of_the_votes(tmp_path: Path, make: Callable[..., AutoFusionClassifier]) -> None:

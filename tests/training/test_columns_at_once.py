@@ -68,6 +68,14 @@ def test_borders_of_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert columns(tmp_path / "d.csv")["text"] == plain
 
 
+def test_cells_of_several_lines_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_files, "_BLOCK", 1000)
+    monkeypatch.setattr(cell_files, "find_quotes", None)
+    texts = [f'line {i}\n\n"{i}",\r\nline é' for i in range(200)]
+    pd.DataFrame({"text": texts, "label": ["a", "b"] * 100}).to_csv(tmp_path / "d.csv", index=False)
+    assert read_columns(tmp_path / "d.csv")["text"].to_pylist() == texts  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "texts"),
     [
@@ -75,6 +83,10 @@ def test_borders_of_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ("d.csv", 'text,label\n"a\nb",a\n\nc,b\n', ["a\nb", "c"]),
         ("d.csv", '\n\ntext,label\n5" disk,a\n\nc,b', ['5" disk', "c"]),
         ("d.csv", 'text,label\n"a,b\n"c,d\n', ['"a', '"c']),
+        ("d.csv", 'text,label\n"q"s,a\nb,c\n', ['"q"s', "b"]),
+        ("d.csv", 'text,label\n"yes" or "no",a\nb,c\n', ['"yes" or "no"', "b"]),
+        ("d.csv", 'text,label\nc,d\n"never,a\n', ["c", '"never']),
+        ("d.tsv", 'text\tlabel\n"q"s\ta\n"x"\tb\n', ['"q"s', '"x"']),
         ("d.tsv", 'text\tlabel\nsaid "no" to\ta\n"x"\tb\n', ['said "no" to', "x"]),
         ("d.tsv", 'text\tlabel\n"No" is no\ta\nx\tb\n', ['"No" is no', "x"]),
         ("d.tsv", 'text\tlabel\n"x\ty"\ta\nx\tb\n', ["x\ty", "x"]),
@@ -91,11 +103,18 @@ def test_errors_name_the_row(tmp_path: Path) -> None:
     for content, error in (
         ('text,label\n"a\nb",a\nc,d,e\n', "row 1 has 3 cells"),
         ('text,label\n"a\nb",a\n"c"d,"e\nf"\n', "row 1 has quotes that do not match"),
-        ("text,label\na,b\nc\n", "row 1 has 1 cells"),
+        ("text,label\na,b\nc\n", "row 1 has 1 cells in line 3"),
+        ('text,label\n"ok",b\n"q"s,a\n', r"row 1 has quotes that do not match \(line 3: ',' expected"),
+        ('text,label\nx,b\n"tail,"q , r"\n', r"row 1 has quotes that do not match \(line 3: ',' expected"),
+        ('text,label\n"ok",b\n"never,a\nx,b\n', 'the `"` that opens a cell in line 3 is never closed'),
+        ('text,label\n"never,a\n"ok",b\n', r"row 0 has quotes that do not match \(lines 2 to 3: ',' expected"),
+        ('text,label\n"a,b"\n"c,d"\n', "row 0 has 1 cells in line 2"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=error):
             read_columns(path)
+        with pytest.raises(ValueError, match=error):
+            list(read_rows(path))
     path.write_bytes("text,label\na,b\ncafé,b\n".encode("cp1252"))
     with pytest.raises(ValueError, match="line 3 is not UTF-8"):
         read_columns(path)

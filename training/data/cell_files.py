@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import itertools
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cell_quotes import UTF8, Quotes, Watched, find_quotes
+from .cell_quotes import UTF8, Quotes, RowBlocks, find_quotes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,8 +70,8 @@ def read_all_cells(
 ) -> "dict[str, pa.ChunkedArray]":
     """Read everything that `read_cells` reads, as Arrow columns: much faster, and mostly in one pass.
 
-    Several threads parse each line as one row while the lines are counted. If the counts of rows and lines agree, no
-    quoted cell spans lines and the result is correct. Otherwise the file is read again after its quotes are analysed.
+    Several threads parse blocks of rows, if the quotes are as in RFC 4180. Otherwise the file is read again, after all
+    of it has been checked.
 
     Args:
         path: The file.
@@ -79,32 +80,31 @@ def read_all_cells(
     """
     with named(path):
         form, read, is_csv = _first_form(path), None, path.suffix.lower() == ".csv"
-        with suppress(ValueError), Watched(path, form.encoding) as file:  # also that of Arrow
+        with suppress(ValueError), RowBlocks(path, form.encoding, form.delimiter) as file:  # also that of Arrow
             read = _read(file, _names(path, form), form, columns, repeated)
-        if read is not None and (not file.has_quotes or (is_csv and read[0] + 1 == file.lines)):
+        if read is not None and (is_csv or not file.has_quotes):
             return read[1]
         quotes = find_quotes(path, form.encoding, form.delimiter)
-        if read is not None and (not quotes.open or (quotes.regular and read[0] + 1 == quotes.lines)):
+        if read is not None and read[0] + 1 == quotes.lines:
             return read[1]
-        if quotes.regular and is_csv:
-            with suppress(ValueError):
-                return _read(path, _names(path, form), form, columns, repeated)[1]
         form = _find_form(path, form, quotes)
         with _explained(path, form):
             return _read(path, _names(path, form), form, columns, repeated)[1]
 
 
 def _read(
-    source: Path | Watched, names: list[str], form: Form, columns: Collection[str] | None, repeated: Collection[str]
+    source: Path | RowBlocks, names: list[str], form: Form, columns: Collection[str] | None, repeated: Collection[str]
 ) -> "tuple[int, dict[str, pa.ChunkedArray]]":
-    """Read the number of rows and the columns. Each line of a `Watched` file is parsed as one row."""
+    """Read the number of rows and the columns."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     if not names:
         return 0, {}
-    options = _options(form, names, columns, repeated, isinstance(source, Watched))
+    options = _options(form, names, columns, repeated, isinstance(source, RowBlocks))
     table = arrow_csv.read_csv(source, memory_pool=pa.system_memory_pool(), **options).slice(1)
+    if isinstance(source, RowBlocks) and not source.is_ascii:
+        table.validate(full=True)  # whether texts are UTF-8
     return table.num_rows, dict(zip(_wanted(names, columns).values(), table.columns, strict=False))
 
 
@@ -118,7 +118,7 @@ def _options(
     names: list[str],
     columns: Collection[str] | None,
     repeated: Collection[str] = (),
-    is_watched: bool = False,
+    in_rows: bool = False,
 ) -> dict[str, Any]:
     """Options for Arrow's reader. The header is read as a row, so that column names may be any text."""
     import pyarrow as pa
@@ -126,16 +126,18 @@ def _options(
 
     once = pa.dictionary(pa.int32(), pa.string())
     kinds = {str(i): once if name in repeated else pa.string() for i, name in enumerate(names)}
-    size = _BLOCK // 4 if is_watched else _BLOCK  # smaller blocks balance better over threads
-    encoding = "utf8" if is_watched or form.encoding == UTF8 else form.encoding  # Arrow skips the mark of UTF-8 itself
+    size = _BLOCK // 4 if in_rows else _BLOCK  # smaller blocks balance better over threads
+    encoding = "utf8" if in_rows or form.encoding == UTF8 else form.encoding  # Arrow skips the mark of UTF-8 itself
     return {
         "read_options": arrow_csv.ReadOptions(column_names=list(kinds), block_size=size, encoding=encoding),
         "parse_options": arrow_csv.ParseOptions(
             delimiter=form.delimiter,
             quote_char='"' if form.quoted else False,
-            newlines_in_values=form.quoted and not is_watched,
+            newlines_in_values=form.quoted and not in_rows,
         ),
-        "convert_options": arrow_csv.ConvertOptions(column_types=kinds, include_columns=list(_wanted(names, columns))),
+        "convert_options": arrow_csv.ConvertOptions(
+            column_types=kinds, check_utf8=not in_rows, include_columns=list(_wanted(names, columns))
+        ),
     }
 
 
@@ -165,9 +167,7 @@ def _find_form(path: Path, form: Form, quotes: Quotes) -> Form:
     """Decide the format of a file: `form`, unless its quotes do not enclose cells."""
     if not quotes.open:
         return replace(form, quoted=False)
-    is_csv = path.suffix.lower() == ".csv"
-    rows = _count_rows(path, form) if quotes.regular or is_csv else None
-    if rows is not None and (rows == quotes.lines or (is_csv and quotes.regular)):
+    if quotes.regular and (path.suffix.lower() == ".csv" or _count_rows(path, form) == quotes.lines):
         return form
     return _settle_quotes(path, form, quotes)
 
@@ -187,10 +187,11 @@ def _settle_quotes(path: Path, form: Form, quotes: Quotes) -> Form:
     """Decide whether quotes enclose cells, by trying both readings.
 
     The quoted reading is preferred. A TSV file for which both readings work but give different numbers of rows is
-    ambiguous, because some programs quote the cells of TSV files and others do not.
+    ambiguous, because some programs quote the cells of TSV files and others do not. A CSV file in which some quotes
+    enclose cells and others do not match is ambiguous, too.
 
     Raises:
-        ValueError: If neither reading works, or a TSV file is ambiguous.
+        ValueError: If neither reading works, or the file is ambiguous.
     """
     raw = replace(form, quoted=False)
     problem, rows = _problem(path, form, quotes)
@@ -199,7 +200,7 @@ def _settle_quotes(path: Path, form: Form, quotes: Quotes) -> Form:
     raw_problem, raw_rows = _problem(path, raw, quotes)
     if problem is None and (raw_problem is not None or rows == raw_rows):
         return form
-    if problem is not None and raw_problem is None:
+    if problem is not None and raw_problem is None and not _has_enclosed(path, raw):
         return raw
     if problem is not None:
         raise problem
@@ -230,11 +231,12 @@ def _check_rows(path: Path, form: Form) -> int:
     """
     rows, count = _strict_rows(path, form), 0
     try:
-        width = len(next(rows, []))
+        _, header = next(rows, (0, []))
+        width = len(header)
         advice = f'{width} cells as in the header; a cell with {form.delimiter!r} in it stands between `"`'
-        for row in rows:
+        for line, row in rows:
             if len(row) != width:
-                raise read_error(path, f"row {count} has {len(row)} cells ({_shown(row)})", advice)
+                raise read_error(path, f"row {count} has {len(row)} cells in line {line} ({_shown(row)})", advice)
             count += 1
     except csv.Error as error:
         place = f"row {count} has quotes that do not match ({error})"
@@ -242,17 +244,38 @@ def _check_rows(path: Path, form: Form) -> int:
     return count
 
 
-def _strict_rows(path: Path, form: Form) -> Iterator[list[str]]:
+def _has_enclosed(path: Path, raw: Form) -> bool:
+    """Whether quotes enclose a whole cell. In a TSV file, only the header counts: elsewhere texts may be in quotes."""
+    rows = (cells for _, cells in _strict_rows(path, raw))
+    for row in itertools.islice(rows, None if path.suffix.lower() == ".csv" else 1):
+        for cell in row:
+            if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', ""):
+                return True
+    return False
+
+
+def _strict_rows(path: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
+    """Parse the rows, each with the number of its first line. Raises `csv.Error` with the number of the wrong line."""
     csv.field_size_limit(sys.maxsize)
     quoting: Any = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
     with path.open(encoding=form.encoding, newline="") as file:
         reader = csv.reader(file, delimiter=form.delimiter, quoting=quoting, strict=True)
-        yield from (row for row in reader if row)
+        line = 1
+        try:
+            for row in reader:
+                if row:
+                    yield line, row
+                line = reader.line_num + 1
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise csv.Error(f'the `"` that opens a cell in line {line} is never closed') from None
+            lines = f"line {line}" if reader.line_num == line else f"lines {line} to {reader.line_num}"
+            raise csv.Error(f"{lines}: {error}".replace("\t", r"\t")) from None
 
 
 def _names(path: Path, form: Form) -> list[str]:
     try:
-        names = next(_strict_rows(path, form), [])
+        _, names = next(_strict_rows(path, form), (0, []))
     except csv.Error as error:
         raise read_error(path, f"the header has quotes that do not match ({error})", "a name for each column") from None
     names = [name or (f"Unnamed: {i}" if names.count("") > 1 else "") for i, name in enumerate(names)]
