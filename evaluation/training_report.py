@@ -13,13 +13,19 @@ _ENCODER_SIDE = {
     "probe": "Linear head on the frozen encoder",
     "contrastive": "Upper layers trained contrastively",
     "full": "Fine-tuned encoder",
+    "lora": "Encoder fine-tuned with LoRA",
     "probe_on_same_rows": "Frozen encoder, on the same rows",
     "probe_on_same_parts": "Frozen encoder, on the same rows",
     "words": "TF-IDF head",
     "neighbours": "Kernel head",
     "together": "Together",
 }
-_TRAINED = {"probe": "frozen", "contrastive": "trained contrastively", "full": "fine-tuned"}
+_TRAINED = {
+    "probe": "frozen",
+    "contrastive": "trained contrastively",
+    "full": "fine-tuned",
+    "lora": "fine-tuned with LoRA",
+}
 
 
 def training_summary(clf: "AutoFusionClassifier") -> str:

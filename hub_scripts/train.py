@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--encoder-training",
         default="auto",
-        choices=["auto", "probe", "contrastive", "full"],
-        help="probe: linear head, seconds; contrastive: for few rows; full: fine-tuning; auto: what is better within "
-        "--max-train-minutes",
+        choices=["auto", "probe", "contrastive", "full", "lora"],
+        help="probe: linear head, seconds; contrastive: for few rows; full: fine-tuning; lora: fine-tuning in less "
+        "memory, with PEFT; auto: what is better within --max-train-minutes",
     )
     add("--max-train-minutes", type=float, default=5.0, help="bound of the encoder's training (default: %(default)s)")
     add("--num-train-epochs", type=int, help="most epochs of fine-tuning (default: 3, or 5 for up to 1,000 rows)")

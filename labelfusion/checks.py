@@ -10,6 +10,7 @@ from .saving import torch_device
 from .training.calibration.calibration_maps import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
+from .training.encoder.low_rank import check_peft
 from .training.fit_options import ENCODER_TRAINING
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ def check_options(clf: Any) -> None:
         raise ValueError(
             f"`encoder_training` is {clf.encoder_training!r}; expected one of {', '.join(ENCODER_TRAINING)}."
         )
+    if clf.encoder_training == "lora":
+        check_peft()
     if clf.calibration not in CALIBRATIONS:
         raise ValueError(f"`calibration` is {clf.calibration!r}; expected one of {', '.join(CALIBRATIONS)}.")
     if clf.threshold_metric not in METRICS:

@@ -48,7 +48,8 @@ class AutoFusionClassifier(FusionPredictor):
             row.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         encoder_training: `"probe"`: frozen encoder with a linear head, takes seconds; `"contrastive"`: for few rows,
-            first trains the encoder to embed texts of a class close together; `"full"`: fine-tuning; `"auto"`:
+            first trains the encoder to embed texts of a class close together; `"full"`: fine-tuning; `"lora"`:
+            fine-tuning of low-rank updates, with PEFT, in less memory; `"auto"`:
             contrastive training (30 to 1,000 rows) or fine-tuning if it fits into `max_train_minutes`, kept if it is
             better on held-out rows.
         max_train_minutes: Time limit of contrastive training, and of fine-tuning with `"auto"`.

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from typing import Any, Self
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from ..configuration import LabelFusionConfig, LLMProvider
-from .baselines import BASELINES, BaselineFusion
+from .baselines import BaselineFusion
+from .classification_head import OLD_NAMES, ClassificationHead
 from .encoders import load_encoder, without_pooler
 from .fusion import FusionMLP, ScorePool, pool_features
 from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead
@@ -41,34 +43,36 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         self.num_labels = config.num_labels
         self.encoder = without_pooler(AutoModel.from_config(config.encoder_config))
         self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
-        self.encoder_head = nn.Linear(config.pooled_size, self.num_labels)
+        self.classifier = ClassificationHead(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.lexical_head: LexicalHead | None = None
         self.kernel_head: KernelHead | None = None
         self.novelty_head: NoveltyHead | None = None
         self.label_set_head: LabelSetHead | None = None
         self.set_heads(**{name: getattr(config, name) for name in HEADS})
-        self.score_pool = ScorePool(config.num_providers, self.num_labels)
-        self.fusion_mlp = (
-            FusionMLP(
-                config.hidden_size,
-                config.num_providers,
-                self.num_labels,
-                fusion_hidden_size=config.fusion_hidden_size,
-                dropout=config.fusion_dropout,
-            )
-            if config.fusion == "mlp" and config.num_providers > 0
-            else None
-        )
-        self.baseline = (
-            BaselineFusion(config.fusion, config.num_providers, config.num_labels, config.multi_label)
-            if config.fusion in BASELINES
-            else None
-        )
-        if self.baseline is not None:  # in the place of the pool
-            self.score_pool.requires_grad_(False)
         self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
+        self.register_load_state_dict_pre_hook(_with_new_names)
         self.post_init()
+
+    @property
+    def encoder_head(self) -> nn.Linear:
+        """The linear head on the encoder's embedding."""
+        return self.classifier.encoder_head
+
+    @property
+    def score_pool(self) -> ScorePool:
+        """The pool of the encoder's logits and the LLM scores."""
+        return self.classifier.score_pool
+
+    @property
+    def fusion_mlp(self) -> FusionMLP | None:
+        """The MLP that corrects the pool, if there is one."""
+        return self.classifier.fusion_mlp
+
+    @property
+    def baseline(self) -> BaselineFusion | None:
+        """What combines the sources instead of the pool, if `config.fusion` names a baseline."""
+        return self.classifier.baseline
 
     @classmethod
     def from_encoder_pretrained(
@@ -123,7 +127,7 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         head = nn.Linear(self.config.pooled_size, self.num_labels).to(self.encoder_head.weight)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        self.encoder_head = head
+        self.classifier.encoder_head = head
 
     def set_heads(self, **sizes: int) -> None:
         """Create additional heads, all zeros. Heads that are not named are kept.
@@ -223,7 +227,9 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         apart = encoder_logits
         if self.label_set_head is not None:
             encoder_logits = self.label_set_head(apart)
-        if llm_scores is None and self.training and self._trains_fusion():  # so that every weight has a gradient
+        if (
+            llm_scores is None and self.training and self.classifier.fusion_parameters()
+        ):  # so that every weight has a gradient
             llm_scores = embedding.new_full((len(embedding), self.config.num_providers, self.num_labels), float("nan"))
         if llm_scores is None:
             return encoder_logits, encoder_logits
@@ -257,10 +263,6 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
         logits = calibrated(logits, self.config.calibration, self.config.multi_label)
         logits = torch.where(answered, logits, encoder_logits)
         return logits, encoder_logits
-
-    def _trains_fusion(self) -> bool:
-        parts = [part for part in (self.score_pool, self.fusion_mlp, self.baseline) if part is not None]
-        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def forward(
         self,
@@ -336,3 +338,13 @@ class LabelFusionForSequenceClassification(LabelFusionPreTrainedModel):
                 f"{tuple(logits.shape)}: (batch, num_labels)."
             )
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+def _with_new_names(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let `load_state_dict` take the names of weights from before the parts were inside `classifier`."""
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        new = name.removeprefix(prefix)
+        for old, pattern in OLD_NAMES.items():
+            new = re.sub(old, pattern, new)
+        if prefix + new != name:
+            state_dict[prefix + new] = state_dict.pop(name)

@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from ..configuration import LabelFusionConfig
 from ..configuration.class_change import CLASS_OPTIONS
 from .baselines import BaselineFusion
+from .classification_head import OLD_NAMES
 from .fusion import ScorePool
 from .heads import FITTED_HEADS
 
@@ -63,6 +64,7 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             ValueError: If weights do not fit the config or are missing, because Transformers would use random ones.
         """
         kwargs.setdefault("use_safetensors", True)
+        kwargs["key_mapping"] = OLD_NAMES | (kwargs.get("key_mapping") or {})
         with_info = kwargs.pop("output_loading_info", False)
         try:
             loaded: Any = super().from_pretrained(

@@ -11,13 +11,14 @@ from urllib.parse import parse_qs, unquote
 
 import pytest
 import transformers.utils.hub
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 
 
 def point_client_at(url: str, patch: pytest.MonkeyPatch) -> None:
     """Let the Hub's client of this process go to `url`: what it reads from the environment at import is set instead."""
     patch.setattr(constants, "ENDPOINT", url)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(hf_api.api, "endpoint", url)  # of the functions at the client's top level, such as `file_exists`
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # Transformers keeps one that knows its URL

@@ -1,6 +1,6 @@
 """Options of the recipe, of fine-tuning and of contrastive training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..modeling_labelfusion.encoding import TextEncoder
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from ..modeling_labelfusion import LabelFusionForSequenceClassification
 
-ENCODER_TRAINING = ("auto", "probe", "contrastive", "full")
+ENCODER_TRAINING = ("auto", "probe", "contrastive", "full", "lora")
+LOW_RANK = 16
 
 
 @dataclass
@@ -24,6 +25,8 @@ class FinetuneOptions:
         batch_size: Rows per step.
         trained_layers: Share of the encoder's layers, from the top, that is trained. Default: all, but 0.4 on a CPU,
             which takes less than half of the time.
+        low_rank: Rank of LoRA updates of all linear layers, which are trained in place of the layers themselves; 0: no
+            LoRA. The default learning rates are then ten times those above.
         max_length: Longest input in tokens. Default: the limit of tokenizer and encoder.
         seed: Seed of the shuffling and dropout.
         progress: Show progress bars.
@@ -34,6 +37,7 @@ class FinetuneOptions:
     learning_rate: float | None = None
     batch_size: int = 16
     trained_layers: float | None = None
+    low_rank: int = 0
     max_length: int | None = None
     seed: int = 0
     progress: bool = False
@@ -69,7 +73,8 @@ class FitOptions:
 
     Args:
         encoder_training: `"probe"` keeps the encoder frozen; `"contrastive"` trains its upper layers contrastively, for
-            30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"auto"` tries contrastive training for that
+            30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"lora"` does so with low-rank updates, which
+            need less memory, by PEFT, and merges them; `"auto"` tries contrastive training for that
             many rows, then fine-tuning, each if its estimated time is below `max_train_minutes`, and keeps what is
             better on held-out rows.
         max_train_minutes: Time limit of contrastive training, and of fine-tuning with `"auto"`. It reduces steps,
@@ -100,6 +105,10 @@ class FitOptions:
     bf16: bool = False
     seed: int = 0
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoder_training == "lora" and not self.finetune.low_rank:
+            self.finetune = replace(self.finetune, low_rank=LOW_RANK)
 
     def text_encoder(
         self, model: "LabelFusionForSequenceClassification", tokenizer: "PreTrainedTokenizerBase"

@@ -14,6 +14,15 @@ from ..evaluation.metrics import make_compute_metrics
 from .collator import LabelFusionDataCollator
 
 DEFAULT_LEARNING_RATES = {r"^(encoder_head|score_pool|fusion_mlp)\.": 1e-3}
+# What DDP, torch.compile and PEFT put around modules.
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.)*")
+_HEAD = re.compile(r"^classifier\.(modules_to_save\.[^.]+\.)?")
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a parameter's name in the plain model, with or without `classifier.`, matches."""
+    bare = _WRAPPERS.sub("", name)
+    return any(re.search(pattern, x) for x in (_HEAD.sub("", bare), _HEAD.sub("classifier.", bare)))
 
 
 class _Unsaved(str):
@@ -27,12 +36,13 @@ class LabelFusionTrainer(Trainer):
     """[`Trainer`] for LabelFusion models.
 
     It provides default `data_collator` (with `llm_scores`) and `compute_metrics`, and trains the small new parts with a
-    higher learning rate than the pretrained encoder, which has `args.learning_rate`.
+    higher learning rate than the pretrained encoder, which has `args.learning_rate`. It takes a `PeftModel`, too.
 
     Args:
         *args: For `Trainer`.
-        learning_rates: `{regular expression: learning rate}` for parameters with matching names. The first match
-            counts; other parameters have `args.learning_rate`. Default: `DEFAULT_LEARNING_RATES`.
+        learning_rates: `{regular expression: learning rate}` for parameters with matching names, as they are in the
+            plain model, with or without `classifier.` in front. The first match counts; other parameters have
+            `args.learning_rate`. Default: `DEFAULT_LEARNING_RATES`.
         **kwargs: For `Trainer`.
 
     Raises:
@@ -59,7 +69,7 @@ class LabelFusionTrainer(Trainer):
             assert self.model is not None
             trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
             for pattern in self.learning_rates:
-                if not any(re.search(pattern, name) for name in trained):
+                if not any(_matches(pattern, name) for name in trained):
                     raise ValueError(
                         f"`learning_rates`: {pattern!r} matches no trained parameter. Names look like "
                         f"{', '.join(trained[:1] + trained[-3:])}."
@@ -133,8 +143,7 @@ class LabelFusionTrainer(Trainer):
         groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                bare = name.removeprefix("module.").removeprefix("_orig_mod.")
-                matches = (lr for pattern, lr in self.learning_rates.items() if re.search(pattern, bare))
+                matches = (lr for pattern, lr in self.learning_rates.items() if _matches(pattern, name))
                 rate = next(matches, self.args.learning_rate)
                 groups.setdefault((rate, name in decayed), []).append(parameter)
         return [

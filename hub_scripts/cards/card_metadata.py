@@ -107,7 +107,7 @@ def _carbon(trained: dict[str, Any]) -> dict[str, Any] | None:
     measured = trained.get("emissions")
     if not measured:
         return None
-    frozen = trained.get("encoder_training") not in ("contrastive", "full")
+    frozen = trained.get("encoder_training") not in ("contrastive", "full", "lora")
     how = "training a head on a frozen encoder" if frozen else "fine-tuning"
     found = {"emissions": round(1000 * measured["kg"], 4), "source": "CodeCarbon", "training_type": how}
     if measured.get("country"):

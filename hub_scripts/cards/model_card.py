@@ -178,6 +178,7 @@ def _training(config: "LabelFusionConfig") -> str:
         "probe": "stayed frozen under a linear head",
         "contrastive": "was trained contrastively, then given a linear head",
         "full": "was fine-tuned",
+        "lora": "was fine-tuned with LoRA",
     }
     how = ways.get(report["encoder_training"])
     text = f"Fitted on {report['rows']} rows{source}, {report['scored_rows']} of them with LLM scores."

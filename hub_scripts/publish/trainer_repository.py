@@ -14,7 +14,7 @@ def prepare_repository(trainer: Any, **metadata: Any) -> None:
     """Prepare a Trainer's output folder for a push.
 
     Args:
-        trainer: The Trainer; `config.json` is in its output folder already.
+        trainer: The Trainer. An adapter of PEFT gets PEFT's card.
         **metadata: `language`, `license`, `tags` and `dataset` for the card.
 
     Raises:
@@ -28,9 +28,13 @@ def prepare_repository(trainer: Any, **metadata: Any) -> None:
             f"The card knows no {unknown}; it takes {', '.join(METADATA)}. The rest comes from the config."
         )
     folder = Path(trainer.args.output_dir)
-    config = trainer.accelerator.unwrap_model(trainer.model).config
-    config.save_pretrained(folder)  # with the code of a self-contained model
-    path = update_card(folder, trainer.hub_model_id)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "create_or_update_model_card"):  # a PEFT adapter; with a config it would pass for a whole model
+        model.create_or_update_model_card(str(folder))
+        path = folder / "README.md"
+    else:
+        model.config.save_pretrained(folder)  # with the code of a self-contained model
+        path = update_card(folder, trainer.hub_model_id)
     card = ModelCard.load(path)
     for name in METADATA:
         given = metadata.get(name)

@@ -53,7 +53,7 @@ def test_every_parameter_is_trained(model: LabelFusionForSequenceClassification)
     trained = gradients(model)
     assert trained.keys() == {name for name, _ in model.named_parameters()}
     assert all(gradient.isfinite().all() for gradient in trained.values())
-    assert trained["encoder_head.weight"].abs().sum() > 0
+    assert trained["classifier.encoder_head.weight"].abs().sum() > 0
 
 
 @each_encoder

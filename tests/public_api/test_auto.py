@@ -278,7 +278,7 @@ def test_bad_data_is_named(make: Any, change: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_training": "lora"}, "`encoder_training` is 'lora'"),
+        ({"encoder_training": "qlora"}, "`encoder_training` is 'qlora'"),
         ({"calibration": "strong"}, "`calibration` is 'strong'"),
         ({"threshold_metric": "f7"}, "`threshold_metric` is 'f7'"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),

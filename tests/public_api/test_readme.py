@@ -29,7 +29,7 @@ def test_the_snippets_run(tiny_encoder_dir: str, tmp_path: Path, monkeypatch: py
     write_data(tmp_path / "train.csv", 27)
     write_data(tmp_path / "test.csv", 12)
     found = snippets()
-    assert len(found) == 5
+    assert len(found) == 6
     with LLMServer(labels=sorted(SECTIONS)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         space: dict[str, Any] = {}
@@ -39,6 +39,8 @@ def test_the_snippets_run(tiny_encoder_dir: str, tmp_path: Path, monkeypatch: py
     assert space["output"].logits.shape == (1, 3)
     assert set(space["answer"]["sources"]) == {"encoder", "openai/gpt-5-nano"}
     assert space["answer"]["llm_called"]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert space["model"].config.label_names == ["business", "sports"]
     assert 0 <= space["report"]["fusion"]["accuracy"] <= 1
 
 

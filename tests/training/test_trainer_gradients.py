@@ -102,8 +102,8 @@ def test_gradient_accumulation_changes_nothing(
 
     whole, parts = gradients(1), gradients(4)
     assert whole.keys() == parts.keys()
-    assert bool(whole["score_pool.weight"].any()) is with_scores  # always there: processes must agree on it
-    assert whole["encoder_head.weight"].abs().max() > 1e-3
+    assert bool(whole["classifier.score_pool.weight"].any()) is with_scores  # always there: processes must agree on it
+    assert whole["classifier.encoder_head.weight"].abs().max() > 1e-3
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
 

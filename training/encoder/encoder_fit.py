@@ -63,7 +63,7 @@ def train_encoder(state: "FitState") -> "FitState":
     if wanted == "contrastive" or (wanted == "auto" and len(state.texts) in FEW_ROWS):
         contrastive = ContrastiveOptions(max_length=options.finetune.max_length, seed=options.seed)
         state = fit_contrastive(state, parts, contrastive)
-    if state.frozen and wanted in ("auto", "full"):
+    if state.frozen and wanted in ("auto", "full", "lora"):
         with remembered_below(state.model, trained_share(state.model, options.finetune)):
             state = fit_finetuned(state, parts, probe, started)
     return state

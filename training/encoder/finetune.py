@@ -18,6 +18,7 @@ from ..collator import LabelFusionDataCollator
 from ..fit_options import FinetuneOptions
 from ..trainer import LabelFusionTrainer
 from .contrastive import upper_layers
+from .low_rank import low_rank_updates
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
@@ -88,12 +89,12 @@ def finetune(
     ids = [tokenizer(without_surrogates(t), truncation=True, max_length=limit) for t in texts]
     rows = [{**dict(x), "labels": y} for x, y in zip(ids, labels, strict=True)]
     small = sum(p.numel() for p in model.encoder.parameters()) < 50e6
-    with tempfile.TemporaryDirectory() as folder, _trained_part(model, options):
+    with tempfile.TemporaryDirectory() as folder, _trained_part(model, options) as trained:
         arguments = {
             "output_dir": folder,
             "num_train_epochs": num_epochs,
             "per_device_train_batch_size": options.batch_size,
-            "learning_rate": options.learning_rate or (1e-4 if small else 2e-5),
+            "learning_rate": options.learning_rate or (1e-4 if small else 2e-5) * (10 if options.low_rank else 1),
             "warmup_steps": 0.1,
             "weight_decay": 0.01,
             "seed": options.seed,
@@ -107,7 +108,7 @@ def finetune(
             **(options.trainer_args or {}),
         }
         trainer = LabelFusionTrainer(
-            model=model,
+            model=trained,
             args=TrainingArguments(**arguments),
             train_dataset=_Rows(rows),
             processing_class=tokenizer,
@@ -122,16 +123,19 @@ def finetune(
 
 
 @contextmanager
-def _trained_part(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> Iterator[None]:
-    """Train the head and the upper layers of the encoder; the fusion is fitted later."""
+def _trained_part(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> Iterator[Any]:
+    """Yield the model to train: the head and the upper layers of the encoder, or low-rank updates of all of them."""
+    if options.low_rank:
+        with low_rank_updates(model, options.low_rank, options.seed) as adapted:
+            yield adapted
+        return
     share = trained_share(model, options)
-    fusion = [part for part in (model.score_pool, model.fusion_mlp, model.baseline) if part is not None]
-    trained = [p for part in fusion for p in part.parameters() if p.requires_grad]
+    trained = model.classifier.fusion_parameters()
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
         with nullcontext() if share >= 1 else upper_layers(model.encoder, share):
-            yield
+            yield model
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
@@ -139,6 +143,8 @@ def _trained_part(model: "LabelFusionForSequenceClassification", options: Finetu
 
 def trained_share(model: "LabelFusionForSequenceClassification", options: FinetuneOptions) -> float:
     """The share of the encoder's layers to train: `options.trained_layers`, or the default for the device."""
+    if options.low_rank:
+        return 1.0
     return options.trained_layers or (0.4 if model.device.type == "cpu" else 1.0)
 
 

@@ -15,6 +15,7 @@ from ..calibration.calibration_maps import fit_temperature
 from ..losses import clearly_better, log_loss
 from .contrastive_fit import FEWEST_JUDGED
 from .finetune import finetune, seconds_per_row, trained_share
+from .low_rank import merged_weights
 from .probe import PENALTIES, Probe, fit_head, set_head
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SMALL_PART = 0.15  # share of the rows
 def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Probe, started: float) -> "FitState":
     """Fine-tune the encoder, in place, if this is better and there is time.
 
-    With `encoder_training="full"`, it is always fine-tuned and kept.
+    With `encoder_training="full"` and `"lora"`, it is always fine-tuned and kept.
 
     Args:
         state: State with the probe of the frozen encoder.
@@ -61,8 +62,9 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     losses = [_calibrated_loss(state, of_epoch, rows) for of_epoch in logits]
     best = int(np.argmin([float(loss.mean()) for loss in losses]))
     reference = _calibrated_loss(state, probe.out_of_fold_logits, rows)
-    full, frozen = (round(float(loss.mean()), 5) for loss in (losses[best], reference))
-    state = state.told(encoder_log_loss={"full": full, "probe_on_same_rows": frozen})
+    tuned, frozen = (round(float(loss.mean()), 5) for loss in (losses[best], reference))
+    way = "lora" if options.finetune.low_rank else "full"
+    state = state.told(encoder_log_loss={way: tuned, "probe_on_same_rows": frozen})
     # One full standard error, because the epoch was chosen on the same rows.
     if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
         return state
@@ -72,7 +74,7 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     else:
         model.load_state_dict(measured)
     share = round(trained_share(model, options.finetune), 2)
-    state = state.told(encoder_training="full", num_train_epochs=best + 1, trained_layers=share)
+    state = state.told(encoder_training=way, num_train_epochs=best + 1, trained_layers=share)
     return replace(state, encoder_logits=logits[best], covered=covered, frozen=False)
 
 
@@ -175,5 +177,5 @@ class _Watch:
         if self.keep_best:
             loss = float(_calibrated_loss(self.state, self.logits[self.epoch], self.held_out).mean())
             if loss < self.least:
-                self.least, self.weights = loss, {name: x.clone() for name, x in model.state_dict().items()}
+                self.least, self.weights = loss, merged_weights(model)
         self.epoch += 1
