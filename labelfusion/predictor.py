@@ -164,7 +164,13 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
 
     def _prepare(
-        self, data: Any, classes: Any, num_providers: int | None, empty_texts: str | None = None, **options: Any
+        self,
+        data: Any,
+        classes: Any,
+        num_providers: int | None,
+        empty_texts: str | None = None,
+        annotators: str | None = None,
+        **options: Any,
     ) -> LabelledTexts:
         """`prepare` with the settings of this classifier."""
         layout = TableLayout(
@@ -172,7 +178,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
             label_column=self.label_column,
             label_columns=self.label_columns,
             empty_texts=empty_texts or self.empty_texts,
-            annotators=self.annotators,
+            annotators=annotators or self.annotators,
         )
         known: dict[str, Any] = {"multi_label": self.multi_label, "num_providers": num_providers or None}
         return prepare(data, classes=classes, layout=layout, **known, **options)
