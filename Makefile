@@ -14,7 +14,7 @@ COMMA := ,
 OLDEST_TESTS := $(foreach name,configuration modeling modeling_encoders trainer_gradients finetune asking inference pipeline \
 	matrix export hostile_repo hub_round_trip push,$(wildcard tests/*/test_$(name).py))
 NEWEST_TESTS := $(OLDEST_TESTS) $(foreach name,install_line onnx cli_score data_round_trip scoring_client \
-	scoring_methods transformers_suite,$(wildcard tests/*/test_$(name).py))
+	scoring_methods transformers_suite peft,$(wildcard tests/*/test_$(name).py))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-browser test-oldest test-newest soak lint types imports lock format wheel clean
