@@ -13,11 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .folders.folder_run import add_folder_options, run_folder
+from .folders.pieces import find_files
 from .io.formulas import add_escape_formulas
 from .io.journal import Journal, one_run
 from .io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 from .options import add_annotators, add_columns, dollars, provider, told_by_library
-from .score_setup import Task, parse_names, parse_price, set_up
+from .score_setup import Task, class_descriptions, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
     from ..scoring.score_batch import ScoreBatch
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub")
+    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, a folder of these, or data set on the Hub")
     add(
         "output",
         metavar="OUT",
@@ -85,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--store", metavar="FILE", help="score store (default: the one in the HF cache folder)")
     add_escape_formulas(parser)
     add("--chunk-size", type=int, default=2000, metavar="ROWS", help="rows between two notes of progress on disk")
+    add("--overwrite", action="store_true", help="IN a folder: replace the files in OUT")
+    add_folder_options(parser)
 
 
 @dataclass
@@ -130,6 +134,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         1 if no row got scores, or if some rows may still get them: the same command then queries only those.
     """
+    if Path(args.input).is_dir():
+        return _run_folder(args)
+    if args.engine != "local":
+        raise ValueError("`--engine` is for folders of files; IN is one file or Hub id.")
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
     table = Table(args.input, args.split, **export, labelled=None)
     _check(table, args)
@@ -137,6 +145,37 @@ def run(args: argparse.Namespace) -> int:
     check_columns(table, data_file)
     with nullcontext() if args.dry_run else one_run(data_file):
         return _run(table, folder, data_file, args)
+
+
+def _run_folder(args: argparse.Namespace) -> int:
+    from ..pipelines.score_partition import ScoreWork
+
+    table = Table(str(find_files(Path(args.input))[0]))
+    _check(table, args)
+    if args.dry_run:
+        raise ValueError("`--dry-run` takes one file: give one that is like the others.")
+    if args.guidelines == "auto" or args.prompt == "nearest":
+        raise ValueError(
+            "`--guidelines auto` and `--prompt nearest` are for one file; a folder takes few-shot examples."
+        )
+    task = set_up(table, args, Path(args.output) / "guidelines.json")
+    says: dict[str, Any] = {"labels": task.labels, "providers": [scorer.name for scorer in task.scorers]}
+    if table.class_names(args.label_column):
+        says["indices"] = True
+    store = ":memory:" if args.no_cache else args.store
+    work = ScoreWork(
+        [provider.to_dict() for provider in task.providers],
+        task.labels,
+        args.multi_label,
+        class_descriptions(args.descriptions, task.labels),
+        args.text_column,
+        args.empty_texts,
+        {"store": store, "failure_limit": args.failure_limit},
+        {"labelfusion": json.dumps(says)},
+        task.prior_texts(table, args.text_column),
+    )
+    with told_by_library():
+        return run_folder(work, args, task.fingerprint(table, args))
 
 
 def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Namespace) -> int:
