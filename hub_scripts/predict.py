@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoding(parser)
     add_escape_formulas(parser)
     add("--overwrite", action="store_true", help="replace OUT if it is there")
-    add("--store", metavar="FILE", help="score store (default: the one in the HF cache folder)")
+    add("--store", metavar="STORE", help="score store, see `cache --help` (default: the one in the HF cache folder)")
     add_folder_options(parser)
 
 

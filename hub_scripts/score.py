@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
     )
     add("--no-cache", action="store_true", help="neither read nor write the score store")
-    add("--store", metavar="FILE", help="score store (default: the one in the HF cache folder)")
+    add("--store", metavar="STORE", help="score store, see `cache --help` (default: the one in the HF cache folder)")
     add_escape_formulas(parser)
     add("--chunk-size", type=int, default=2000, metavar="ROWS", help="rows between two notes of progress on disk")
     add("--overwrite", action="store_true", help="IN a folder: replace the files in OUT")
