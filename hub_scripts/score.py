@@ -34,10 +34,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="CSV, TSV, JSON, JSONL or Parquet file; any other name: a folder that `push` can publish",
     )
+    add_asking(parser)
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; send nothing")
+    add(
+        "--batch",
+        action="store_true",
+        help="ask by the batch API: within a day, at its prices, see `labelfusion batch`",
+    )
+    add(
+        "--poll-s",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="batch: seconds between two looks (default: %(default)s)",
+    )
+    add("--no-cache", action="store_true", help="neither read nor write the score store")
+    add_escape_formulas(parser)
+    add("--overwrite", action="store_true", help="IN a folder: replace the files in OUT")
+    add_folder_options(parser)
+
+
+def add_asking(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Options of what is asked, and how."""
+    add = parser.add_argument
     add(
         "--llm",
         action="append",
-        required=True,
+        required=required,
         type=provider,
         metavar="MODEL",
         help="model string, or a provider's fields as JSON; repeatable",
@@ -76,19 +100,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
-    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; send nothing")
     add(
         "--max-cost-usd", type=dollars, metavar="X", help="limit in dollars, all LLMs and all runs of this job together"
     )
     add(
         "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
     )
-    add("--no-cache", action="store_true", help="neither read nor write the score store")
     add("--store", metavar="STORE", help="score store, see `cache --help` (default: the one in the HF cache folder)")
-    add_escape_formulas(parser)
     add("--chunk-size", type=int, default=2000, metavar="ROWS", help="rows between two notes of progress on disk")
-    add("--overwrite", action="store_true", help="IN a folder: replace the files in OUT")
-    add_folder_options(parser)
 
 
 @dataclass
@@ -141,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
     table = Table(args.input, args.split, **export, labelled=None)
     _check(table, args)
-    folder, data_file = _output_paths(args.output)
+    folder, data_file = output_paths(args.output)
     check_columns(table, data_file)
     with nullcontext() if args.dry_run else one_run(data_file):
         return _run(table, folder, data_file, args)
@@ -152,8 +171,8 @@ def _run_folder(args: argparse.Namespace) -> int:
 
     table = Table(str(find_files(Path(args.input))[0]))
     _check(table, args)
-    if args.dry_run:
-        raise ValueError("`--dry-run` takes one file: give one that is like the others.")
+    if args.dry_run or args.batch:
+        raise ValueError("`--dry-run` and `--batch` take one file.")
     if args.guidelines == "auto" or args.prompt == "nearest":
         raise ValueError(
             "`--guidelines auto` and `--prompt nearest` are for one file; a folder takes few-shot examples."
@@ -185,9 +204,16 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     if args.dry_run:
         from .score_estimate import dry_run
 
-        return dry_run(_chunks(table, args), task, total)
-    journal = Journal(data_file.with_name(data_file.name + ".journal"), task.fingerprint(table, args))
+        return dry_run(chunks(table, args), task, total)
     started = time.monotonic()
+    job = None
+    if args.batch:
+        from .batches.batch_run import ask_by_batch
+
+        job = ask_by_batch(
+            task, task.fingerprint(table, args), lambda: (texts for _, texts in chunks(table, args)), data_file, args
+        )
+    journal = Journal(data_file.with_name(data_file.name + ".journal"), task.fingerprint(table, args))
     with told_by_library():
         summaries = _score_all(table, task, journal, args, total)
     _write(table, task, journal, data_file, args)
@@ -203,6 +229,8 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     scored = any(scores is not None for record in journal.records() for row in record["scores"] for scores in row)
     journal.delete()
     kept_guidelines.unlink(missing_ok=True)
+    if job is not None:
+        job.remove()
     if not scored:
         print("No row has got any scores.", file=sys.stderr)
         return 1
@@ -221,7 +249,7 @@ def _check(table: Table, args: argparse.Namespace) -> None:
         print(f"{empty} rows have no text: they get no scores.", file=sys.stderr)
 
 
-def _output_paths(output: str) -> tuple[Path | None, Path]:
+def output_paths(output: str) -> tuple[Path | None, Path]:
     """The output folder, if OUT is one, and the data file."""
     path = Path(output)
     if path.suffix.lower() in SUFFIXES:
@@ -231,7 +259,7 @@ def _output_paths(output: str) -> tuple[Path | None, Path]:
     return path, path / "data" / "train.parquet"
 
 
-def _chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
+def chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
     """First row and texts of each chunk."""
     rows, start = iter(table), 0
     while chunk := list(islice(rows, args.chunk_size)):
@@ -267,7 +295,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
         )
 
     try:
-        for start, texts in _chunks(table, args):
+        for start, texts in chunks(table, args):
             known = journal.get(start)
             record = known or {
                 "start": start,
@@ -295,7 +323,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
         journal.spend(budget.spent)  # until now the recorded amount was slightly higher
         if not journal.begun:  # so that other settings may be tried
             journal.delete()
-    if args.max_cost_usd is not None or budget.unsure:
+    if (args.max_cost_usd is not None and not args.batch) or budget.unsure:
         print(f"In all runs: {budget.told()}.", file=sys.stderr)
     return summaries
 
