@@ -167,7 +167,7 @@ class PredictWork:
     empty_texts: str = "error"
     routing: dict[str, Any] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
-    scoring: dict[str, Any] = field(default_factory=dict)
+    scoring: dict[str, Any] = field(default_factory=dict, repr=False)  # the store's URL may hold a password
     device: str | None = None
     top_k: int | None = None
     with_sources: bool = False

@@ -38,7 +38,7 @@ class ScoreWork:
     class_descriptions: dict[str, str] | None = None
     text_column: str = "text"
     empty_texts: str = "error"
-    scoring: dict[str, Any] = field(default_factory=dict)
+    scoring: dict[str, Any] = field(default_factory=dict, repr=False)  # the store's URL may hold a password
     metadata: dict[str, str] = field(default_factory=dict)
     prior_texts: list[str] = field(default_factory=list)
 

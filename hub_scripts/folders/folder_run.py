@@ -213,4 +213,8 @@ def _counts(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _engine(work: Any, budget: Budget, args: argparse.Namespace) -> Any:
-    return LocalEngine(work, budget)
+    if args.engine == "local":
+        return LocalEngine(work, budget)
+    from .ray_engine import RayEngine
+
+    return RayEngine(work, budget, args.address, args.workers)
