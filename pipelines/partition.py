@@ -10,8 +10,8 @@ outputs and the gate's values of each partition, `share_of` selects among all of
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,6 +175,35 @@ class PredictWork:
     def open(self) -> "PredictWorker":
         """Load the model."""
         return PredictWorker(self)
+
+    def schema(self, given: "pa.Schema") -> "pa.Schema":
+        """The schema of the answers to tables of the schema `given`. Reads the model's config alone."""
+        import pyarrow as pa
+
+        config = LabelFusionConfig.from_pretrained(self.model)
+        control = Routing.parse(config, **self.routing).control
+        classes = self.classes or config.label_names
+        return pa.schema(
+            [*given, *AnswerColumns(config, classes, self.top_k, self.with_sources, control).arrow_fields()]
+        )
+
+    def map_batches(self, batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
+        """Classify record batches one by one, for engines that map such functions, as `mapInArrow` of Spark does.
+
+        The model is loaded once in each process. A share as the policy is that of each batch.
+        """
+        import pyarrow as pa
+
+        key = json.dumps(asdict(self), sort_keys=True, default=str)
+        worker = _opened.get(key)
+        if worker is None:
+            _opened.clear()  # one model in memory
+            worker = _opened[key] = self.open()
+        for batch in batches:
+            yield from worker.classify(pa.Table.from_batches([batch]))[0].to_batches()
+
+
+_opened: dict[str, "PredictWorker"] = {}  # of `map_batches`
 
 
 class PredictWorker:

@@ -107,15 +107,16 @@ class BatchServer(LLMServer):
                 continue
             status = self._status(line["custom_id"])
             if status != 200:
-                reply = {"error": {"message": "no", "type": "x", "param": None, "code": "forced"}}
-                bad.append(self._line(line, {"status_code": status, "body": reply}))
+                refused = {"error": {"message": "no", "type": "x", "param": None, "code": "forced"}}
+                bad.append(self._line(line, {"status_code": status, "body": refused}))
                 continue
             body, texts = line["body"], self._texts(line["body"], False)
             fault = self._fault(texts, False)
             reply = self._chat(body, texts, fault)
+            prompt = len(json.dumps(body)) // 4
             written = sum(len(str(choice["message"]["content"])) // 4 + 1 for choice in reply["choices"])
-            reply["usage"] = {"prompt_tokens": len(json.dumps(body)) // 4, "completion_tokens": written}
-            self.tokens[0] += reply["usage"]["prompt_tokens"]
+            reply["usage"] = {"prompt_tokens": prompt, "completion_tokens": written}
+            self.tokens[0] += prompt
             self.tokens[1] += written
             self.paid.update(texts)
             good.append(self._line(line, {"status_code": 200, "request_id": "r", "body": reply}))

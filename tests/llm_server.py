@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from token_rule import count_tokens
 
@@ -112,7 +112,7 @@ class LLMServer:
         """How many good answers left so lately that the client may not have read and stored them."""
         return sum(time.monotonic() - left < seconds for left in self.delivered)
 
-    def __enter__(self) -> "LLMServer":
+    def __enter__(self) -> Self:
         started = threading.Event()
         self._loop = asyncio.new_event_loop()
 

@@ -1,6 +1,8 @@
 """Runs jobs on the workers of a Ray cluster. Only what is to be done travels: each worker reads and writes itself."""
 
 import json
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -55,6 +57,8 @@ class RayEngine:
     def __init__(self, work: Any, budget: "Budget", address: str | None, workers: int | None) -> None:
         self.work, self.budget = work, budget
         self._ray = ray = import_ray()
+        logging.getLogger("ray.data").setLevel(logging.WARNING)  # the command shows its own progress, in rows
+        ray.data.DataContext.get_current().enable_progress_bars = False
         self._ours = not ray.is_initialized()
         if self._ours:
             alone: dict[str, Any] = {"num_cpus": workers, "object_store_memory": LOCAL_STORE_BYTES}
@@ -76,7 +80,7 @@ class RayEngine:
         left = self.budget.limit - self.budget.spent
         lender = make_lender(left)
         items = [{"number": number, "job": json.dumps(asdict(job))} for number, job in enumerate(jobs)]
-        before = noted = self.budget.spent
+        before = self.budget.spent
         done = data.from_items(items, override_num_blocks=len(items)).map_batches(
             JobActor,
             batch_size=1,
@@ -88,10 +92,11 @@ class RayEngine:
         )
         for row in done.iter_rows():
             counts = Counts(**json.loads(row["counts"]))
-            committed = self._ray.get(lender.committed.remote())
-            now = max(before + committed, noted + (0.0 if committed else counts.cost_usd))
-            self.budget.settle(0.0, max(0.0, now - noted))
-            noted = now
+            if math.isfinite(left):  # what is leased may be spent
+                self.budget.spent = before + self._ray.get(lender.committed.remote())
+                self.budget.settle(0.0, 0.0)
+            else:
+                self.budget.settle(0.0, counts.cost_usd)
             if row["error"]:
                 kind, said = json.loads(row["error"])
                 raise ERRORS[kind](said)
