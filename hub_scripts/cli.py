@@ -17,6 +17,7 @@ from .stopping import stoppable, told
 VERBS = {
     "demo": "train a small fusion, show its table, classify a few texts; needs no key",
     "score": "query LLMs for the per-class scores of a data set",
+    "batch": "query LLMs by batch APIs: within a day, at half the price",
     "train": "train a model on a data set",
     "evaluate": "measure fusion, encoder and LLMs on a data set",
     "predict": "classify a data set",

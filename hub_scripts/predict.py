@@ -15,9 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .cards.llm_needs import askable
+from .folders.folder_run import add_folder_options, run_folder
 from .io.formulas import add_escape_formulas
 from .io.journal import Journal, one_run
 from .io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
     from ..configuration import LabelFusionConfig
-    from ..pipelines import Inference
-    from ..routing.risk import RiskControl
+    from ..pipelines.answer_columns import AnswerColumns
     from ..routing.run_options import Routing
     from ..scoring.budget import Budget
 
@@ -37,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
     add("model", metavar="DIR", help="folder or Hub id of a model")
-    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, or Hub id")
-    add("output", metavar="OUT", help="CSV, TSV, JSON, JSONL or Parquet file: the columns of IN and the answers")
+    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, a folder of these, or Hub id")
+    add(
+        "output",
+        metavar="OUT",
+        help="CSV, TSV, JSON, JSONL or Parquet file: the columns of IN and the answers; a folder if IN is one",
+    )
     add_llm_policy(parser)
     add_max_cost(parser)
     add_guarantees(parser)
@@ -54,28 +56,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoding(parser)
     add_escape_formulas(parser)
     add("--overwrite", action="store_true", help="replace OUT if it is there")
+    add("--store", metavar="STORE", help="score store, see `cache --help` (default: the one in the HF cache folder)")
+    add_folder_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Classify IN into OUT."""
+    if Path(args.input).is_dir():
+        return _run_folder(args)
+    if args.engine != "local":
+        raise ValueError("`--engine` is for folders of files; IN is one file or Hub id.")
     table, out = Table(args.input, args.split), Path(args.output)
     _check(table, out, args.overwrite, args.top_k)
     with one_run(out):
         return _run(table, out, args)
 
 
+def _run_folder(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from labelfusion.saving import saved_settings
+
+    from ..configuration import LabelFusionConfig
+    from ..pipelines.partition import PredictWork
+    from ..routing.run_options import Routing
+
+    config = LabelFusionConfig.from_pretrained(args.model)
+    classes, saved = saved_settings(args.model, config.label_names)
+    routing = {name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "max_risk")}
+    policy = Routing.parse(config, **routing).policy
+    encoding = {name: value for name in ("batch_size", "max_length") if (value := saved.get(name)) is not None}
+    encoding |= {name: getattr(args, name) for name in ("batch_size", "bf16") if getattr(args, name) is not None}
+    work = PredictWork(
+        args.model,
+        classes,
+        args.text_column or saved.get("text_column", "text"),
+        args.empty_texts or saved.get("empty_texts", "error"),
+        routing,
+        encoding,
+        {"store": args.store, "cache": saved.get("cache", True)},
+        args.device,
+        args.top_k,
+        args.with_sources,
+    )
+    same = {name: value for name, value in asdict(work).items() if name not in ("encoding", "scoring", "device")}
+    model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
+    return run_folder(work, args, {**same, "model": model}, policy if isinstance(policy, float) else None)
+
+
 def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
+    from ..pipelines.answer_columns import AnswerColumns
     from ..routing.run_options import Routing
 
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
+    clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config
     table = Table(args.input, args.split, text_column=args.text_column or clf.text_column, labelled=False)
-    new = _new_columns(config.multi_label, args)
-    _check_columns(table, out, new)
     empty = check_texts(table, args.text_column, args.empty_texts)
     guarantees = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
     routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **guarantees)
+    columns = AnswerColumns(config, clf.classes_.tolist(), args.top_k, args.with_sources, routing.control)
+    _check_columns(table, out, columns.names)
     asked = str(args.llm_policy) != "never"
     if asked and config.providers and not askable(config) and SCORES not in next(iter(table), {}):
         names = ", ".join(dict.fromkeys(str(provider.name) for provider in config.providers))
@@ -88,7 +130,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     earlier = max(journal.spent, sum(record["cost_usd"] for record in journal.records()))
     started = time.perf_counter()
     try:
-        counts = _answer_all(table, journal, clf, routing, args)
+        counts = _answer_all(table, journal, clf, routing, columns, args)
     except BaseException as error:
         if (kept := sum(record["rows"] for record in journal.records())) or journal.spent:
             note = f"{kept} rows are answered, in {journal.path}"
@@ -100,7 +142,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
             journal.delete()
         raise
     seconds = time.perf_counter() - started
-    with _Writer(out, table.schema(), new, args.escape_formulas) as writer:
+    with _Writer(out, table.schema(), columns.names, args.escape_formulas) as writer:
         answers = (answer for record in journal.records() for answer in record["answers"])
         for row, answer in zip(table, answers, strict=True):
             writer.write({**row, **answer})
@@ -125,6 +167,7 @@ def _answer_all(
     journal: Journal,
     clf: "AutoFusionClassifier",
     routing: "Routing",
+    columns: "AnswerColumns",
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Classify the rows missing from the journal and add them to it. Returns: totals over the whole journal."""
@@ -149,7 +192,7 @@ def _answer_all(
             record = {
                 "start": counts["rows"],
                 "digest": _digest(waiting[: len(part)]),
-                "answers": list(_answers(part, clf.model_.config, clf.classes_.tolist(), args, routing.control)),
+                "answers": list(columns.rows(part)),
                 "rows": len(part),
                 "asked": int(part.llm_called.sum()),
                 "missing": len(part.errors),
@@ -192,7 +235,7 @@ def _digest(rows: list[Any]) -> str:
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
     """The settings that must match to continue a journal; budget and speed may change."""
     free = {"config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device"}
-    free |= {"escape_formulas"}
+    free |= {"escape_formulas", "store", "engine", "address", "workers", "partition_rows"}
     options = {name: value for name, value in vars(args).items() if name not in free}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
     return {**options, "input": table.name, "model": model}
@@ -229,67 +272,6 @@ def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator
             scores = parse_row(scores, number)
         waiting.append((row.get(column), row.get(SCORES)))
         yield row.get(column), scores
-
-
-def _answers(
-    part: "Inference",
-    config: "LabelFusionConfig",
-    classes: list[Any],
-    args: argparse.Namespace,
-    control: "RiskControl | None" = None,
-) -> Iterator[Row]:
-    """The new columns of each row."""
-    from ..pipelines.formatting import hold_back, source_names
-    from ..routing.decisions import decide
-
-    probabilities, encoder = part.probabilities, part.encoder_probabilities
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    decided = decide(probabilities, config.decision_rule) if config.multi_label else None
-    names = config.label_names
-    providers = source_names(config)
-    if control is not None:
-        answered, sets = hold_back(part, config, control)
-    for i, p in enumerate(probabilities):
-        answer: Row
-        no_text = bool(np.isnan(p).any())
-        if no_text:
-            answer = {"predicted_labels" if config.multi_label else "predicted_label": None, "score": None}
-        elif decided is None:
-            best = int(order[i, 0])
-            answer = {"predicted_label": classes[best], "score": _rounded(p[best])}
-        else:
-            chosen = [int(k) for k in order[i] if decided[i, k]]
-            answer = {"predicted_labels": [classes[k] for k in chosen], "score": [_rounded(p[k]) for k in chosen]}
-        if control is not None:
-            if not answered[i]:
-                answer["predicted_labels" if config.multi_label else "predicted_label"] = None
-            answer |= {"abstained": not answered[i], "label_set": [classes[k] for k in order[i] if sets[i, k]]}
-        if args.top_k is not None:
-            best_k = [{"label": names[k], "score": _rounded(p[k])} for k in order[i, : args.top_k]]
-            answer["top_k"] = None if no_text else best_k
-        if args.with_sources:
-            sources: dict[str, Any] = {"encoder": None if no_text else _named(names, encoder[i])}
-            for name, scores in zip(providers, part.llm_scores[i], strict=True):
-                sources[name] = None if np.isnan(scores).any() else _named(names, scores)
-            answer |= {"llm_called": bool(part.llm_called[i]), "cost_usd": float(part.cost_usd[i])}
-            answer["llm_missing"] = part.errors.get(i)
-            answer["sources"] = sources
-        yield answer
-
-
-def _named(names: list[str], probabilities: Any) -> dict[str, float]:
-    return {name: _rounded(p) for name, p in zip(names, probabilities, strict=True)}
-
-
-def _rounded(p: Any) -> float:
-    return round(float(p), 6)
-
-
-def _new_columns(multi_label: bool, args: argparse.Namespace) -> list[str]:
-    columns = ["predicted_labels" if multi_label else "predicted_label", "score"]
-    columns += ["abstained", "label_set"] if args.max_risk is not None else []
-    columns += ["top_k"] if args.top_k is not None else []
-    return columns + (["llm_called", "cost_usd", "llm_missing", "sources"] if args.with_sources else [])
 
 
 class _Writer(Writer):

@@ -13,11 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .folders.folder_run import add_folder_options, run_folder
+from .folders.pieces import find_files
 from .io.formulas import add_escape_formulas
 from .io.journal import Journal, one_run
 from .io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
 from .options import add_annotators, add_columns, dollars, provider, told_by_library
-from .score_setup import Task, parse_names, parse_price, set_up
+from .score_setup import Task, class_descriptions, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
     from ..scoring.score_batch import ScoreBatch
@@ -26,16 +28,40 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub")
+    add("input", metavar="IN", help="CSV, TSV, JSON, JSONL or Parquet file, a folder of these, or data set on the Hub")
     add(
         "output",
         metavar="OUT",
         help="CSV, TSV, JSON, JSONL or Parquet file; any other name: a folder that `push` can publish",
     )
+    add_asking(parser)
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; send nothing")
+    add(
+        "--batch",
+        action="store_true",
+        help="ask by the batch API: within a day, at its prices, see `labelfusion batch`",
+    )
+    add(
+        "--poll-s",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="batch: seconds between two looks (default: %(default)s)",
+    )
+    add("--no-cache", action="store_true", help="neither read nor write the score store")
+    add_escape_formulas(parser)
+    add("--overwrite", action="store_true", help="IN a folder: replace the files in OUT")
+    add_folder_options(parser)
+
+
+def add_asking(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Options of what is asked, and how."""
+    add = parser.add_argument
     add(
         "--llm",
         action="append",
-        required=True,
+        required=required,
         type=provider,
         metavar="MODEL",
         help="model string, or a provider's fields as JSON; repeatable",
@@ -74,16 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--price", type=parse_price, metavar="IN,OUT", help="dollars per million tokens, instead of the price list")
     add = parser.add_argument_group("the run").add_argument
-    add("--dry-run", action="store_true", help="estimate requests, tokens, dollars and time; send nothing")
     add(
         "--max-cost-usd", type=dollars, metavar="X", help="limit in dollars, all LLMs and all runs of this job together"
     )
     add(
         "--failure-limit", type=int, default=20, metavar="N", help="stop an LLM after N failures in a row (default: 20)"
     )
-    add("--no-cache", action="store_true", help="neither read nor write the score store")
-    add("--store", metavar="FILE", help="score store (default: the one in the HF cache folder)")
-    add_escape_formulas(parser)
+    add("--store", metavar="STORE", help="score store, see `cache --help` (default: the one in the HF cache folder)")
     add("--chunk-size", type=int, default=2000, metavar="ROWS", help="rows between two notes of progress on disk")
 
 
@@ -130,13 +153,48 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         1 if no row got scores, or if some rows may still get them: the same command then queries only those.
     """
+    if Path(args.input).is_dir():
+        return _run_folder(args)
+    if args.engine != "local":
+        raise ValueError("`--engine` is for folders of files; IN is one file or Hub id.")
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
     table = Table(args.input, args.split, **export, labelled=None)
     _check(table, args)
-    folder, data_file = _output_paths(args.output)
+    folder, data_file = output_paths(args.output)
     check_columns(table, data_file)
     with nullcontext() if args.dry_run else one_run(data_file):
         return _run(table, folder, data_file, args)
+
+
+def _run_folder(args: argparse.Namespace) -> int:
+    from ..pipelines.score_partition import ScoreWork
+
+    table = Table(str(find_files(Path(args.input))[0]))
+    _check(table, args)
+    if args.dry_run or args.batch:
+        raise ValueError("`--dry-run` and `--batch` take one file.")
+    if args.guidelines == "auto" or args.prompt == "nearest":
+        raise ValueError(
+            "`--guidelines auto` and `--prompt nearest` are for one file; a folder takes few-shot examples."
+        )
+    task = set_up(table, args, Path(args.output) / "guidelines.json")
+    says: dict[str, Any] = {"labels": task.labels, "providers": [scorer.name for scorer in task.scorers]}
+    if table.class_names(args.label_column):
+        says["indices"] = True
+    store = ":memory:" if args.no_cache else args.store
+    work = ScoreWork(
+        [provider.to_dict() for provider in task.providers],
+        task.labels,
+        args.multi_label,
+        class_descriptions(args.descriptions, task.labels),
+        args.text_column,
+        args.empty_texts,
+        {"store": store, "failure_limit": args.failure_limit},
+        {"labelfusion": json.dumps(says)},
+        task.prior_texts(table, args.text_column),
+    )
+    with told_by_library():
+        return run_folder(work, args, task.fingerprint(table, args))
 
 
 def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Namespace) -> int:
@@ -146,9 +204,16 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     if args.dry_run:
         from .score_estimate import dry_run
 
-        return dry_run(_chunks(table, args), task, total)
-    journal = Journal(data_file.with_name(data_file.name + ".journal"), task.fingerprint(table, args))
+        return dry_run(chunks(table, args), task, total)
     started = time.monotonic()
+    job = None
+    if args.batch:
+        from .batches.batch_run import ask_by_batch
+
+        job = ask_by_batch(
+            task, task.fingerprint(table, args), lambda: (texts for _, texts in chunks(table, args)), data_file, args
+        )
+    journal = Journal(data_file.with_name(data_file.name + ".journal"), task.fingerprint(table, args))
     with told_by_library():
         summaries = _score_all(table, task, journal, args, total)
     _write(table, task, journal, data_file, args)
@@ -164,6 +229,8 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     scored = any(scores is not None for record in journal.records() for row in record["scores"] for scores in row)
     journal.delete()
     kept_guidelines.unlink(missing_ok=True)
+    if job is not None:
+        job.remove()
     if not scored:
         print("No row has got any scores.", file=sys.stderr)
         return 1
@@ -182,7 +249,7 @@ def _check(table: Table, args: argparse.Namespace) -> None:
         print(f"{empty} rows have no text: they get no scores.", file=sys.stderr)
 
 
-def _output_paths(output: str) -> tuple[Path | None, Path]:
+def output_paths(output: str) -> tuple[Path | None, Path]:
     """The output folder, if OUT is one, and the data file."""
     path = Path(output)
     if path.suffix.lower() in SUFFIXES:
@@ -192,7 +259,7 @@ def _output_paths(output: str) -> tuple[Path | None, Path]:
     return path, path / "data" / "train.parquet"
 
 
-def _chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
+def chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
     """First row and texts of each chunk."""
     rows, start = iter(table), 0
     while chunk := list(islice(rows, args.chunk_size)):
@@ -228,7 +295,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
         )
 
     try:
-        for start, texts in _chunks(table, args):
+        for start, texts in chunks(table, args):
             known = journal.get(start)
             record = known or {
                 "start": start,
@@ -256,7 +323,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
         journal.spend(budget.spent)  # until now the recorded amount was slightly higher
         if not journal.begun:  # so that other settings may be tried
             journal.delete()
-    if args.max_cost_usd is not None or budget.unsure:
+    if (args.max_cost_usd is not None and not args.batch) or budget.unsure:
         print(f"In all runs: {budget.told()}.", file=sys.stderr)
     return summaries
 

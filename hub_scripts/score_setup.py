@@ -44,12 +44,19 @@ class Task:
 
     def fit_priors(self, table: Table, text_column: str) -> None:
         """Let local models without a prior estimate it, the same for every chunk; from few texts there is none."""
+        texts = self.prior_texts(table, text_column)
+        for scorer in self.scorers if texts else []:
+            if getattr(scorer, "prior", True) is None:
+                scorer.fit_prior(texts)  # type: ignore[attr-defined]
+
+    def prior_texts(self, table: Table, text_column: str) -> list[str]:
+        """The texts from which local models without a prior estimate it; none if they are few, or not needed."""
         from ..scoring.local.likelihood_scorer import MIN_PRIOR_TEXTS
 
-        open_ = [scorer for scorer in self.scorers if getattr(scorer, "prior", True) is None]
-        texts = sample_texts(table, text_column, PRIOR_TEXTS) if open_ else []
-        for scorer in open_ if len(texts) >= MIN_PRIOR_TEXTS else []:
-            scorer.fit_prior(texts)  # type: ignore[attr-defined]
+        if all(getattr(scorer, "prior", True) is not None for scorer in self.scorers):
+            return []
+        texts = sample_texts(table, text_column, PRIOR_TEXTS)
+        return texts if len(texts) >= MIN_PRIOR_TEXTS else []
 
     def fingerprint(self, table: Table, args: argparse.Namespace) -> dict[str, Any]:
         """The settings that must match to continue a journal; speed and budget may change."""
@@ -94,7 +101,7 @@ def set_up(table: Table, args: argparse.Namespace, kept_guidelines: Path) -> Tas
     if len(set(names)) < len(names):
         raise ValueError(f"`--llm` names an LLM twice: {names}. Give each a `name` in its JSON.")
     labels = _labels(table, args)
-    descriptions = _descriptions(args.descriptions, labels)
+    descriptions = class_descriptions(args.descriptions, labels)
     pool = _pool(args, labels)
     providers = [_with_examples(p, labels, pool) for p in providers]
     guidelines_usd = 0.0
@@ -241,7 +248,12 @@ def _labels(table: Table, args: argparse.Namespace) -> list[str]:
     return found if found is not None and set(found) == set(args.labels) else args.labels
 
 
-def _descriptions(path: str | None, labels: list[str]) -> dict[str, str] | None:
+def class_descriptions(path: str | None, labels: list[str]) -> dict[str, str] | None:
+    """The class descriptions in a file, `{class name: description}`.
+
+    Raises:
+        ValueError: For a class that is not among `labels`.
+    """
     if path is None:
         return None
     found = read_descriptions(path)

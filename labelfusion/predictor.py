@@ -355,6 +355,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         built: ScorerCache = self.__dict__.setdefault("_built", ScorerCache())
         pool, cache = pool or getattr(self, "_pool", None), self.cache if cache is None else cache
         options: dict[str, Any] = {"cache": cache, "progress": self.progress, "embed": self._embed}
+        options["store"] = getattr(self, "_store", None)
         return built.get(self.model_.config, as_list(self.llm), pool=pool, **options)
 
     def __getstate__(self) -> dict[str, Any]:

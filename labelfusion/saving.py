@@ -37,12 +37,9 @@ def save(clf: Any, folder: Path) -> None:
 
 def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], options: dict[str, Any]) -> Any:
     """A fitted classifier of class `cls`, see `AutoFusionClassifier.from_pretrained`."""
-    from transformers.utils import cached_file
-
     source = str(folder_or_repo)
     model = LabelFusionForSequenceClassification.from_pretrained(source)
-    path = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
-    classes, output, known = _read_state(path, source, model.config.label_names)
+    classes, output, known = _read_state(_state_file(source), source, model.config.label_names)
     params = {"multi_label": model.config.multi_label, **known, **options}
     declared: Any = list(model.config.providers) or None
     chosen = llm if llm is not None else declared
@@ -58,6 +55,27 @@ def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], optio
     clf.report_ = model.config.fusion_report or {}
     clf.is_fitted_ = True
     return clf
+
+
+def saved_settings(source: str, names: list[str]) -> tuple[list[Any], dict[str, Any]]:
+    """The K classes and the constructor's arguments of a saved classifier.
+
+    Args:
+        source: Folder or Hub id of a model. Without a classifier's settings the result is `names` and nothing.
+        names: The model's class names.
+
+    Raises:
+        OSError: If the settings are damaged.
+    """
+    classes, _, known = _read_state(_state_file(source), source, names)
+    return classes, known
+
+
+def _state_file(source: str) -> str | None:
+    from transformers.utils import cached_file
+
+    found: str | None = cached_file(source, STATE_FILE, _raise_exceptions_for_missing_entries=False)
+    return found
 
 
 def torch_device(device: str | None) -> str:

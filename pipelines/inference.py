@@ -1,8 +1,11 @@
 """Classifies lists and streams of texts with a model, its tokenizer and its LLMs."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..modeling_labelfusion.encoding import TextEncoder
 from ..routing.policy import StreamSelector, select
@@ -64,7 +67,11 @@ def run(
 
 
 def infer(
-    encoder: TextEncoder, rows: Iterable[Row], routing: Routing, scorers: Scorers | None = None
+    encoder: TextEncoder,
+    rows: Iterable[Row],
+    routing: Routing,
+    scorers: Scorers | None = None,
+    choose: Callable[..., NDArray[np.bool_]] | None = None,
 ) -> Generator[Inference, None, None]:
     """Classify rows lazily, and yield one `Inference` per window.
 
@@ -80,6 +87,7 @@ def infer(
         routing: Policy and limits of the LLM requests.
         scorers: One per declared provider, or a function that creates them, which is called only if an LLM is queried.
             `None`: those that the config declares.
+        choose: For a list, selects the texts of a share instead of `routing.policy.select`.
 
     Raises:
         ValueError: For invalid texts or scores.
@@ -96,5 +104,5 @@ def infer(
     given_scores([scores for _, scores in rows], config)  # validate before any paid request
     if policy in ("always", "never") or isinstance(policy, float) or routing.budget is not None:
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
-    choose = partial(select, policy=policy, config=config)
+    choose = choose or partial(select, policy=policy, config=config)
     return blanks.put_back(Engine(encoder, asker, policy, choose).run(iter(rows), size))

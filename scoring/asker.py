@@ -275,7 +275,7 @@ class Asker:
         return total
 
     def _limit_reached(self) -> Missing:
-        limit = self.budget.limit if self.budget else 0
+        limit = self.budget.whole if self.budget else 0
         return Missing(MissingKind.BUDGET, f"`max_cost_usd` of ${limit:g} reached")
 
     def _stop(self) -> None:

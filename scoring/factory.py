@@ -10,7 +10,7 @@ from .providers.consent import allowed
 from .session.scorer import Scorer
 
 if TYPE_CHECKING:
-    from .store.score_store import ScoreStore
+    from .store.stored_answers import Store
 
 
 def build_scorer(
@@ -20,7 +20,7 @@ def build_scorer(
     class_descriptions: dict[str, str] | None = None,
     *,
     function: Callable[[list[str]], Any] | None = None,
-    store: "ScoreStore | str | Path | None" = None,
+    store: "Store | str | Path | None" = None,
     cache: bool = True,
     embed: Callable[[list[str]], Any] | None = None,
     pool: tuple[Sequence[str], Sequence[Any]] | None = None,
@@ -37,7 +37,8 @@ def build_scorer(
         multi_label: Whether several classes may be right at once.
         class_descriptions: `{class name: description}`.
         function: For `"callable/<name>"`: `(list of n texts) -> (n, K)` probabilities.
-        store: Score store of API answers, or the path of its file. Default: the one in the Hugging Face cache folder.
+        store: Score store of API answers, or where it is: see `open_store`. Default: the one in the Hugging Face cache
+            folder.
         cache: False: neither read nor write the score store.
         embed: For the prompt strategy `"nearest"`: `(list of n texts) -> float32 (n, d)`.
         pool: Labelled `(texts, labels)` that few-shot and nearest-neighbour prompts draw examples from; a label is a

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from token_rule import count_tokens
 
@@ -112,7 +112,7 @@ class LLMServer:
         """How many good answers left so lately that the client may not have read and stored them."""
         return sum(time.monotonic() - left < seconds for left in self.delivered)
 
-    def __enter__(self) -> "LLMServer":
+    def __enter__(self) -> Self:
         started = threading.Event()
         self._loop = asyncio.new_event_loop()
 
@@ -155,6 +155,9 @@ class LLMServer:
                 headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines if line)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 method, path, _ = request.split(" ")
+                if (given := await self._other(method, path, headers, body)) is not None:
+                    await self._send(writer, *given)
+                    continue
                 if method == "GET":
                     await self._send(writer, 200, self.stats())
                     continue
@@ -171,6 +174,10 @@ class LLMServer:
         finally:
             self._writers.discard(writer)
             writer.close()
+
+    async def _other(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any] | None:
+        """Status and reply of what a subclass serves beside; None for the usual."""
+        return None
 
     async def _send(
         self, writer: asyncio.StreamWriter, status: int, data: Any, headers: str = "", kind: str = "application/json"

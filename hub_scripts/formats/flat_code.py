@@ -24,6 +24,7 @@ BROUGHT = frozenset({"huggingface_hub", "numpy", "safetensors", "torch", "tqdm",
 LEFT_OUT = {
     "scoring.likelihood": ("A local LLM", "embedded"),
     "scoring.local_decision": ("A local decision model", "embedded"),
+    "scoring.shared_stores": ("A score store that machines share", "postgres"),
 }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...configuration import LLMProvider, ProviderKind, Task
 from ..methods.request_method import Method, UnsupportedError
 from ..methods.server_traits import UnknownScaleError
+from ..open_store import open_store
 from ..prompting.examples import Pool, normalized
 from ..prompting.prompts import Example
 from ..providers.endpoints import resolve
@@ -27,7 +28,7 @@ from ..score_batch import Capabilities, ScoreBatch, ScoringError, UnansweredErro
 from ..session.cancellation import gather_or_drain, leave_wire
 from ..session.dollar_budget import BudgetReachedError
 from ..session.run_context import Run
-from ..store.score_store import ScoreStore
+from ..store.stored_answers import Store
 from .call_state import Call
 from .client import Client, explain, is_missing_feature, is_refused
 from .coordination import Coordinator, Outcome, Turns
@@ -45,7 +46,7 @@ class APIScorer:
         labels: K class names.
         multi_label: Whether several classes may apply.
         class_descriptions: `{class name: description}`.
-        store: Score store, or its path. Default: the one in the Hugging Face cache folder.
+        store: Score store, or where it is, see `open_store`. Default: the one in the Hugging Face cache folder.
         cache: False: no store.
         embed: For `prompt="nearest"`: `(list of n texts) -> (n, d)`.
         pool: Labelled `(texts, labels)` for `"few-shot"` and `"nearest"`.
@@ -66,7 +67,7 @@ class APIScorer:
         multi_label: bool,
         class_descriptions: dict[str, str] | None = None,
         *,
-        store: ScoreStore | str | Path | None = None,
+        store: Store | str | Path | None = None,
         cache: bool = True,
         embed: Callable[[list[str]], Any] | None = None,
         pool: Pool | None = None,
@@ -136,13 +137,13 @@ class APIScorer:
         """The method that will be used, without sending a request; `json` if `auto` has not tried any yet."""
         return await self._choice.recall(await self.store()) or "json"
 
-    async def store(self) -> ScoreStore | None:
+    async def store(self) -> Store | None:
         """The score store, opened at its first use; None if there is none."""
         if not self._cache:
             return None
-        if not isinstance(self._store, ScoreStore):
-            opened = await asyncio.to_thread(ScoreStore, self._store)
-            if not isinstance(self._store, ScoreStore):  # unless another call has opened it meanwhile
+        if not isinstance(self._store, Store):
+            opened = await asyncio.to_thread(open_store, self._store)
+            if not isinstance(self._store, Store):  # unless another call has opened it meanwhile
                 self._store = opened
         return self._store
 

@@ -13,7 +13,7 @@ from ..prompting.prompts import Example
 from ..reasons import Missing, MissingKind
 from ..score_batch import ScoringError, UnansweredError, Usage
 from ..session.run_context import Run
-from ..store.score_store import Answer
+from ..store.stored_answers import Answer
 from .coordination import Coordinator, Outcome
 
 

@@ -70,8 +70,9 @@ class Client:
             if endpoint.uses_litellm
             else OpenAITransport(endpoint, provider.timeout_s, provider.max_concurrency, self._slots)
         )
-        self._requests = RateLimit(provider.requests_per_minute)
-        self._tokens = RateLimit(provider.tokens_per_minute)
+        what = f"{endpoint.base} {endpoint.model}"
+        self._requests = RateLimit(provider.requests_per_minute, f"requests of {what}")
+        self._tokens = RateLimit(provider.tokens_per_minute, f"tokens of {what}")
         self._costs: defaultdict[str, Costs] = defaultdict(lambda: Costs(self.price))  # of each method
         self._refused: set[str] = set()
         self._absent: set[str] = set()  # paths that the server does not have

@@ -3,11 +3,10 @@
 import asyncio
 import itertools
 import logging
-import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from ..reasons import Missing
 from ..score_batch import ScoringError
 from ..store.claims import CLAIM_S, owner_name
-from ..store.score_store import Answer, Look, ScoreStore, question_key
-from ..store.sqlite_file import StoreBusyError
+from ..store.stored_answers import Answer, Look, Store, StoreBusyError, question_key
 from .client import Client
 
 logger = logging.getLogger(__name__)
@@ -36,13 +34,14 @@ class Board:
         store: The store; None: nothing is kept or shared.
     """
 
-    def __init__(self, store: ScoreStore | None) -> None:
+    def __init__(self, store: Store | None) -> None:
         self.store = store
         self.asking: dict[bytes, asyncio.Future[Outcome | None]] = {}
         self.subjects: dict[bytes, asyncio.Lock] = {}
         self.held: set[bytes] = set()  # claims in the store
         self.unsaved: dict[bytes, Answer] = {}  # paid, but the store cannot be written
         self.owner = owner_name(next(_board_numbers))
+        self.flushing = asyncio.Lock()
         self._beat: asyncio.TimerHandle | None = None
 
     def hold(self, keys: Iterable[bytes]) -> None:
@@ -59,26 +58,27 @@ class Board:
         self._beat = None
         if not self.held or self.store is None:
             return
-        wait_s = CLAIM_S / 3
+        store, loop = self.store, asyncio.get_running_loop()
         try:
-            self.store.extend(self.held, self.owner, wait=False)
+            store.extend(self.held, self.owner, wait=False)
         except StoreBusyError:
-            wait_s = 0.1
+            loop.run_in_executor(None, _extend_patiently, store, list(self.held), self.owner)
         except ScoringError:  # storing the answers will report it
             pass
-        self._beat = asyncio.get_running_loop().call_later(wait_s, self._extend)
+        self._beat = loop.call_later(CLAIM_S / 3, self._extend)
 
 
-def shared_board(store: ScoreStore | None) -> Board:
-    """The board of the running loop for the file of a store."""
+def _extend_patiently(store: Store, keys: list[bytes], owner: str) -> None:
+    with suppress(ScoringError):
+        store.extend(keys, owner)
+
+
+def shared_board(store: Store | None) -> Board:
+    """The board of the running loop for a store, however many objects open it."""
     if store is None:
         return Board(None)
     boards = _boards.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    try:
-        found = os.stat(store.path)
-        key: object = (found.st_dev, found.st_ino, os.getpid())
-    except OSError:  # in memory
-        key = id(store)
+    key = store.identity
     board = boards.get(key)
     if board is None:
         boards[key] = board = Board(store)
@@ -95,7 +95,7 @@ class Coordinator:
         multi_label: Otherwise they sum to 1.
     """
 
-    def __init__(self, client: Client, store: ScoreStore | None, num_labels: int, multi_label: bool) -> None:
+    def __init__(self, client: Client, store: Store | None, num_labels: int, multi_label: bool) -> None:
         self.client, self.board = client, shared_board(store)
         self.store = self.board.store
         self._checks = num_labels, not multi_label
@@ -198,9 +198,23 @@ class Coordinator:
         return None
 
     async def _flush(self) -> None:
+        """Store all that is not stored, at once; or else in a thread, together with what comes meanwhile."""
+        try:
+            self._put(wait=False)
+            return
+        except StoreBusyError:
+            pass
+        await _to_its_end(self._flush_patiently())
+
+    async def _flush_patiently(self) -> None:
+        async with self.board.flushing:
+            if self.board.unsaved:
+                await self._in_thread(self._put)
+
+    def _put(self, wait: bool) -> None:
         store, answers = self.store, list(self.board.unsaved.values())
         assert store is not None
-        await self._write(lambda wait: store.put_many(answers, self.board.owner, wait))
+        store.put_many(answers, self.board.owner, wait)
         for answer in answers:
             if self.board.unsaved.get(answer.key) is answer:
                 del self.board.unsaved[answer.key]
@@ -211,15 +225,26 @@ class Coordinator:
             return work(False)
         except StoreBusyError:
             pass
+        return await _to_its_end(self._in_thread(work))
+
+    async def _in_thread(self, work: Callable[[bool], T]) -> T:
         try:
-            writing = asyncio.ensure_future(asyncio.to_thread(work, True))
+            writing = asyncio.get_running_loop().run_in_executor(None, work, True)
         except RuntimeError:  # the interpreter is about to end, and starts no threads
             return work(True)
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            raise
+        return await writing
+
+
+async def _to_its_end(coro: Coroutine[Any, Any, T]) -> T:
+    """The result of `coro`, which is waited for also when this is cancelled meanwhile."""
+    task = asyncio.ensure_future(coro)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # it has been waited for; the cancellation goes on
+        raise
 
 
 def _pauses() -> Iterator[float]:

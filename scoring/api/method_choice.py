@@ -11,7 +11,7 @@ from enum import Enum, auto
 from ..methods.request_method import UnansweredError, UnsupportedError
 from ..reasons import Missing
 from ..score_batch import ScoringError
-from ..store.score_store import ScoreStore
+from ..store.stored_answers import Store
 from .questions import Questions
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class MethodChoice:
         self._unread: Counter[str] = Counter()  # texts on which the answers could not be read
         self._said: set[str] = set()
 
-    async def recall(self, store: ScoreStore | None) -> str | None:
+    async def recall(self, store: Store | None) -> str | None:
         """The choice; of an earlier run, if there is none of this one."""
         if self.chosen is None:
             key = self.questions.model_key()
@@ -72,7 +72,7 @@ class MethodChoice:
                 self.chosen, self.recalled = name, True
         return self.chosen
 
-    async def forget(self, store: ScoreStore | None) -> None:
+    async def forget(self, store: Store | None) -> None:
         """Drop a choice that does not work any more: the server has changed."""
         self.chosen, self.recalled = None, False
         _remembered.pop(self.questions.model_key(), None)
@@ -83,7 +83,7 @@ class MethodChoice:
         self,
         rows: Iterable[int],
         ask: Callable[[str, int, bool], Awaitable[Verdict]],
-        store: ScoreStore | None,
+        store: Store | None,
     ) -> Found:
         """Query the first of `rows` until a method works.
 
@@ -148,7 +148,7 @@ class MethodChoice:
     def _given_up(self, name: str) -> bool:
         return self._refused[name] >= CONFIRMED or self._unread[name] >= PROBES
 
-    async def _remember(self, store: ScoreStore | None, name: str) -> None:
+    async def _remember(self, store: Store | None, name: str) -> None:
         self.chosen = _remembered[self.questions.model_key()] = name
         if store is not None:
             with suppress(ScoringError):  # it works all the same

@@ -10,7 +10,7 @@ from ..methods.server_traits import Learnt
 from ..prompting.examples import NearestExamples, Pool, balanced_examples, normalized
 from ..prompting.prompts import Example
 from ..providers.endpoints import Endpoint
-from ..store.score_store import question_key
+from ..store.stored_answers import question_key
 
 CHOICE_VERSION = 2  # counts changes in how `auto` chooses: what an older version remembers is forgotten
 

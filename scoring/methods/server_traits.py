@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..reasons import Missing, MissingKind
 from ..score_batch import ScoringError, UnansweredError
-from ..store.score_store import ScoreStore, question_key
+from ..store.stored_answers import Store, question_key
 
 CERTAIN = 3  # different answers in shares, and none in per cent, after which shares are assumed
 
@@ -73,14 +73,14 @@ class Scale:
                 return list(values)
         raise UnknownScaleError(values)
 
-    async def recall(self, store: ScoreStore | None, model_key: bytes) -> None:
+    async def recall(self, store: Store | None, model_key: bytes) -> None:
         """Use what earlier runs have found, if nothing is known yet."""
         if self.known is None and store is not None:
             found = await asyncio.to_thread(store.get_method, _scale_key(model_key))
             if found in ("percent", "share"):
                 self.known, self._kept = found, True
 
-    async def keep(self, store: ScoreStore | None, model_key: bytes, model: str) -> None:
+    async def keep(self, store: Store | None, model_key: bytes, model: str) -> None:
         """Note it for later runs, once."""
         if self.known is not None and not self._kept and store is not None:
             self._kept = True

@@ -58,6 +58,11 @@ class Budget:
         self._waiting: deque[Reservation] = deque()
 
     @property
+    def whole(self) -> float:
+        """US dollars of the limit, of which this may be a part."""
+        return self.limit
+
+    @property
     def reserved(self) -> float:
         """US dollars set aside."""
         with self._lock:
@@ -75,7 +80,7 @@ class Budget:
 
     def told(self) -> str:
         """What is spent, for people."""
-        limit = f" of ${self.limit:g}" if math.isfinite(self.limit) else ""
+        limit = f" of ${self.whole:g}" if math.isfinite(self.whole) else ""
         unsure = f", ${self.unsure:.4g} of it for requests without a reply, which may have been billed"
         return f"${self.spent:.4g}{limit} spent{unsure if self.unsure else ''}"
 
@@ -183,7 +188,7 @@ class Budget:
                     self._unnoted = error
 
     def _reached(self) -> BudgetReachedError:
-        return BudgetReachedError(Missing(MissingKind.BUDGET, f"budget of ${self.limit:g} reached"))
+        return BudgetReachedError(Missing(MissingKind.BUDGET, f"budget of ${self.whole:g} reached"))
 
 
 class Reservation:

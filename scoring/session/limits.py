@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextvars import ContextVar
 from types import TracebackType
+from typing import Protocol
 
 from .cancellation import go_on_wire
 from .dollar_budget import Reservation
@@ -12,16 +13,41 @@ from .dollar_budget import Reservation
 current_reservation: ContextVar[Reservation | None] = ContextVar("labelfusion_reservation", default=None)
 
 
-class RateLimit:
-    """At most `per_minute` units a minute; `None` is no limit. For use on one event loop."""
+_shared: "SharedRates | None" = None
 
-    def __init__(self, per_minute: float | None) -> None:
+
+class SharedRates(Protocol):
+    """Rates that this process shares with others."""
+
+    async def wait_s(self, name: str, per_minute: float, units: float) -> float:
+        """Seconds to wait until `units` more may be used, of all processes together `per_minute`."""
+        ...
+
+
+def share_rates(rates: SharedRates | None) -> None:
+    """From now on, the rate limits of this process are those of `rates`."""
+    global _shared
+    _shared = rates
+
+
+class RateLimit:
+    """At most `per_minute` units a minute; `None` is no limit. For use on one event loop.
+
+    Args:
+        per_minute: Units a minute.
+        name: What is limited, for rates that are shared between processes.
+    """
+
+    def __init__(self, per_minute: float | None, name: str = "") -> None:
+        self.per_minute, self.name = per_minute, name
         self.interval = 60.0 / per_minute if per_minute else 0.0
         self.free_at = 0.0
 
     async def acquire(self, units: float = 1.0) -> None:
         """Wait until `units` more may be used."""
-        if self.interval:
+        if self.per_minute and _shared is not None:
+            await asyncio.sleep(await _shared.wait_s(self.name, self.per_minute, units))
+        elif self.interval:
             start = max(time.monotonic(), self.free_at)
             self.free_at = start + units * self.interval
             await asyncio.sleep(max(0.0, start - time.monotonic()))

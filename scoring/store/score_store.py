@@ -4,17 +4,14 @@ It holds scores, usage and cost under the hash of the query; no text and no key.
 concurrently: a query is claimed before its request goes out, and the others wait for the answer.
 """
 
-import hashlib
-import json
 import logging
 import os
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -24,60 +21,27 @@ from numpy.typing import NDArray
 
 from ..score_batch import ScoringError
 from .claims import CLAIM_S, holds
-from .sqlite_file import StoreBusyError, open_file, patiently, unusable
+from .sqlite_file import open_file, patiently, unusable
+from .stored_answers import (
+    METHOD_S,
+    RECORD,
+    Answer,
+    Look,
+    Record,
+    StoreBusyError,
+    as_records,
+    exported,
+    question_key,
+    sound_scores,
+)
+
+__all__ = ["Answer", "Look", "ScoreStore", "default_path", "question_key"]
 
 T = TypeVar("T")
 
-METHOD_S = 7 * 86400.0  # for how long the choice of `auto` is remembered
-_INSERT = (
-    "INSERT OR REPLACE INTO answers (key, scores, model, method, prompt_tokens, completion_tokens, cost_usd, created) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_INSERT = f"INSERT OR %s INTO answers ({', '.join(RECORD)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One text's answer as it is stored.
-
-    Args:
-        key: Hash of the question, 32 bytes.
-        scores: float32 `(K,)`.
-        model: Model name, for `labelfusion cache info`.
-        method: How it was obtained.
-        prompt_tokens: Share of the request's tokens.
-        completion_tokens: Likewise.
-        cost_usd: Likewise, US dollars.
-    """
-
-    key: bytes
-    scores: NDArray[np.float32]
-    model: str
-    method: str
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float
-
-
-@dataclass
-class Look:
-    """What is known about some questions.
-
-    Args:
-        found: Scores, float32 `(K,)`, of those that are stored.
-        free: Keys that are not claimed; after `ScoreStore.claim`, those that are claimed now.
-        taken: Keys that other processes have claimed.
-    """
-
-    found: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
-    free: set[bytes] = field(default_factory=set)
-    taken: set[bytes] = field(default_factory=set)
-
-
-def question_key(question: Mapping[str, Any]) -> bytes:
-    """SHA-256 of everything that the answer depends on."""
-    return hashlib.sha256(json.dumps(question, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")).digest()
 
 
 def default_path() -> Path:
@@ -110,6 +74,15 @@ class ScoreStore:
         self._warned = False
         with self._lock:
             self._connect()
+
+    @property
+    def identity(self) -> object:
+        """The file, for this process; this object for a store in memory."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return id(self)
+        return found.st_dev, found.st_ino, os.getpid()
 
     def get_many(
         self, keys: Sequence[bytes], num_labels: int | None = None, sums_to_one: bool = False
@@ -175,15 +148,10 @@ class ScoreStore:
         Raises:
             StoreBusyError: If another writer is in the way, unless this is to `wait`.
         """
-        now = time.time()
-        rows = [
-            (a.key, np.asarray(a.scores, dtype=np.float32).tobytes(), a.model, a.method,
-             a.prompt_tokens, a.completion_tokens, a.cost_usd, now)
-            for a in answers
-        ]  # fmt: skip
+        rows = as_records(answers, time.time())
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(_INSERT, rows)
+            connection.executemany(_INSERT % "REPLACE", rows)
             if owner:
                 _release(connection, (row[0] for row in rows), owner)
 
@@ -248,24 +216,23 @@ class ScoreStore:
             self._do(lambda connection: connection.execute("VACUUM"), wait=False)
         return count
 
-    def export(self) -> Iterator[dict[str, Any]]:
-        """All answers as plain dicts; `key` in hexadecimal."""
-        columns = ("key", "model", "method", "scores", "prompt_tokens", "completion_tokens", "cost_usd", "created")
-        query = "SELECT * FROM answers WHERE key > ? ORDER BY key LIMIT 1000"
+    def records(self) -> Iterator[list[Record]]:
+        """All answers, some thousand at a time, in order of their keys. Damaged ones are left out."""
+        query = f"SELECT {', '.join(RECORD)} FROM answers WHERE key > ? ORDER BY key LIMIT 1000"
         self._do(self._check_types)
         last = b""
-        while True:
-            rows = self._do(partial(_fetch, query, last))
-            if not rows:
-                return
+        while rows := self._do(partial(_fetch, query, last)):
             sound = self._checked([(row[0], row[3]) for row in rows])
-            for row in rows:
-                if row[0] in sound:
-                    record = dict(zip(columns, row, strict=True))
-                    record["key"] = record["key"].hex()
-                    record["scores"] = [round(float(s), 6) for s in sound[row[0]]]
-                    yield record
+            yield [row for row in rows if row[0] in sound]
             last = rows[-1][0]
+
+    def add_records(self, records: Sequence[Record]) -> int:
+        """Add answers of another store; those that are there stay. Returns: how many were added."""
+        return self._write(lambda connection: connection.executemany(_INSERT % "IGNORE", records).rowcount)
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """All answers as plain dicts; `key` in hexadecimal."""
+        return exported(self.records())
 
     def close(self) -> None:
         """Close the file."""
@@ -310,20 +277,7 @@ class ScoreStore:
         self, rows: list[tuple[Any, Any]], num_labels: int | None = None, sums_to_one: bool = False
     ) -> dict[bytes, NDArray[np.float32]]:
         """`{key: scores}` of the rows that can be right."""
-        size = 4 * num_labels if num_labels else len(rows[0][1]) if rows and isinstance(rows[0][1], bytes) else 0
-        sound = {
-            key: blob for key, blob in rows if isinstance(blob, bytes) and blob and len(blob) % 4 == 0
-            and (num_labels is None or len(blob) == size)
-        }  # fmt: skip
-        if all(len(blob) == size for blob in sound.values()) and sound:
-            table = np.frombuffer(b"".join(sound.values()), dtype=np.float32).reshape(len(sound), -1)
-            right = np.asarray(((table >= 0) & (table <= 1 + 1e-6)).all(axis=1))  # False for NaN
-            if sums_to_one:
-                right &= np.abs(table.sum(axis=1) - 1) < 1e-3
-            found = {key: row for key, row, good in zip(sound, table, right.tolist(), strict=True) if good}
-        else:
-            tables = {key: np.frombuffer(blob, dtype=np.float32) for key, blob in sound.items()}
-            found = {key: row for key, row in tables.items() if ((row >= 0) & (row <= 1 + 1e-6)).all()}
+        found = sound_scores(rows, num_labels, sums_to_one)
         if len(found) < len(rows) and not self._warned:
             self._warned = True
             logger.warning(

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..score_batch import ScoringError
+from .stored_answers import StoreBusyError
+
+__all__ = ["StoreBusyError", "open_file", "patiently", "unusable"]
 
 T = TypeVar("T")
 
@@ -24,10 +27,6 @@ TABLES = {
 BUSY_S = 30.0  # how long another process may hold the lock
 _BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 OTHERWISE = "name another (`store`), or go without it (`cache=False`; `--no-cache` on the command line)"
-
-
-class StoreBusyError(Exception):
-    """Another writer is in the way."""
 
 
 def unusable(path: str, error: object, remedy: str = "Move it away") -> ScoringError:

@@ -1,0 +1,1 @@
+"""Batch APIs: questions that are answered within a day, at half the price."""

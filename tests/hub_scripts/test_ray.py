@@ -1,0 +1,199 @@
+"""Ray: the same answers as in one process, one limit for all workers, and workers that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from children import listen
+from labelfusion.hub_scripts.cli import main
+from labelfusion.pipelines.partition import PredictWork
+from labelfusion.pipelines.ray_leases import Lender
+from llm_server import LLMServer
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
+pytest.importorskip("ray.data", reason="Ray Data is not installed (the extra ray)")
+
+CLASSES = [f"class{i}" for i in range(3)]
+
+
+def llm(server: LLMServer, **fields: Any) -> dict[str, Any]:
+    return {"model": "m", "api_base": server.url, "method": "json", "max_concurrency": 8, "price": [1.0, 4.0], **fields}
+
+
+def write_input(folder: Path, rows: int) -> pd.DataFrame:
+    folder.mkdir()
+    frame = pd.DataFrame({"text": [f"a movie w{i % 10} number {i}" for i in range(rows)], "id": range(rows)})
+    for part in range(4):
+        frame[part::4].to_parquet(folder / f"{part}.parquet")
+    return frame
+
+
+def read_output(folder: Path) -> pd.DataFrame:
+    paths = sorted(path for path in folder.rglob("*.parquet") if "_labelfusion" not in path.parts)
+    frame = pd.concat([pq.read_table(path).to_pandas() for path in paths], ignore_index=True)
+    return frame.sort_values("id", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_the_lender_leases_no_more_than_there_is() -> None:
+    lender = Lender(1.0)
+    assert lender.lease("a", 0.0, 0.0, 0.001) == pytest.approx(0.01)  # a hundredth at least
+    assert lender.lease("b", 0.0, 0.0, 0.95) == pytest.approx(0.95)
+    assert lender.lease("a", 0.01, 0.01, 0.5) == pytest.approx(0.04)
+    assert lender.lease("a", 0.05, 0.06, 0.5) == 0.0  # one request more than leased
+    assert lender.committed() == pytest.approx(1.01)
+    lender.lease("b", 0.2, 0.2, 0.0)  # gives back
+    assert lender.lease("c", 0.0, 0.0, 5.0) == pytest.approx(1.0 - 0.06 - 0.2)
+    waits = [lender.turn("requests", 600.0, 1.0) for _ in range(5)]
+    assert waits == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=0.05)
+    assert lender.turn("tokens", 600.0, 1.0) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["always", "0.3"])
+def test_the_same_answers_as_in_one_process(
+    cluster: None, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any, policy: str
+) -> None:
+    frame = write_input(tmp_path / "in", 200)
+    with LLMServer(labels=CLASSES) as server:
+        model = saved_model(llm_providers=[llm(server)])
+        found = {}
+        for engine in ("ray", "local"):
+            out = tmp_path / engine
+            command = ["predict", str(model), str(tmp_path / "in"), str(out), "--partition-rows", "30", "--top-k", "3"]
+            command += ["--llm-policy", policy, "--store", str(tmp_path / "s.sqlite"), "--engine", engine]
+            assert main([*command, *(["--workers", "2"] if engine == "ray" else [])]) == 0
+            assert "200 rows in, 200 rows out" in capsys.readouterr().out
+            found[engine] = read_output(out)
+        assert server.paid.total() == (200 if policy == "always" else 60)
+    assert found["ray"]["id"].tolist() == frame["id"].tolist()
+    pd.testing.assert_frame_equal(found["ray"], found["local"])
+
+
+@pytest.mark.slow
+def test_one_limit_for_all_workers(
+    cluster: None, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any
+) -> None:
+    write_input(tmp_path / "in", 200)
+    with LLMServer(labels=CLASSES, thinks=lambda text: 50) as server:
+        model = saved_model(llm_providers=[llm(server)])
+        command = ["predict", str(model), str(tmp_path / "in"), str(tmp_path / "out"), "--partition-rows", "20"]
+        command += ["--store", str(tmp_path / "s.sqlite"), "--engine", "ray", "--max-cost-usd", "0.03"]
+        assert main(command) == 0
+        spent, one = server.billed(1.0, 4.0)
+        assert 0.02 < spent <= 0.03 + 2 * one
+        told = capsys.readouterr().out
+        journal = (tmp_path / "out" / "_labelfusion" / "journal.jsonl").read_text().splitlines()
+        noted = [json.loads(line)["spent"] for line in journal if "spent" in json.loads(line)][-1]
+        assert noted == pytest.approx(spent, abs=2 * one)
+        assert "an answer is missing for" in told
+        next((tmp_path / "out").glob("1-*.parquet")).unlink()
+        assert main(command) == 0  # the limit holds over all runs
+        assert server.billed(1.0, 4.0)[0] <= 0.03 + 4 * one
+
+
+@pytest.mark.slow
+def test_one_rate_for_all_workers(cluster: None, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
+    write_input(tmp_path / "in", 60)
+    with LLMServer(labels=CLASSES) as server:
+        model = saved_model(llm_providers=[llm(server, requests_per_minute=600)])
+        command = ["predict", str(model), str(tmp_path / "in"), str(tmp_path / "out"), "--partition-rows", "15"]
+        command += ["--store", str(tmp_path / "s.sqlite"), "--engine", "ray"]
+        assert main(command) == 0
+        times = sorted(server.times)
+        assert len(times) == 60
+        rates = [(len(times[i : i + 20]) - 1) / (times[i + 19] - times[i]) for i in range(len(times) - 20)]
+        assert max(rates) < 13  # ten a second, both workers together
+
+
+@pytest.mark.slow
+def test_a_wrong_row_is_named(cluster: None, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any) -> None:
+    write_input(tmp_path / "in", 20)
+    pd.DataFrame({"text": ["x", None], "id": [1, 2]}).to_parquet(tmp_path / "in" / "2.parquet")
+    command = ["predict", str(saved_model()), str(tmp_path / "in"), str(tmp_path / "out"), "--engine", "ray"]
+    assert main([*command, "--llm-policy", "never"]) == 2
+    told = capsys.readouterr().err
+    assert "2.parquet, rows 0 to 1: Input 1 has no text" in told
+    assert main([*command, "--llm-policy", "never", "--empty-texts", "skip", "--overwrite"]) == 0
+
+
+@pytest.mark.slow
+def test_any_source_and_sink(cluster: None, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
+    from labelfusion.pipelines.ray_data import classify_dataset
+
+    texts = [f"a movie w{i}" for i in range(50)]
+    (tmp_path / "in.csv").write_text("id,text\n" + "".join(f"{i},{text}\n" for i, text in enumerate(texts)))
+    with LLMServer(labels=CLASSES) as server:
+        work = PredictWork(
+            str(saved_model(llm_providers=[llm(server)])), scoring={"store": str(tmp_path / "s.sqlite")}, device="cpu"
+        )
+        dataset = classify_dataset(ray.data.read_csv(str(tmp_path / "in.csv")), work, workers=1, table_rows=20)
+        dataset.write_json(str(tmp_path / "out"))
+        assert server.paid.total() == 50
+    rows = [json.loads(line) for path in (tmp_path / "out").iterdir() for line in path.read_text().splitlines()]
+    assert sorted(row["id"] for row in rows) == list(range(50))
+    assert {row["predicted_label"] for row in rows} <= set(CLASSES)
+    with pytest.raises(ValueError, match="takes two passes"):
+        classify_dataset(dataset, PredictWork("x", routing={"llm_policy": 0.2}))
+
+
+@pytest.mark.slow
+def test_dead_workers_and_a_dead_driver_cost_no_row(tmp_path: Path, saved_model: Callable[..., Path]) -> None:
+    frame = write_input(tmp_path / "in", 600)
+    with LLMServer(labels=CLASSES, latency=0.3) as server:
+        model = saved_model(llm_providers=[llm(server)])
+        command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "predict", str(model), str(tmp_path / "in")]
+        command += [str(tmp_path / "out"), "--partition-rows", "30", "--store", str(tmp_path / "s.sqlite")]
+        command += ["--engine", "ray", "--workers", "2"]
+        env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+        wire = 0
+
+        def workers() -> list[int]:
+            found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()
+            mine = {process.pid}
+            rows = [(int(a), int(b), c) for a, b, c in (line.split(None, 2) for line in found[1:])]
+            for _ in range(4):
+                mine |= {pid for pid, parent, _ in rows if parent in mine}
+            return [pid for pid, _, text in rows if pid in mine and "ray::" in text and "JobActor" in text]
+
+        def wait_for(requests: int) -> None:
+            end = time.monotonic() + 120
+            while server.requests < requests:
+                assert process.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=listen)
+        wait_for(60)
+        for _ in range(2):  # an actor
+            wire += server.in_flight + server.just_delivered(0.2)
+            (pid, *_) = workers()
+            os.kill(pid, signal.SIGKILL)
+            wait_for(server.requests + 100)
+        wire += server.in_flight + server.just_delivered(0.2)
+        process.kill()  # the driver
+        process.wait()
+        time.sleep(3.0)  # its workers end
+        wire += server.in_flight
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250, preexec_fn=listen)
+        assert done.returncode == 0, done.stderr
+        assert "600 rows in, 600 rows out" in done.stdout
+        assert len(server.paid) == 600
+        assert server.paid.total() - 600 <= wire
+    assert read_output(tmp_path / "out")["id"].tolist() == frame["id"].tolist()
