@@ -86,7 +86,7 @@ def trained(
     tiny_tokenizer.save_pretrained(source)
     script = target / "train.py"
     script.write_text(SCRIPT.format(folders=[str(folder) for folder in Path(__file__).parents[:2]]))
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29573"]
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, str(script), str(source), str(target)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
