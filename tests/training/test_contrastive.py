@@ -48,12 +48,14 @@ def held_out_loss(model: Any, tokenizer: Any, train: Any, test: Any) -> float:
 def test_the_probe_is_better_afterwards(make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     train, test = reviews(40), reviews(300, seed=1)
     model = make_model(num_labels=2, num_providers=0)
+    trained = [p.requires_grad for p in model.parameters()]
     before = held_out_loss(model, tiny_tokenizer, train, test)
     contrast(TextEncoder(model, tiny_tokenizer), *train, OPTIONS)
     after = held_out_loss(model, tiny_tokenizer, train, test)
     assert before > 0.25
     assert after < 0.5 * before
-    assert all(p.requires_grad for p in model.parameters())
+    assert [p.requires_grad for p in model.parameters()] == trained
+    assert all(p.requires_grad for p in model.encoder.parameters())
     assert not model.training
 
 
