@@ -59,7 +59,8 @@ def read_table(
 
     Args:
         data: DataFrame, Arrow or Polars table, `datasets.Dataset`, dict of columns, list of dicts, pair
-            `(texts, labels)`, path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
+            `(texts, labels)`, path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on
+            the Hub (`id` or `id:split`).
         split: Split to take of a data set on the Hub or a `DatasetDict`.
         text_column: Name of the text column for a pair `(texts, labels)`.
         label_column: Name of the label column; `None`: `label` or `labels`.
