@@ -124,6 +124,7 @@ CASES = [
         cells(AB, [f'"{TEXTS[0]}"', f'"{TEXTS[1]}', *TEXTS[2:]]),
         error="that opens a cell in line 3 is never closed",
     ),
+    Case("sep=; by Excel", "d.csv", ("sep=;\r\n" + cells(AB, sep=";", header="text;label")).encode("utf-8-sig"), AB),
     Case("to_json, one object a line", "d.json", lines(AB), AB),
     Case("byte order mark", "d.csv", cells(AB).encode("utf-8-sig"), AB),
     Case("UTF-16", "d.csv", cells(AB).encode("utf-16"), AB),

@@ -80,6 +80,9 @@ class LogprobMethod(Method):
             raise UnansweredError("malformed")
         if self.multi_label:
             return [self._read_multi(choice, positions)]
+        if len(positions) > 1 and _letter(positions[0]) in self.prompts.letters and _goes_on(positions[1]):
+            # The server wrote more than one token, such as `B` and `usiness`.
+            raise UnansweredError(f"no option letter: {_letter(positions[0])!r} begins a word")
         return [self._read_single(positions[0])]
 
     def _read_single(self, position: dict[str, Any]) -> Scores:
@@ -154,6 +157,12 @@ def _letter(token: dict[str, Any]) -> str:
     """The option that a token stands for, without white space, punctuation and the marks of tokenizers."""
     written = token.get("token")
     return written.strip(" \n\t\"'.():▁Ġ*").upper() if isinstance(written, str) else ""
+
+
+def _goes_on(token: dict[str, Any]) -> bool:
+    """Whether a token continues the word before it."""
+    written = token.get("token")
+    return isinstance(written, str) and written[:1].isalnum()
 
 
 def _are_objects(items: Any) -> bool:

@@ -306,6 +306,19 @@ def test_spellings_of_a_letter_are_summed_and_null_is_no_probability() -> None:
     np.testing.assert_allclose(letters(*tokens, labels=2), [0.6, 0.4], atol=1e-6)
 
 
+def test_the_beginning_of_a_word_is_no_letter() -> None:
+    top = [{"token": "B", "logprob": -0.01}, {"token": "A", "logprob": -5.0}]
+
+    def ask_letter(*after: str) -> Any:
+        content = [{"token": "B", "top_logprobs": top}, *({"token": token} for token in after)]
+        return read("logprob", ["World", "Sports", "Business"], {"choices": [{"logprobs": {"content": content}}]})
+
+    for after in ((), (".",), (" Sports",), ("\n",)):
+        assert ask_letter(*after).argmax() == 1
+    with pytest.raises(UnansweredError, match="'B' begins a word"):
+        ask_letter("usiness")
+
+
 def test_a_reply_without_alternatives_is_no_offer() -> None:
     with pytest.raises(UnsupportedError, match="no alternatives"):
         letters(("A", None))

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from labelfusion.training.data import TableLayout, cell_files, cell_quotes, prepare
+from labelfusion.training.data import TableLayout, cell_files, cell_quotes, prepare, with_labels
 from labelfusion.training.data.arrow_columns import has_blanks
 from labelfusion.training.data.files import read_columns, read_rows
 
@@ -87,6 +88,9 @@ def test_cells_of_several_lines_are_read_once(tmp_path: Path, monkeypatch: pytes
         ("d.csv", 'text,label\n"yes" or "no",a\nb,c\n', ['"yes" or "no"', "b"]),
         ("d.csv", 'text,label\nc,d\n"never,a\n', ["c", '"never']),
         ("d.tsv", 'text\tlabel\n"q"s\ta\n"x"\tb\n', ['"q"s', '"x"']),
+        ("d.csv", 'sep=;\r\ntext;label\r\n"a;\nb";a\r\nc, d;b\r\n', ["a;\nb", "c, d"]),
+        ("d.csv", 'sep=,\ntext,label\n5" disk,a\n"c, d",b\n', ['5" disk', "c, d"]),
+        ("d.tsv", 'SEP=\t\ntext\tlabel\n"c"\tb\n', ["c"]),
         ("d.tsv", 'text\tlabel\nsaid "no" to\ta\n"x"\tb\n', ['said "no" to', "x"]),
         ("d.tsv", 'text\tlabel\n"No" is no\ta\nx\tb\n', ['"No" is no', "x"]),
         ("d.tsv", 'text\tlabel\n"x\ty"\ta\nx\tb\n', ["x\ty", "x"]),
@@ -166,6 +170,28 @@ def test_what_pandas_keeps_as_columns_of_arrow() -> None:
     for text in ("", " ", None):
         with pytest.raises(ValueError, match="1 of 3 rows have no text in the column 'text': row 1"):
             prepare(table.assign(text=pd.array(["x", text, "z"], dtype="string[pyarrow]")))
+
+
+class Stream:
+    """A table of another library, such as Polars, that only hands over Arrow data."""
+
+    columns = ("text", "label")
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_tables_of_arrow(kind: pa.DataType) -> None:
+    table = pa.table({"text": pa.array(["x", "y", "z"]), "label": pa.array(["b", "a", "b"]).cast(kind)})
+    for data in (table, Stream(table), table.to_pandas(types_mapper=pd.ArrowDtype)):
+        found = prepare(data)
+        assert (found.texts, found.names()) == (["x", "y", "z"], ["b", "a", "b"])
+    for y in (["b", "a", "b"], table.select(["label"]), np.array(["b", "a", "b"])):
+        assert prepare(with_labels(table.select(["text"]), y)).names() == ["b", "a", "b"]
 
 
 def test_blank_is_what_python_calls_blank() -> None:

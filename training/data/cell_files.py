@@ -3,6 +3,7 @@
 import codecs
 import csv
 import itertools
+import re
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -33,11 +34,13 @@ class Form:
         encoding: Text encoding.
         delimiter: Separator of cells.
         quoted: Whether `"` encloses cells (and is doubled inside them); otherwise it is an ordinary character.
+        before: Number of lines before the header: 1 for a line `sep=;`, which Excel reads and writes.
     """
 
     encoding: str
     delimiter: str
     quoted: bool
+    before: int = 0
 
 
 def read_cells(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[int, dict[str, list[str]]]]:
@@ -85,7 +88,7 @@ def read_all_cells(
         if read is not None and (is_csv or not file.has_quotes):
             return read[1]
         quotes = find_quotes(path, form.encoding, form.delimiter)
-        if read is not None and read[0] + 1 == quotes.lines:
+        if read is not None and read[0] + 1 + form.before == quotes.lines:
             return read[1]
         form = _find_form(path, form, quotes)
         with _explained(path, form):
@@ -129,7 +132,9 @@ def _options(
     size = _BLOCK // 4 if in_rows else _BLOCK  # smaller blocks balance better over threads
     encoding = "utf8" if in_rows or form.encoding == UTF8 else form.encoding  # Arrow skips the mark of UTF-8 itself
     return {
-        "read_options": arrow_csv.ReadOptions(column_names=list(kinds), block_size=size, encoding=encoding),
+        "read_options": arrow_csv.ReadOptions(
+            column_names=list(kinds), block_size=size, encoding=encoding, skip_rows=form.before
+        ),
         "parse_options": arrow_csv.ParseOptions(
             delimiter=form.delimiter,
             quote_char='"' if form.quoted else False,
@@ -158,6 +163,8 @@ def _first_form(path: Path) -> Form:
     form = Form(find_encoding(path), DELIMITERS[path.suffix.lower()], quoted=True)
     with path.open(encoding=form.encoding, newline="") as file:
         start = next((line for line in file if line.strip()), "")
+        if found := re.fullmatch(r"sep=(.)[\r\n]*", start, re.IGNORECASE):
+            return replace(form, delimiter=found[1], before=1)
     if form.delimiter not in start:  # spreadsheets use `;` where the comma is the decimal separator
         form = replace(form, delimiter=next((d for d in ";\t," if d in start), form.delimiter))
     return form
@@ -167,7 +174,7 @@ def _find_form(path: Path, form: Form, quotes: Quotes) -> Form:
     """Decide the format of a file: `form`, unless its quotes do not enclose cells."""
     if not quotes.open:
         return replace(form, quoted=False)
-    if quotes.regular and (path.suffix.lower() == ".csv" or _count_rows(path, form) == quotes.lines):
+    if quotes.regular and (path.suffix.lower() == ".csv" or _count_rows(path, form) == quotes.lines - form.before):
         return form
     return _settle_quotes(path, form, quotes)
 
@@ -260,9 +267,9 @@ def _strict_rows(path: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
     quoting: Any = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
     with path.open(encoding=form.encoding, newline="") as file:
         reader = csv.reader(file, delimiter=form.delimiter, quoting=quoting, strict=True)
-        line = 1
+        line = 1 + form.before
         try:
-            for row in reader:
+            for row in itertools.islice(reader, form.before, None):
                 if row:
                     yield line, row
                 line = reader.line_num + 1

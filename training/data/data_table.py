@@ -58,8 +58,9 @@ def read_table(
     """Read anything tabular into a data frame.
 
     Args:
-        data: DataFrame, `datasets.Dataset`, dict of columns, list of dicts, pair `(texts, labels)`, path of a CSV, TSV,
-            JSON, JSONL or Parquet file, or id of a data set on the Hub (`id` or `id:split`).
+        data: DataFrame, Arrow or Polars table, `datasets.Dataset`, dict of columns, list of dicts, pair
+            `(texts, labels)`, path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on
+            the Hub (`id` or `id:split`).
         split: Split to take of a data set on the Hub or a `DatasetDict`.
         text_column: Name of the text column for a pair `(texts, labels)`.
         label_column: Name of the label column; `None`: `label` or `labels`.
@@ -75,6 +76,7 @@ def read_table(
         ValueError: If the type of the data or of the file is not supported.
         FileNotFoundError: If the path does not exist.
     """
+    data = _as_frame(data)
     rows = read_export(data, text_column=text_column, label_column=label_column, **export)
     if rows is not None:
         return _from_rows(rows), None
@@ -133,6 +135,7 @@ def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
     """
     if y is None:
         return data
+    data, y = _as_frame(data), _as_frame(y)
     if hasattr(y, "columns"):
         names = list(y.columns)
         y = y[names[0]].tolist() if len(names) == 1 else name_labels(check_binary(y.to_numpy(), "y").tolist(), names)
@@ -143,6 +146,17 @@ def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
         kept = data.drop(columns=list(LABEL_COLUMNS), errors="ignore")
         return kept.assign(**{label_column or "label": labels})
     return list(data), y
+
+
+def _as_frame(data: Any) -> Any:
+    """Convert a table of another library, such as Arrow or Polars, to a pandas data frame. Other data are returned."""
+    if isinstance(data, pd.DataFrame | pd.Series) or hasattr(data, "features"):
+        return data
+    if not (hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns")):
+        return data
+    import pyarrow as pa
+
+    return pa.table(data).to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def _objects(values: Any) -> pd.Series:
