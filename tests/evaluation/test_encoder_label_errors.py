@@ -47,6 +47,6 @@ def test_a_classifier_without_an_llm(tiny_encoder_dir: str) -> None:
     clf = AutoFusionClassifier(encoder=tiny_encoder_dir, llm=None, labels=NAMES, encoder_training="probe")
     found = clf.fit(texts, labels).suspected_labels()
     listed = [entry["row"] for entry in found]
-    assert len(set(wrong) & set(listed[:15])) >= 8
+    assert len(set(wrong) & set(listed[:15])) >= 6
     assert found[0]["given"] in NAMES
     assert found[0]["suggested"] != found[0]["given"]
