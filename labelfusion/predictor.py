@@ -260,7 +260,8 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
     def suspected_labels(self) -> list[dict[str, Any]]:
         """Training labels that are probably wrong: the encoder (out of sample) and the LLM agree on another label.
 
-        Without an LLM, the encoder alone judges, by confident learning; this finds more labels that are right. Available after `fit`; not saved with the model.
+        Without an LLM, the encoder alone judges, by confident learning; more of what it names is right after all.
+        Available after `fit`; not saved with the model.
 
         Returns:
             The most suspect first: `row` (index in the training data; rows of `eval_data` are numbered after them),

@@ -95,8 +95,8 @@ class LabelFusionPipeline(Pipeline):
             batch_size: Texts per forward pass of the encoder. Default: 32.
             **kwargs: The following options, which may also be given at construction.
             top_k: Return the k best classes (`None`: all).
-            function_to_apply: `"sigmoid"`, `"softmax"`, `"none"` (logits) or `"default"` (calibrated probabilities): the
-                scores of fusion and encoder. The labels do not depend on it.
+            function_to_apply: The scores of fusion and encoder: `"sigmoid"` or `"softmax"` of the logits, `"none"`: the
+                logits, `"default"`: calibrated probabilities. The labels do not depend on it.
             return_sources: Also return the probabilities of the encoder and of each LLM.
             llm_policy: Which texts are sent to the LLMs: `"always"`, `"never"`, `"auto"` (the calibrated gate), or a
                 share in [0, 1]: the texts with the highest gate values; exact for a list.
@@ -226,12 +226,7 @@ class LabelFusionPipeline(Pipeline):
         groups = (
             {"max_length": max_length},
             {**forward, "max_length": max_length},
-            {
-                "top_k": top_k,
-                "function_to_apply": function_to_apply,
-                "return_sources": return_sources,
-                "max_risk": max_risk,
-            },
+            style | {"return_sources": return_sources, "max_risk": max_risk},
         )
         preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)
         return preprocess, forward, post

@@ -1,4 +1,4 @@
-"""Suspected labels without an LLM: the encoder's out-of-fold probabilities by confident learning, as cleanlab does it."""
+"""Suspected labels without an LLM: confident learning on out-of-fold probabilities, as in cleanlab."""
 
 import numpy as np
 import pytest
