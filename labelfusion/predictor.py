@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 
 from .answers import as_answers, check_output, read_target
 from .configuration.exporter import exporter
+from .evaluation.encoder_label_errors import suspected_by_encoder
 from .evaluation.label_errors import suspected_labels
 from .evaluation.metrics import is_right
 from .evaluation.source_metrics import risk_metrics, source_metrics
@@ -259,21 +260,24 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
     def suspected_labels(self) -> list[dict[str, Any]]:
         """Training labels that are probably wrong: the encoder (out of sample) and the LLM agree on another label.
 
+        Without an LLM, the encoder alone judges, by confident learning; more of what it names is right after all.
         Available after `fit`; not saved with the model.
 
         Returns:
             The most suspect first: `row` (index in the training data; rows of `eval_data` are numbered after them),
             `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of both according to
-            `encoder` and `llm`, see `evaluation.label_errors.suspected_labels`.
+            `encoder` and `llm` (None without one), see `evaluation.label_errors.suspected_labels` and
+            `evaluation.encoder_label_errors.suspected_by_encoder`.
         """
         self._check_fitted()
         if not hasattr(self, "_review"):
             raise ValueError("Suspected labels are known after `fit` only: a loaded classifier has no training data.")
         probs, scores, labels, rows = self._review
-        if scores is None or probs is None:
-            return []
         classes, multi_label = self.classes_.tolist(), self.model_.config.multi_label
-        found = suspected_labels(probs, scores, labels, multi_label)
+        if scores is None or scores.shape[1] == 0:
+            found = suspected_by_encoder(probs, labels, multi_label)
+        else:
+            found = suspected_labels(probs, scores, labels, multi_label)
         for entry in found:
             entry["row"] = entry["row"] if rows is None else int(rows[entry["row"]])
             for name in ("given", "suggested"):

@@ -9,28 +9,37 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..routing.decisions import decide
 from ..routing.risk import RiskControl
+from ..scoring.probabilities import to_probabilities
 from .inference import Inference
 
 UNSET: Any = object()
+FUNCTIONS = ("sigmoid", "softmax", "none")
 NO_SCORES = "no scores were given with the text, and no LLM was queried"
 
 
-def format_labels(probs: NDArray[np.float32], config: LabelFusionConfig, top_k: int | None = UNSET) -> Any:
+def format_labels(
+    probs: NDArray[np.float32],
+    config: LabelFusionConfig,
+    top_k: int | None = UNSET,
+    shown: NDArray[np.float32] | None = None,
+) -> Any:
     """Format the probabilities of one text, float `(num_labels,)`, as `TextClassificationPipeline` does.
+
+    `shown`, float `(num_labels,)`, are the scores to show; default: the probabilities.
 
     Without `top_k`: a dict for the best class; multi-label: a list of the classes that reach their threshold (at least
     `config.min_labels`). With `top_k`: a list of the k best classes, or of all for None. Lists start with the best.
     """
-    names = config.label_names
+    names, shown = config.label_names, probs if shown is None else shown
     if top_k is UNSET and not config.multi_label:
         best = int(probs.argmax())
-        return {"label": names[best], "score": float(probs[best])}
+        return {"label": names[best], "score": float(shown[best])}
     order = np.argsort(-probs, kind="stable")
     if top_k is UNSET:
         order = order[decide(probs[None], config.decision_rule)[0][order]]
     elif top_k is not None:
         order = order[:top_k]
-    return [{"label": names[i], "score": float(probs[i])} for i in order]
+    return [{"label": names[i], "score": float(shown[i])} for i in order]
 
 
 def format_answers(
@@ -39,6 +48,7 @@ def format_answers(
     top_k: int | None = UNSET,
     return_sources: bool = False,
     control: RiskControl | None = None,
+    function_to_apply: Any = None,
 ) -> Iterator[Any]:
     """Yield the formatted result of each text.
 
@@ -49,8 +59,12 @@ def format_answers(
         return_sources: Return dicts that include the probabilities of each source.
         control: Return dicts that include whether the model abstained (`abstained`; `label` or `labels` is then None)
             and which classes may be true (`label_set`, most likely first).
+        function_to_apply: See `read_function`. Decisions are always based on the calibrated probabilities.
     """
-    probabilities, encoder = inference.probabilities, inference.encoder_probabilities
+    probabilities, function = inference.probabilities, read_function(function_to_apply)
+    shown, encoder = probabilities, inference.encoder_probabilities
+    if function is not None:
+        shown, encoder = (_scores(logits, function) for logits in (inference.logits, inference.encoder_logits))
     names, providers = config.label_names, source_names(config)
     if control is not None:
         answered, sets = hold_back(inference, config, control)
@@ -59,7 +73,7 @@ def format_answers(
         missing = {int(row): NO_SCORES for row in np.flatnonzero(lacking(inference))} | missing
     for i in range(len(inference)):
         no_text = np.isnan(probabilities[i]).any()
-        labels = _no_answer(config, top_k) if no_text else format_labels(probabilities[i], config, top_k)
+        labels = _no_answer(config, top_k) if no_text else format_labels(probabilities[i], config, top_k, shown[i])
         if control is not None:
             labels = dict(labels) if isinstance(labels, dict) else {"labels": labels}
             if not answered[i]:
@@ -81,6 +95,30 @@ def format_answers(
             "cost_usd": float(inference.cost_usd[i]),
             **({"llm_missing": missing[i]} if i in missing else {}),
         }
+
+
+def read_function(function: Any) -> str | None:
+    """The name of the function from logits to scores; `None`: the model's own.
+
+    Args:
+        function: `"sigmoid"`, `"softmax"` or `"none"`, in any case, or a member of Transformers' enum of these;
+            `"default"` or None.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    name = str(getattr(function, "name", function)).lower()
+    if function is None or name == "default":
+        return None
+    if name not in FUNCTIONS:
+        raise ValueError(f"`function_to_apply` is {function!r}; expected one of {', '.join(FUNCTIONS)}, default.")
+    return name
+
+
+def _scores(logits: NDArray[np.float32], function: str) -> NDArray[np.float32]:
+    if function == "none":
+        return logits
+    return to_probabilities(logits, function == "sigmoid", np.float32)
 
 
 def _no_answer(config: LabelFusionConfig, top_k: int | None) -> Any:

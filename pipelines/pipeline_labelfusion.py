@@ -16,7 +16,7 @@ from ..routing.policy import Policy, check_policy
 from ..routing.run_options import Routing
 from ..scoring.model_scorers import DeferredScorers, Scorers, build_scorers
 from ..scoring.session.scorer import TextScorer
-from .formatting import UNSET, format_answers
+from .formatting import UNSET, format_answers, read_function
 from .inference import ENCODING, Inference, infer
 from .inputs import Row, given_scores, iterate, read_input, read_inputs
 
@@ -95,6 +95,8 @@ class LabelFusionPipeline(Pipeline):
             batch_size: Texts per forward pass of the encoder. Default: 32.
             **kwargs: The following options, which may also be given at construction.
             top_k: Return the k best classes (`None`: all).
+            function_to_apply: The scores of fusion and encoder: `"sigmoid"` or `"softmax"` of the logits, `"none"`: the
+                logits, `"default"`: calibrated probabilities. The labels do not depend on it.
             return_sources: Also return the probabilities of the encoder and of each LLM.
             llm_policy: Which texts are sent to the LLMs: `"always"`, `"never"`, `"auto"` (the calibrated gate), or a
                 share in [0, 1]: the texts with the highest gate values; exact for a list.
@@ -181,6 +183,7 @@ class LabelFusionPipeline(Pipeline):
     def _sanitize_parameters(  # type: ignore[override]
         self,
         top_k: int | None = UNSET,
+        function_to_apply: Any = UNSET,
         return_sources: bool = UNSET,
         llm_policy: Policy = UNSET,
         max_cost_usd: float | None = UNSET,
@@ -193,9 +196,15 @@ class LabelFusionPipeline(Pipeline):
         max_length: int | None = UNSET,
         truncation: bool = True,
         padding: bool | str = True,
+        return_all_scores: bool = UNSET,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if top_k is not UNSET and top_k is not None and not (isinstance(top_k, int | np.integer) and top_k > 0):
             raise ValueError(f"`top_k` must be a positive integer, or None for all classes; got {top_k!r}.")
+        if return_all_scores is not UNSET:
+            instead = "top_k=None" if return_all_scores else "top_k=1"
+            raise ValueError(f"`return_all_scores` was removed from Transformers: use `{instead}`.")
+        if function_to_apply is not UNSET:
+            read_function(function_to_apply)
         if max_length is not UNSET and max_length is not None and not (isinstance(max_length, int) and max_length > 0):
             raise ValueError(f"`max_length` must be a positive number of tokens, got {max_length!r}.")
         if not truncation:
@@ -213,10 +222,11 @@ class LabelFusionPipeline(Pipeline):
             "llm_scores": llm_scores,
             "empty_texts": empty_texts,
         }
+        style = {"top_k": top_k, "function_to_apply": function_to_apply}
         groups = (
             {"max_length": max_length},
             {**forward, "max_length": max_length},
-            {"top_k": top_k, "return_sources": return_sources, "max_risk": max_risk},
+            style | {"return_sources": return_sources, "max_risk": max_risk},
         )
         preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)
         return preprocess, forward, post
