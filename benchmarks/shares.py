@@ -48,7 +48,7 @@ def measure(folder: Path, encoder: str) -> list[dict[str, Any]]:
     clf = AutoFusionClassifier(
         encoder, "recorded" if recorded else None, names, multi_label, encoder_training="probe", seed=SEED
     )
-    clf.fit(fitted[:500])
+    clf.fit(fitted.sample(min(500, len(fitted)), random_state=SEED))
     probs = clf.predict_proba(collection.drop(columns=column))
     labels = [row if multi_label else [row] for row in collection[column]]
     gold = np.array([[name in row for name in names] for row in labels], dtype=float)
