@@ -196,8 +196,7 @@ class AutoFusionClassifier(FusionPredictor):
 
         Without labels, or with few: the LLMs label the texts `unlabelled`, and the encoder learns from these labels.
         Labels in `train` are never replaced. Fusion and calibration are fitted on them if there are enough (20, and two
-        a class); otherwise encoder and LLMs get equal weights, probabilities are not calibrated, and no accuracy is
-        known. `report_["gold_rows"]` tells.
+        a class); otherwise their weights are fixed, probabilities are not calibrated, and no accuracy is known. `report_["gold_rows"]` tells.
 
         Args:
             train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data

@@ -96,12 +96,9 @@ def keep_gold(state: "FitState") -> "FitState":
 
 
 def pool_without_gold(state: "FitState") -> "FitState":
-    """The step of the recipe that weighs encoder and LLMs equally, because nothing shows which is better."""
-    pool = state.model.score_pool
-    with torch.no_grad():
-        pool.reset_parameters()
-        pool.weight.mul_(2.0)  # from a half to one, split over the LLMs
-    return state.told(fusion={"rows": 0, "chosen": "equal weights: too few gold rows to fit a fusion"})
+    """The step of the recipe that keeps the default pool, because nothing shows which source is better."""
+    state.model.score_pool.reset_parameters()
+    return state.told(fusion={"rows": 0, "chosen": "default pool: too few gold rows to fit one"})
 
 
 def agreement(state: "FitState") -> float:
