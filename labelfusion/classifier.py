@@ -19,7 +19,7 @@ from .modeling_labelfusion.tokenizer_files import load_tokenizer
 from .original_config import from_original
 from .predictor import FusionPredictor
 from .saving import torch_device
-from .scoring.budget import Budget
+from .scoring.budget import Budget, as_budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
 from .training.encoder.encoder_fit import encode_training_texts
@@ -196,7 +196,8 @@ class AutoFusionClassifier(FusionPredictor):
 
         Without labels, or with few: the LLMs label the texts `unlabelled`, and the encoder learns from these labels.
         Labels in `train` are never replaced. Fusion and calibration are fitted on them if there are enough (20, and two
-        a class); otherwise their weights are fixed, probabilities are not calibrated, and no accuracy is known. `report_["gold_rows"]` tells.
+        a class); otherwise their weights are fixed, probabilities are not calibrated, and no accuracy is known.
+        `report_["gold_rows"]` tells.
 
         Args:
             train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data
@@ -252,7 +253,9 @@ class AutoFusionClassifier(FusionPredictor):
         score = partial(score_training_rows, config=self.model_.config, make_scorers=lambda: self._scorers(pool=pool))
         scores, cost = score(data, options=scoring, encoder_probs=first) if len(data) else (None, 0.0)
         if others is not None:
-            more, spent = score(others, options=replace(scoring, max_rows=room(scoring.max_rows, scores)))
+            more, spent = score(
+                others, options=replace(scoring, max_rows=room(scoring.max_rows, scores), write_guidelines=False)
+            )
             data, scores, gold = add_pseudo_labels(data, scores, others, more)
             cost, embedded = cost + spent, []
             check_data(data)
@@ -309,7 +312,7 @@ class AutoFusionClassifier(FusionPredictor):
     def _scoring_options(self) -> ScoringOptions:
         return ScoringOptions(
             max_rows=self.max_scored_rows,
-            max_cost_usd=self.max_cost_usd,
+            max_cost_usd=as_budget(self.max_cost_usd),
             write_guidelines=self.write_guidelines,
             seed=self.seed,
             progress=self.progress,

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from labelfusion.evaluation.training_report import training_summary
 from labelfusion.training.unlabelled import pseudo_labels
+from llm_server import LLMServer
 from made_data import NAMES, frame, scores_for, texts_and_labels
 
-from labelfusion import AutoFusionClassifier
+from labelfusion import AutoFusionClassifier, LLMProvider
 
 
 @pytest.fixture
@@ -91,6 +92,25 @@ def test_gold_labels_are_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert state.texts[:9] == gold.text.tolist()
 
 
+def test_one_budget_for_gold_rows_and_texts(make: Any) -> None:
+    gold, texts = frame(30), frame(200, seed=4)
+    with LLMServer(labels=NAMES) as server:
+        llm = LLMProvider("m", api_base=server.url, method="json", price=(100.0, 400.0))
+        clf = make(llm=llm, max_cost_usd=1.0, cache=False)
+        clf.fit(gold.drop(columns="llm_scores"), unlabelled=texts[["text"]])
+    assert 30 < server.paid.total() < 230
+    assert 0.9 < clf.report_["cost_usd"] < 1.05  # both together
+
+
+def test_rows_weigh_by_class(make: Any) -> None:
+    data = frame(120)[["text", "llm_scores"]]
+    equal, weighed = (make(class_weight=w).fit(unlabelled=data) for w in (None, {"film": 9.0}))
+    texts, _ = texts_and_labels(100, seed=2)
+    films = [np.mean(np.array(clf.predict(texts, llm_policy="never")) == "film") for clf in (equal, weighed)]
+    assert films[1] >= films[0]
+    assert weighed.report_["gold_rows"] == 0
+
+
 def test_several_labels(make: Any) -> None:
     data = frame(120)
     clf = make(multi_label=True).fit(unlabelled=data[["text", "llm_scores"]])
@@ -104,6 +124,7 @@ def test_several_labels(make: Any) -> None:
         ({"llm": None}, {"train": ["a", "b"]}, "need an LLM"),
         ({}, {}, "`train` is missing"),
         ({"llm": {"model": "recorded", "prompt": "few-shot"}}, {"train": ["a", "b"]}, "needs labelled examples"),
+        ({}, {"train": ["a", "b"], "sample_weight": [1, 2]}, "`sample_weight` cannot"),
         ({"llm": "openai/x", "write_guidelines": True}, {"train": ["a", "b"]}, "needs labelled examples"),
     ],
 )
