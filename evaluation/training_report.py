@@ -37,13 +37,23 @@ def training_summary(clf: "AutoFusionClassifier") -> str:
     if "contrastive_steps" in report:
         how += f" ({report['contrastive_steps']} steps)"
     figures = [
-        [METRIC_TITLES.get(name, plain(name)), f"{value:.4f}"] for name, value in report["out_of_sample"].items()
+        [METRIC_TITLES.get(name, plain(name)), f"{value:.4f}"]
+        for name, value in report.get("out_of_sample", {}).items()
     ]
+    judged = "All figures are out of sample: each row was judged by a fit that had not seen it."
+    if "gold_rows" in report:
+        judged = f"{report['gold_rows']} rows have labels of people; the others have those of the LLMs. " + (
+            "The figures are of the former, out of sample."
+            if figures
+            else "These are too few to measure: **no accuracy is known**, and probabilities are not calibrated."
+        )
+    if "agreement_with_llms" in report:
+        figures.append(["Encoder gives the LLMs' label, out of fold", f"{report['agreement_with_llms']:.4f}"])
     lines = [
         "# Training",
         f"{report['rows']} rows of {plain(report['data'])}, {report['scored_rows']} of them with LLM scores; "
         f"{len(clf.classes_)} classes. Encoder: {how}. {report['seconds_in_all']:.0f} s, ${report['cost_usd']:.4f}.",
-        "All figures are out of sample: each row was judged by a fit that had not seen it.",
+        judged,
         markdown_table(["Result", "Value"], figures),
         *_encoder_side(report),
         *_fusion(report.get("fusion", {}), source_names(clf.model_.config)),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .llms import declaration
 from .saving import torch_device
 from .training.calibration.calibration_maps import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
@@ -71,3 +72,31 @@ def check_data(data: LabelledTexts) -> None:
     empty = [str(c) for c, n in zip(data.classes, counts, strict=True) if n == 0]
     if empty:
         logger.warning("No training row has the class %s; only the LLM can predict it.", ", ".join(empty))
+
+
+def only_texts(data: Any) -> bool:
+    """Whether `data` is a list of texts without labels."""
+    return isinstance(data, list | np.ndarray) and len(data) > 0 and all(isinstance(text, str) for text in data)
+
+
+def check_unlabelled(clf: Any, any_labels: bool, llms: list[Any], sample_weight: Any) -> None:
+    """Check that texts without labels can be learnt from.
+
+    Raises:
+        ValueError: Without an LLM, without class names, or where prompts need labelled examples that are not there.
+    """
+    if not llms:
+        raise ValueError("Texts without labels need an LLM that labels them: `llm` is None. Or give `y`.")
+    if sample_weight is not None:
+        raise ValueError("`sample_weight` cannot be given with texts without labels: there is none for each of them.")
+    if any_labels:
+        return
+    if clf.labels is None or len(clf.labels) < 2:
+        raise ValueError(
+            f"Texts without labels need the names of the classes: `labels` is {clf.labels!r}. "
+            "Try AutoFusionClassifier(labels=['spam', 'ham'], ...), with `class_descriptions` where names say little."
+        )
+    needing = [name for name in (declaration(llm).prompt for llm in llms) if name in ("few-shot", "nearest")]
+    if needing or clf.write_guidelines:
+        what = f"prompt={needing[0]!r}" if needing else "write_guidelines=True"
+        raise ValueError(f"{what} needs labelled examples, and there are none. Give a few labelled rows as `train`.")

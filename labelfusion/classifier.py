@@ -2,6 +2,8 @@
 
 import logging
 import time
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .answers import class_array, is_indicator, read_target
-from .checks import check_data, check_options
+from .checks import check_data, check_options, check_unlabelled, only_texts
 from .configuration import Task
 from .llms import LLM, as_list, declaration
 from .modeling_labelfusion import LabelFusionForSequenceClassification
@@ -17,7 +19,7 @@ from .modeling_labelfusion.tokenizer_files import load_tokenizer
 from .original_config import from_original
 from .predictor import FusionPredictor
 from .saving import torch_device
-from .scoring.budget import Budget
+from .scoring.budget import Budget, as_budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
 from .training.encoder.encoder_fit import encode_training_texts
@@ -25,6 +27,7 @@ from .training.fit_options import FinetuneOptions, FitOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
 from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
+from .training.unlabelled import add_pseudo_labels, room
 from .weights import check_class_weight, read_weights, weigh
 
 logger = logging.getLogger(__name__)
@@ -180,12 +183,26 @@ class AutoFusionClassifier(FusionPredictor):
         self.seed = seed
         self.progress = progress
 
-    def fit(self, train: Any, y: Any = None, *, eval_data: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        train: Any = None,
+        y: Any = None,
+        *,
+        eval_data: Any = None,
+        sample_weight: Any = None,
+        unlabelled: Any = None,
+    ) -> Self:
         """Fit encoder, fusion, calibration and thresholds.
+
+        Without labels, or with few: the LLMs label the texts `unlabelled`, and the encoder learns from these labels.
+        Labels in `train` are never replaced. Fusion and calibration are fitted on them if there are enough (20, and two
+        a class); otherwise their weights are fixed, probabilities are not calibrated, and no accuracy is known.
+        `report_["gold_rows"]` tells.
 
         Args:
             train: DataFrame, `datasets.Dataset`, `(texts, labels)`, path of a CSV, JSONL or Parquet file, id of a data
-                set on the Hub; or a list of texts, with `y`. Rows with `llm_scores` are not sent to an LLM.
+                set on the Hub; or a list of texts, with `y`; alone, it is `unlabelled`. Rows with `llm_scores` are not
+                sent to an LLM.
             y: Labels of a list of texts. Tabular data with texts passed here are treated as `eval_data`.
             eval_data: More labelled data. All data are used for fitting; out-of-sample outputs come from cross-fitting.
             sample_weight: n weights of the rows of `train`, 0 or more; those of `eval_data` weigh 1. Only their ratios
@@ -193,6 +210,8 @@ class AutoFusionClassifier(FusionPredictor):
                 fine-tuning, and `class_weight` multiplies them. Rows of weight 0 are left out, and not sent to an LLM,
                 but their classes are kept. Contrastive training, the choice of the rows to score, the gates, the
                 held-out errors behind `max_risk` and the metrics in the report take all other rows as equal.
+            unlabelled: Texts without labels, or data with a text column: sent to the LLMs, `max_scored_rows` of them at
+                most; the rest is not used. Without `train`, `labels` must name the classes.
 
         Raises:
             ValueError: For invalid data or options.
@@ -206,17 +225,7 @@ class AutoFusionClassifier(FusionPredictor):
         y = read_target(y, self.multi_label)
         self._output = "indicator" if self.multi_label and is_indicator(y) else "names"
         started = time.perf_counter()
-        llms = as_list(self.llm)
-        count = None if llms == ["recorded"] else len(llms)
-        data = self._prepare(with_labels(train, y, self.label_column), self.labels, count)
-        if count is None and data.llm_scores is not None:  # one provider for each LLM in the data
-            llms = llms * data.llm_scores.shape[1]
-        given_weights = read_weights(sample_weight, data)
-        if eval_data is not None:
-            more = self._prepare(eval_data, data.classes, len(llms))
-            data, given_weights = concatenate(data, more), np.append(given_weights, np.ones(len(more)))
-        data, weights = weigh(data, given_weights, self.class_weight)
-        check_data(data)
+        data, weights, others, llms = self._read(train, y, eval_data, sample_weight, unlabelled)
         torch.manual_seed(self.seed)
         source = str(resolve_model(str(self.encoder)))
         self.tokenizer_ = load_tokenizer(source)
@@ -239,28 +248,71 @@ class AutoFusionClassifier(FusionPredictor):
             last_layer = embedded[0][:, : self.model_.config.hidden_size]
             return first_guess(last_layer, _labels(data), Task.of(self.model_.config), data.texts, self.seed)
 
-        scores, cost = score_training_rows(
-            data,
-            self.model_.config,
-            lambda: self._scorers(pool=(data.texts, data.names())),
-            self._scoring_options(),
-            first,
-        )
+        pool = (data.texts, data.names())
+        scoring, gold = self._scoring_options(), None
+        score = partial(score_training_rows, config=self.model_.config, make_scorers=lambda: self._scorers(pool=pool))
+        scores, cost = score(data, options=scoring, encoder_probs=first) if len(data) else (None, 0.0)
+        if others is not None:
+            more, spent = score(
+                others, options=replace(scoring, max_rows=room(scoring.max_rows, scores), write_guidelines=False)
+            )
+            data, scores, gold = add_pseudo_labels(data, scores, others, more)
+            cost, embedded = cost + spent, []
+            check_data(data)
+            _, weights = weigh(data, np.ones(len(data)), self.class_weight)
         # Nearest-neighbour prompts take examples from the training texts, which stay in memory and are not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
-        self._pool = (data.texts, data.names()) if nearest else None
-        given = embedded[0] if embedded else None
-        state = fit(FitState.start(*parts, data.texts, _labels(data), scores, options, given, weights))
+        self._pool = pool if nearest else None
+        embeddings = embedded[0] if embedded else None
+        start = FitState.start(*parts, data.texts, _labels(data), scores, options, embeddings, weights, gold)
+        state = fit(start)
         self.report_ = state.report
-        self._review = (state.encoder_probs, scores, _labels(data), data.rows)
+        if gold is None:
+            self._review = (state.encoder_probs, scores, _labels(data), data.rows)
+        else:  # labels of LLMs are not reviewed by LLMs
+            kept = scores[gold] if scores is not None and state.gold.all() else None
+            self._review = (state.encoder_probs, kept, state.labels, None if data.rows is None else data.rows[gold])
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self
 
+    def _read(
+        self, train: Any, y: Any, eval_data: Any, sample_weight: Any, unlabelled: Any
+    ) -> tuple[LabelledTexts, NDArray[np.float32] | None, LabelledTexts | None, list[LLM]]:
+        """The labelled rows, their weights, the texts without labels if there are any, one LLM for each provider."""
+        llms = as_list(self.llm)
+        count = None if llms == ["recorded"] else len(llms)
+        if y is None and unlabelled is None and only_texts(train):
+            train, unlabelled = None, train
+        if unlabelled is not None:
+            check_unlabelled(self, train is not None, llms, sample_weight)
+        if train is not None:
+            data = self._prepare(with_labels(train, y, self.label_column), self.labels, count)
+        elif unlabelled is not None:
+            data = LabelledTexts.empty(list(self.labels or []), self.multi_label)
+        else:
+            raise ValueError("`train` is missing: give labelled data, or texts without labels as `unlabelled`.")
+        others = None
+        if unlabelled is not None:
+            table = unlabelled if is_table(unlabelled) else {self.text_column: list(unlabelled)}
+            others = self._prepare(table, data.classes, count, require_labels=False)
+        scored = [x.llm_scores for x in (data, others) if x is not None and x.llm_scores is not None]
+        if count is None and scored:  # one provider for each LLM in the data
+            llms = llms * scored[0].shape[1]
+        given_weights = read_weights(sample_weight, data)
+        if eval_data is not None:
+            more = self._prepare(eval_data, data.classes, len(llms))
+            data, given_weights = concatenate(data, more), np.append(given_weights, np.ones(len(more)))
+        if others is not None:  # weighed when they have labels
+            return data, None, others, llms
+        data, weights = weigh(data, given_weights, self.class_weight)
+        check_data(data)
+        return data, weights, None, llms
+
     def _scoring_options(self) -> ScoringOptions:
         return ScoringOptions(
             max_rows=self.max_scored_rows,
-            max_cost_usd=self.max_cost_usd,
+            max_cost_usd=as_budget(self.max_cost_usd),
             write_guidelines=self.write_guidelines,
             seed=self.seed,
             progress=self.progress,

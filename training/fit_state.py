@@ -43,6 +43,7 @@ class FitState:
         embeddings: float32 `(n, pooled_size)` of the pretrained encoder; `(0, 0)`: not yet computed.
         encoder_logits: float32 `(n, K)`, out-of-fold, of the encoder's heads; calibrated after their calibration step.
         covered: bool `(n,)`: rows with `encoder_logits`.
+        gold: bool `(n,)`: rows whose label is not an LLM's.
         frozen: Whether the encoder is unchanged since pretraining, so that `embeddings` are still valid.
         novelty: float32 `(n,)` in [0, 1], out-of-fold out-of-distribution scores.
         label_sets: The out-of-fold label-set heads of the rows `covered`; `None`: classes are independent.
@@ -62,6 +63,7 @@ class FitState:
     covered: NDArray[np.bool_]
     novelty: NDArray[np.float32]
     embeddings: torch.Tensor
+    gold: NDArray[np.bool_]
     frozen: bool = True
     label_sets: LabelSets | None = None
     fused_logits: torch.Tensor | None = None
@@ -79,6 +81,7 @@ class FitState:
         options: FitOptions,
         embeddings: torch.Tensor | None = None,
         weights: NDArray[np.float32] | None = None,
+        gold: NDArray[np.bool_] | None = None,
     ) -> Self:
         """The state before the first step.
 
@@ -91,6 +94,7 @@ class FitState:
             options: Options of the fit.
             embeddings: float32 `(n, pooled_size)` from `encode_training_texts`, if already computed.
             weights: float32 `(n,)`: see the class.
+            gold: bool `(n,)`: rows whose label is not an LLM's. Default: all.
         """
         config, n = model.config, len(texts)
         if llm_scores is None or config.num_providers == 0:
@@ -108,8 +112,10 @@ class FitState:
             novelty=np.zeros(n, dtype=np.float32),
             embeddings=torch.empty(0, 0) if embeddings is None else embeddings,
             weights=weights,
+            gold=np.ones(n, dtype=bool) if gold is None else gold,
         )
-        return replace(state, report={"rows": n, "scored_rows": int(state.scored.sum())})
+        report = {"rows": n, "scored_rows": int(state.scored.sum())}
+        return replace(state, report=report if gold is None else report | {"gold_rows": int(gold.sum())})
 
     @property
     def model(self) -> "LabelFusionForSequenceClassification":

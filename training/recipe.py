@@ -21,6 +21,7 @@ from .fit_state import FitState
 from .fusion.fusion_fit import fuse
 from .fusion.label_sets import judge_classes_together
 from .score_checks import check_scores
+from .unlabelled import agreement, enough_gold, keep_gold, pool_without_gold
 
 Step: TypeAlias = Callable[[FitState], FitState]
 
@@ -40,24 +41,41 @@ RECIPE: list[Step] = [
     store_errors,  # held-out errors for conformal risk control
 ]
 
+# With texts that only LLMs have labelled: they train the encoder, and what judges the sources sees gold rows alone.
+ENCODER_STEPS = RECIPE[1 : RECIPE.index(calibrate_llm_scores)]
+UNLABELLED_RECIPE = [*ENCODER_STEPS, pool_without_gold]
+FEW_LABELS_RECIPE = [*ENCODER_STEPS, keep_gold, check_scores, *RECIPE[RECIPE.index(calibrate_llm_scores) :]]
 
-def fit(state: FitState, recipe: Sequence[Step] = RECIPE) -> FitState:
+
+def recipe_for(state: FitState) -> list[Step]:
+    """The recipe for the labels that there are."""
+    if state.gold.all():
+        return RECIPE
+    return FEW_LABELS_RECIPE if enough_gold(state.labels[state.gold], state.config.num_labels) else UNLABELLED_RECIPE
+
+
+def fit(state: FitState, recipe: Sequence[Step] | None = None) -> FitState:
     """Apply the steps of a recipe to a state. The model is fitted in place, and its config holds the report.
 
     Steps can be removed or added: `fit(state, [step for step in RECIPE if step is not fit_gates])`.
 
     Args:
         state: As returned by `FitState.start`.
-        recipe: The steps, in order.
+        recipe: The steps, in order. Default: `recipe_for(state)`, which is `RECIPE` where all rows have labels.
 
     Returns:
         The state after the last step.
     """
     started = time.perf_counter()
+    recipe = recipe_for(state) if recipe is None else recipe
     state.config.calibration = {"temperature": 1.0, "encoder_temperature": 1.0}  # reset an earlier fit
     for step in recipe:
         state = step(state)
-    state = state.told(out_of_sample=state.metrics(), seconds=round(time.perf_counter() - started, 1))
+    if state.gold.all():
+        state = state.told(out_of_sample=state.metrics())
+    else:  # nothing is known of any source's accuracy
+        state = state.told(agreement_with_llms=round(agreement(state), 5))
+    state = state.told(seconds=round(time.perf_counter() - started, 1))
     state.config.fusion_report = state.report
     state.model.eval()
     return state

@@ -127,7 +127,8 @@ def complete_providers(
     from ..scoring.guidelines import write_guidelines as write
     from ..scoring.prompting.examples import balanced_examples
 
-    pool, labels, spent = (data.texts, data.names()), config.label_names, 0.0
+    pool = (data.texts, data.names()) if data.labels is not None else ([], [])
+    labels, spent = config.label_names, 0.0
     budget = as_budget(max_cost_usd)
     for i, provider in enumerate(config.providers):
         if provider.prompt == "few-shot" and not provider.examples:

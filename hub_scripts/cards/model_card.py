@@ -145,6 +145,10 @@ def _results(config: "LabelFusionConfig", report: dict[str, Any] | None) -> str:
         parts.append("[The whole report](evaluation/report.md): every class, every error, how it was measured.")
         return "\n\n".join(filter(None, parts))
     figures = (config.fusion_report or {}).get("out_of_sample")
+    if not figures and "gold_rows" in (config.fusion_report or {}):
+        return (
+            "No accuracy is known: the model learnt from labels of LLMs, and labels of people are too few to measure."
+        )
     if not figures:
         return ""
     rows = [[metric if k == "accuracy" else METRIC_TITLES.get(k, plain(k)), f"{v:.4f}"] for k, v in figures.items()]

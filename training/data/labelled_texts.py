@@ -71,6 +71,12 @@ class LabelledTexts:
     def __post_init__(self) -> None:
         self.count = self.count or len(self.column)
 
+    @classmethod
+    def empty(cls, classes: list[Any], multi_label: bool) -> "LabelledTexts":
+        """No rows, of the given classes."""
+        labels = np.zeros((0, len(classes)), dtype=np.float32) if multi_label else np.zeros(0, dtype=np.int64)
+        return cls([], labels, None, classes)
+
     def __len__(self) -> int:
         return len(self.column)
 

@@ -1,0 +1,133 @@
+"""Fits without labels, or with few: the LLMs label the texts, and only labels of people decide between the sources."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelfusion.evaluation.training_report import training_summary
+from labelfusion.training.unlabelled import pseudo_labels
+from llm_server import LLMServer
+from made_data import NAMES, frame, scores_for, texts_and_labels
+
+from labelfusion import AutoFusionClassifier, LLMProvider
+
+
+@pytest.fixture
+def make(tiny_encoder_dir: str) -> Any:
+    def build(**options: Any) -> AutoFusionClassifier:
+        defaults = {"encoder": tiny_encoder_dir, "llm": "recorded", "encoder_training": "probe", "labels": NAMES}
+        return AutoFusionClassifier(**(defaults | options))
+
+    return build
+
+
+def test_pseudo_labels_are_those_of_the_pool() -> None:
+    scores = np.array([[[0.6, 0.4], [0.1, 0.9]], [[0.6, 0.4], [np.nan, np.nan]], [[np.nan] * 2] * 2])
+    labels, known = pseudo_labels(scores, multi_label=False)
+    assert labels[:2].tolist() == [1, 0]
+    assert known.tolist() == [True, True, False]
+    labels, _ = pseudo_labels(scores, multi_label=True)
+    assert labels[:2].tolist() == [[0, 1], [1, 0]]
+
+
+def test_texts_without_labels(make: Any, tmp_path: Path) -> None:
+    texts, truth = texts_and_labels(300)
+    asked: list[str] = []
+
+    def llm(batch: list[str]) -> np.ndarray:
+        asked.extend(batch)
+        return scores_for(truth)[[texts.index(text) for text in batch], 0]
+
+    clf = make(llm=llm).fit(texts)
+    assert sorted(asked) == sorted(texts)
+    assert clf.report_["gold_rows"] == 0
+    assert "out_of_sample" not in clf.report_
+    assert 0.5 < clf.report_["agreement_with_llms"] < 1
+    assert "no accuracy is known" in training_summary_of(clf)
+    assert clf.suspected_labels() == []
+    more, right = texts_and_labels(200, seed=3)
+    scores = scores_for(right, seed=9)
+    names = np.array(NAMES)[right]
+    alone = np.mean(np.array(clf.predict(more, llm_policy="never")) == names)
+    fused = np.mean(np.array(clf.predict(more, llm_scores=scores)) == names)
+    teacher = np.mean(scores[:, 0].argmax(axis=1) == right)
+    assert alone > teacher  # it does not repeat the LLM's random errors
+    assert fused > teacher
+    clf.save_pretrained(tmp_path / "m")
+    again = AutoFusionClassifier.from_pretrained(tmp_path / "m", llm=llm)
+    np.testing.assert_array_equal(again.predict(more, llm_policy="never"), clf.predict(more, llm_policy="never"))
+
+
+def training_summary_of(clf: Any) -> str:
+    clf.report_["data"] = "texts"
+    return training_summary(clf)
+
+
+def test_a_few_gold_rows_judge_the_sources(make: Any) -> None:
+    gold, texts = frame(30), frame(270, seed=4)
+    texts["llm_scores"] = [[[0.05, 0.05, 0.9]]] * 270  # an LLM that always says the same
+    gold["llm_scores"] = texts["llm_scores"][:30].tolist()
+    clf = make().fit(gold, unlabelled=texts.drop(columns="label"))
+    assert clf.report_["gold_rows"] == 30
+    assert clf.report_["out_of_sample"]["accuracy"] > 0  # measured on gold rows
+    good = frame(270, seed=4).drop(columns="label")
+    clf = make().fit(frame(30), unlabelled=good)
+    assert clf.report_["out_of_sample"]["accuracy"] > 0.8
+    assert clf.report_["fusion"]["rows"] == 30
+
+
+def test_gold_labels_are_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labelfusion.training import recipe
+
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        recipe, "UNLABELLED_RECIPE", [lambda state: seen.append(state) or state, *recipe.UNLABELLED_RECIPE]
+    )
+    gold, texts = frame(9), frame(100, seed=4).drop(columns="label")
+    make().fit(gold, unlabelled=texts)
+    (state,) = seen
+    assert state.gold.sum() == 9
+    assert state.labels[state.gold].tolist() == [NAMES.index(name) for name in gold.label]
+    assert state.texts[:9] == gold.text.tolist()
+
+
+def test_one_budget_for_gold_rows_and_texts(make: Any) -> None:
+    gold, texts = frame(30), frame(200, seed=4)
+    with LLMServer(labels=NAMES) as server:
+        llm = LLMProvider("m", api_base=server.url, method="json", price=(100.0, 400.0))
+        clf = make(llm=llm, max_cost_usd=1.0, cache=False)
+        clf.fit(gold.drop(columns="llm_scores"), unlabelled=texts[["text"]])
+    assert 30 < server.paid.total() < 230
+    assert 0.9 < clf.report_["cost_usd"] < 1.05  # both together
+
+
+def test_rows_weigh_by_class(make: Any) -> None:
+    data = frame(120)[["text", "llm_scores"]]
+    equal, weighed = (make(class_weight=w).fit(unlabelled=data) for w in (None, {"film": 9.0}))
+    texts, _ = texts_and_labels(100, seed=2)
+    films = [np.mean(np.array(clf.predict(texts, llm_policy="never")) == "film") for clf in (equal, weighed)]
+    assert films[1] >= films[0]
+    assert weighed.report_["gold_rows"] == 0
+
+
+def test_several_labels(make: Any) -> None:
+    data = frame(120)
+    clf = make(multi_label=True).fit(unlabelled=data[["text", "llm_scores"]])
+    assert clf.predict_proba(data.text.tolist(), llm_policy="never").shape == (120, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "fit", "message"),
+    [
+        ({"labels": None}, {"train": ["a", "b"]}, "need the names of the classes"),
+        ({"llm": None}, {"train": ["a", "b"]}, "need an LLM"),
+        ({}, {}, "`train` is missing"),
+        ({"llm": {"model": "recorded", "prompt": "few-shot"}}, {"train": ["a", "b"]}, "needs labelled examples"),
+        ({}, {"train": ["a", "b"], "sample_weight": [1, 2]}, "`sample_weight` cannot"),
+        ({"llm": "openai/x", "write_guidelines": True}, {"train": ["a", "b"]}, "needs labelled examples"),
+    ],
+)
+def test_what_cannot_be_learnt_from(make: Any, options: Any, fit: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**options).fit(**fit)
