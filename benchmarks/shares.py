@@ -59,9 +59,9 @@ def measure(folder: Path, encoder: str) -> list[dict[str, Any]]:
             drawn = rng.permutation(len(gold))
             g, others = drawn[:n], drawn[n:]
             one = estimate_class_shares(gold[g], probs[g], probs[others], multi_label)
-            errors = np.abs(one.share - truth).mean(), np.abs(gold[g].mean(0) - truth).mean()
-            held = np.mean((one.low <= truth) & (truth <= one.high))
-            found.append({"held": held, "width": np.mean(one.high - one.low), "error": errors[0], "alone": errors[1]})
+            error, alone = (float(np.abs(x - truth).mean()) for x in (one.share, gold[g].mean(0)))
+            held, width = np.mean((one.low <= truth) & (truth <= one.high)), np.mean(one.high - one.low)
+            found.append({"held": float(held), "width": float(width), "error": error, "alone": alone})
         mean = pd.DataFrame(found).mean()
         counted = np.abs(probs.mean(0) - truth).mean()
         rows.append(

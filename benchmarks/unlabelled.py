@@ -34,7 +34,7 @@ def load(folder: Path) -> tuple[pd.DataFrame, list[str], bool]:
     table = pd.concat([t for t in tables if "llm_scores" in t], ignore_index=True)
     answered = [row is not None and all(s is not None and s[0] is not None for s in row) for row in table.llm_scores]
     table = table[answered]
-    table["llm_scores"] = [[list(map(float, scores)) for scores in row] for row in table.llm_scores]
+    table["llm_scores"] = table.llm_scores.map(lambda row: [list(map(float, scores)) for scores in row])
     column = "labels" if multi_label else "label"
     table[column] = [[names[k] for k in row] if multi_label else names[row] for row in table[column]]
     return table.rename(columns={column: "label"}), names, multi_label
@@ -47,7 +47,12 @@ def measure(folder: Path, encoder: str, seed: int) -> list[dict[str, Any]]:
     count = round(0.7 * len(table))
     train, test = table[:count], table[count:]
     truth, texts, scores = test.label.tolist(), test.text.tolist(), np.array(test.llm_scores.tolist())
-    options = {"multi_label": multi_label, "encoder_training": "probe", "label_column": "label", "seed": seed}
+    options: dict[str, Any] = {
+        "multi_label": multi_label,
+        "encoder_training": "probe",
+        "label_column": "label",
+        "seed": seed,
+    }
     labels, _ = pseudo_labels(scores, multi_label)
     llm = [[n for n, yes in zip(names, row, strict=True) if yes] if multi_label else names[row] for row in labels]
 
@@ -86,7 +91,10 @@ def main() -> None:
             print(pd.DataFrame(rows[-len(GOLD) :]).to_string(index=False, float_format="{:.1f}".format), flush=True)
     table = pd.DataFrame(rows).groupby(["data set", "gold rows"], sort=False).mean().reset_index()
     if given.write:
-        lines = ["| " + " | ".join(table) + " |", "| --- " + "| ---: " * (len(table.columns) - 1) + "|"]
+        lines = [
+            "| " + " | ".join(map(str, table.columns)) + " |",
+            "| --- " + "| ---: " * (len(table.columns) - 1) + "|",
+        ]
         for row in table.to_dict("records"):
             cells = [
                 str(v) if k == "data set" else f"{v:.0f}" if k in ("gold rows", "texts") else f"{v:.1f}"

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-from ..scoring.session.dollar_budget import as_budget
+from ..scoring.budget import as_budget
 
 if TYPE_CHECKING:
-    from ..labelfusion import AutoFusionClassifier
+    from labelfusion import AutoFusionClassifier
 
 FEWEST_GOLD = 10
 PSEUDO_ROWS = 1  # of each of the two largest errors, so that intervals hold for rare classes (as Agresti & Coull 1998)

@@ -290,13 +290,11 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
     ) -> list[dict[str, Any]]:
         """Estimate what share of a collection of texts each class has, with valid intervals.
 
-        Counting predicted classes is biased, however many texts there are. Labels of a few texts correct it: see
-        `evaluation.class_shares.estimate_class_shares` (prediction-powered inference).
+        See `evaluation.class_shares.estimate_class_shares` (prediction-powered inference).
 
         Args:
             texts: The collection without the gold rows: a list, or data with a text column.
-            gold: Labelled data, as for `evaluate`: a random sample of the collection, at least 10 rows, none of which
-                was used in `fit`.
+            gold: Labelled data: a random sample of the collection, at least 10 rows, none of them used in `fit`.
             level: Coverage of each class's interval.
             llm_scores: `(N, P, K)` scores of `texts`, instead of the column.
             **options: Those of `predict_sources`.
@@ -304,9 +302,6 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         Returns:
             For each class `class`, `share`, `low`, `high`; `gold_share`, of the labels alone; and `gain`, how many
             times more labels would be as good without predictions. Texts that are missing are left out.
-
-        Raises:
-            ValueError: For fewer than 10 gold rows, or a class that the model does not know.
         """
         from .evaluation.class_shares import measure_shares
 
