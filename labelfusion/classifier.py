@@ -267,11 +267,9 @@ class AutoFusionClassifier(FusionPredictor):
         start = FitState.start(*parts, data.texts, _labels(data), scores, options, embeddings, weights, gold)
         state = fit(start)
         self.report_ = state.report
-        if gold is None:
-            self._review = (state.encoder_probs, scores, _labels(data), data.rows)
-        else:  # labels of LLMs are not reviewed by LLMs
-            kept = scores[gold] if scores is not None and state.gold.all() else None
-            self._review = (state.encoder_probs, kept, state.labels, None if data.rows is None else data.rows[gold])
+        reviewed = np.ones(len(data), dtype=bool) if gold is None else gold  # not the labels of LLMs
+        kept, rows = (None if x is None else x[reviewed] for x in (scores, data.rows))
+        self._review = (state.encoder_probs[state.gold], kept, state.labels[state.gold], rows)
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self

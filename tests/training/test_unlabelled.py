@@ -81,11 +81,15 @@ def test_gold_labels_are_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     from labelfusion.training import recipe
 
     seen: list[Any] = []
-    monkeypatch.setattr(
-        recipe, "UNLABELLED_RECIPE", [lambda state: seen.append(state) or state, *recipe.UNLABELLED_RECIPE]
-    )
+
+    def watch(state: Any) -> Any:
+        seen.append(state)
+        return state
+
+    monkeypatch.setattr(recipe, "UNLABELLED_RECIPE", [watch, *recipe.UNLABELLED_RECIPE])
     gold, texts = frame(9), frame(100, seed=4).drop(columns="label")
-    make().fit(gold, unlabelled=texts)
+    clf = make().fit(gold, unlabelled=texts)
+    assert {entry["row"] for entry in clf.suspected_labels()} <= set(range(9))
     (state,) = seen
     assert state.gold.sum() == 9
     assert state.labels[state.gold].tolist() == [NAMES.index(name) for name in gold.label]
