@@ -268,8 +268,9 @@ class AutoFusionClassifier(FusionPredictor):
         state = fit(start)
         self.report_ = state.report
         reviewed = np.ones(len(data), dtype=bool) if gold is None else gold  # not the labels of LLMs
-        kept, rows = (None if x is None else x[reviewed] for x in (scores, data.rows))
-        self._review = (state.encoder_probs[state.gold], kept, state.labels[state.gold], rows)
+        rows = None if data.rows is None else data.rows[reviewed]
+        scores = None if scores is None else scores[reviewed]
+        self._review = (state.encoder_probs[state.gold], scores, state.labels[state.gold], rows)
         self.report_ |= {"cost_usd": cost, "seconds_in_all": round(time.perf_counter() - started, 1)}
         self.is_fitted_ = True
         return self
