@@ -40,7 +40,10 @@ def measure(folder: Path, encoder: str) -> list[dict[str, Any]]:
     collection = collection.sample(min(ROWS, len(collection)), random_state=SEED)
     column = "labels" if multi_label else "label"
     for table in (fitted, collection):
-        table[column] = [[names[k] for k in row] if multi_label else names[row] for row in table[column]]
+        table[column] = [
+            [name for name, yes in zip(names, row, strict=True) if yes] if multi_label else names[row]
+            for row in table[column]
+        ]
     recorded = "llm_scores" in fitted and "llm_scores" in collection
     fitted, collection = (
         table if recorded else table.drop(columns="llm_scores", errors="ignore") for table in (fitted, collection)

@@ -36,7 +36,10 @@ def load(folder: Path) -> tuple[pd.DataFrame, list[str], bool]:
     table = table[answered]
     table["llm_scores"] = table.llm_scores.map(lambda row: [list(map(float, scores)) for scores in row])
     column = "labels" if multi_label else "label"
-    table[column] = [[names[k] for k in row] if multi_label else names[row] for row in table[column]]
+    table[column] = [
+        [name for name, yes in zip(names, row, strict=True) if yes] if multi_label else names[row]
+        for row in table[column]
+    ]
     return table.rename(columns={column: "label"}), names, multi_label
 
 
