@@ -83,9 +83,10 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
                 "it again."
             ) from None
         except RuntimeError as error:
-            other_sizes = "ignore_mismatched_sizes" in str(error) and not _gives_config(kwargs)
+            changed = _changes_classes(str(pretrained_model_name_or_path), kwargs)
+            other_sizes = "ignore_mismatched_sizes" in str(error) and not changed
             if not other_sizes and "negative dimension" not in str(error):
-                raise  # also with a config that was given: the message says what to do
+                raise  # for other classes, the message says what to do
             raise ValueError(
                 f"The weights of {str(pretrained_model_name_or_path)!r} have other shapes than its config.json says: "
                 "one of the two files is damaged, or of another model."
@@ -136,9 +137,16 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
 
-def _gives_config(kwargs: dict[str, Any]) -> bool:
-    """Whether arguments of `from_pretrained` replace the saved config or a part of it."""
-    return isinstance(kwargs.get("config"), LabelFusionConfig) or not kwargs.keys().isdisjoint(CLASS_OPTIONS)
+def _changes_classes(source: str, kwargs: dict[str, Any]) -> bool:
+    """Whether arguments of `from_pretrained` ask for other classes than the saved config has."""
+    if not kwargs.keys().isdisjoint(CLASS_OPTIONS):
+        return True
+    given = kwargs.get("config")
+    if not isinstance(given, LabelFusionConfig):
+        return False
+    where = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
+    # Transformers' auto classes read the config and pass it on.
+    return bool(LabelFusionConfig.from_pretrained(source, **where).num_labels != given.num_labels)
 
 
 def check_complete(model: nn.Module, info: Any, source: str) -> None:
