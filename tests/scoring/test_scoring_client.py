@@ -196,10 +196,15 @@ def test_refusals_do_not_stop_a_run() -> None:
 
 def test_what_was_paid_before_the_breakdown_comes_with_the_error() -> None:
     with LLMServer(latency=0.1) as server:
-        broke = threading.Timer(0.35, lambda: setattr(server, "status", 402))
+
+        def breaks_down() -> None:  # when some answers are paid, however busy the machine is
+            while len(server.paid) < 6:
+                time.sleep(0.01)
+            server.status = 402
+
         one = scorer(server, max_concurrency=4)
         score_texts([one], ["warm"])
-        broke.start()
+        threading.Thread(target=breaks_down, daemon=True).start()
         with pytest.raises(ScoringError, match="may not use") as caught:
             score_texts([one], TEXTS)
         batch = caught.value.batch
