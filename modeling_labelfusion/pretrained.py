@@ -83,7 +83,7 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
                 "it again."
             ) from None
         except RuntimeError as error:
-            changed = _changes_classes(str(pretrained_model_name_or_path), kwargs)
+            changed = _changes_config(str(pretrained_model_name_or_path), kwargs)
             other_sizes = "ignore_mismatched_sizes" in str(error) and not changed
             if not other_sizes and "negative dimension" not in str(error):
                 raise  # for other classes, the message says what to do
@@ -137,8 +137,8 @@ class LabelFusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
 
-def _changes_classes(source: str, kwargs: dict[str, Any]) -> bool:
-    """Whether arguments of `from_pretrained` ask for other classes than the saved config has."""
+def _changes_config(source: str, kwargs: dict[str, Any]) -> bool:
+    """Whether arguments of `from_pretrained` ask for another config, or other classes, than what is saved."""
     if not kwargs.keys().isdisjoint(CLASS_OPTIONS):
         return True
     given = kwargs.get("config")
@@ -146,7 +146,14 @@ def _changes_classes(source: str, kwargs: dict[str, Any]) -> bool:
         return False
     where = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
     # Transformers' auto classes read the config and pass it on.
-    return bool(LabelFusionConfig.from_pretrained(source, **where).num_labels != given.num_labels)
+    saved = LabelFusionConfig.from_pretrained(source, **where)
+    return _shapes(saved.to_dict()) != _shapes(given.to_dict())
+
+
+def _shapes(config: dict[str, Any]) -> dict[str, Any]:
+    """The whole numbers of a config, which give the shapes of weights, and its classes."""
+    found = {name: value for name, value in config.items() if isinstance(value, int) or name == "id2label"}
+    return found | {"encoder_config": _shapes(config["encoder_config"])} if "encoder_config" in config else found
 
 
 def check_complete(model: nn.Module, info: Any, source: str) -> None:
