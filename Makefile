@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 ROOMS := configuration modeling_labelfusion scoring routing pipelines evaluation training hub_scripts
-TESTS := $(wildcard tests/*.py tests/*/*.py)
+TESTS := $(filter-out tests/fixtures/%,$(wildcard tests/*.py tests/*/*.py tests/*/*/*.py))
 TYPED := .cache/typed
 IMPORTS := .cache/imports
 COMMA := ,
 OLDEST_TESTS := $(foreach name,configuration modeling modeling_encoders trainer_gradients finetune asking inference pipeline \
-	matrix export hostile_repo hub_round_trip push,$(wildcard tests/*/test_$(name).py))
+	matrix export hostile_repo hub_round_trip push,$(wildcard tests/*/test_$(name).py tests/*/*/test_$(name).py))
 NEWEST_TESTS := $(OLDEST_TESTS) $(foreach name,install_line onnx cli_score data_round_trip scoring_client \
-	scoring_methods transformers_suite peft,$(wildcard tests/*/test_$(name).py))
+	scoring_methods transformers_suite peft,$(wildcard tests/*/test_$(name).py tests/*/*/test_$(name).py))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-browser test-oldest test-newest soak lint types imports lock format wheel clean

@@ -9,7 +9,7 @@ from typing import Any
 
 from labelfusion import AutoFusionClassifier
 
-BRIEFS = Path(__file__).parents[1] / "hub_scripts" / "demo_data" / "news_briefs.csv"
+BRIEFS = Path(__file__).parents[1] / "hub_scripts" / "commands" / "demo_data" / "news_briefs.csv"
 TEXT = "The bank raised its rate, and the market fell after a late goal."
 
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser, verbs = _main_parser()
             late = {}
             if verb in verbs:
-                module = import_module(f".{verb}", __package__)
+                module = import_module(f".commands.{verb}", __package__)
                 module.add_arguments(verbs[verb])
                 text = "defaults for the options of this command"
                 verbs[verb].add_argument("--config", metavar="FILE.yaml", help=text)
@@ -106,7 +106,7 @@ def _main_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     commands = parser.add_subparsers(dest="verb", metavar="COMMAND", title="commands")
     verbs = {}
     for name, text in VERBS.items():
-        if find_spec(f"{__package__}.{name}") is not None:
+        if find_spec(f"{__package__}.commands.{name}") is not None:
             description = text[0].upper() + text[1:] + "."
             verbs[name] = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
     return parser, verbs

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .answers import class_array, is_indicator, read_target
 from .checks import check_data, check_options, check_unlabelled, only_texts
 from .configuration import Task
+from .label_arrays import class_array, is_indicator, read_target
 from .llms import LLM, as_list, declaration
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer

@@ -12,12 +12,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
-from .answers import as_answers, check_output, read_target
 from .configuration.exporter import exporter
 from .evaluation.encoder_label_errors import suspected_by_encoder
 from .evaluation.label_errors import suspected_labels
 from .evaluation.metrics import is_right
 from .evaluation.source_metrics import risk_metrics, source_metrics
+from .label_arrays import as_answers, check_output, read_target
 from .llms import LLM, ScorerCache, as_list
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.encoding import TextEncoder, encode_texts

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .answers import OUTPUTS, check_output, class_array
+from .label_arrays import OUTPUTS, check_output, class_array
 from .llms import LLM
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.tokenizer_files import load_tokenizer

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...pipelines.partition import Counts, Share, share_of, values_of
+from ...pipelines.partitions.partition import Counts, Share, share_of, values_of
 from ...scoring.budget import Budget
 from ..io.journal import Journal, one_run
 from .jobs import Job

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...pipelines.partition import Counts, Encoded, PredictWorker, Share
+from ...pipelines.partitions.partition import Counts, Encoded, PredictWorker, Share
 from .pieces import Piece, read_piece, write_file
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...pipelines.partition import Counts
+from ...pipelines.partitions.partition import Counts
 from .jobs import Job, perform
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ...pipelines.partition import Counts, Share
-from ...pipelines.ray_data import WorkActor, import_ray, make_lender
+from ...pipelines.partitions.partition import Counts, Share
+from ...pipelines.partitions.ray_data import WorkActor, import_ray, make_lender
 from ...scoring.score_batch import ScoringError
 from .jobs import Job, perform
 from .pieces import Piece

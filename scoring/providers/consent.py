@@ -1,7 +1,7 @@
 """What the config of a model from the Hub may make this process do: an allow-list for each field of a provider.
 
 `LLMProvider.source` says which model declared it; a provider that the user declared is not checked. SECURITY.md gives
-the rules and their reasons; `tests/scoring/test_consent.py` walks every field.
+the rules and their reasons; `tests/scoring/providers/test_consent.py` walks every field.
 """
 
 import os

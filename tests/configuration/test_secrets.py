@@ -264,7 +264,7 @@ def test_what_a_server_says_of_an_error_is_redacted() -> None:
 def test_the_command_prints_no_secret(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from labelfusion.hub_scripts import cache
+    from labelfusion.hub_scripts.commands import cache
 
     def fail(args: Any) -> int:
         try:

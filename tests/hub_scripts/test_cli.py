@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from labelfusion.configuration.configuration_labelfusion import FUSION_METHODS
 from labelfusion.configuration.llm_provider import METHODS
-from labelfusion.hub_scripts import cli, score, train
+from labelfusion.hub_scripts import cli
+from labelfusion.hub_scripts.commands import score, train
 from labelfusion.scoring import ScoringError
 from labelfusion.training.calibration.calibration_maps import CALIBRATIONS
 
@@ -22,7 +23,7 @@ Calls = list[argparse.Namespace]
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Puts a verb of our own in the place of `score`, and keeps what it was called with."""
     seen: Calls = []
-    module = ModuleType("labelfusion.hub_scripts.score")
+    module = ModuleType("labelfusion.hub_scripts.commands.score")
     module.__spec__ = ModuleSpec(module.__name__, None)
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return 0
 
     module.add_arguments, module.run = add_arguments, run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "labelfusion.hub_scripts.score", module)
+    monkeypatch.setitem(sys.modules, "labelfusion.hub_scripts.commands.score", module)
     return seen
 
 

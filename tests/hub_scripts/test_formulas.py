@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelfusion.hub_scripts.cli import main
+from labelfusion.hub_scripts.commands.train import write_review
 from labelfusion.hub_scripts.io.formulas import escape_formula
 from labelfusion.hub_scripts.io.tables import Table, Writer
-from labelfusion.hub_scripts.train import write_review
 from llm_server import LABELS, LLMServer
 
 FORMULAS = [

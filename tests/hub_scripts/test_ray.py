@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from children import listen
 from labelfusion.hub_scripts.cli import main
-from labelfusion.pipelines.partition import PredictWork
-from labelfusion.pipelines.ray_leases import Lender
+from labelfusion.pipelines.partitions.partition import PredictWork
+from labelfusion.pipelines.partitions.ray_leases import Lender
 from llm_server import LLMServer
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
@@ -135,7 +135,7 @@ def test_a_wrong_row_is_named(cluster: None, tmp_path: Path, saved_model: Callab
 
 @pytest.mark.slow
 def test_any_source_and_sink(cluster: None, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
-    from labelfusion.pipelines.ray_data import classify_dataset
+    from labelfusion.pipelines.partitions.ray_data import classify_dataset
 
     texts = [f"a movie w{i}" for i in range(50)]
     (tmp_path / "in.csv").write_text("id,text\n" + "".join(f"{i},{text}\n" for i, text in enumerate(texts)))

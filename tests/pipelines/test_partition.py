@@ -13,8 +13,8 @@ import torch
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from labelfusion.modeling_labelfusion.tokenizer_files import load_tokenizer
 from labelfusion.pipelines import run
-from labelfusion.pipelines.partition import Encoded, PredictWork, share_of, values_of
-from labelfusion.pipelines.score_partition import ScoreWork
+from labelfusion.pipelines.partitions.partition import Encoded, PredictWork, share_of, values_of
+from labelfusion.pipelines.partitions.score_partition import ScoreWork
 from labelfusion.routing.policy import most
 from llm_server import LABELS, LLMServer, truth
 

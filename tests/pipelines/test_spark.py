@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from labelfusion.pipelines.partition import PredictWork
+from labelfusion.pipelines.partitions.partition import PredictWork
 from llm_server import LLMServer
 
 pytest.importorskip("pyspark", reason="pyspark is not installed")

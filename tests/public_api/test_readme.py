@@ -55,4 +55,4 @@ def test_what_the_readme_names_exists() -> None:
 
     for verb in re.findall(r"^labelfusion (\w+)", text, re.MULTILINE):
         assert verb in VERBS
-        assert (ROOT / "hub_scripts" / f"{verb}.py").exists(), verb
+        assert (ROOT / "hub_scripts" / "commands" / f"{verb}.py").exists(), verb

@@ -19,8 +19,8 @@ from ..losses import Targets, bare_labels, log_loss, minimize, row_weights
 SCALE_PENALTY, BIAS_PENALTY = 10.0, 3.0
 NUM_BINS = 12  # of a monotone map
 PRIOR_ROWS = 10.0  # weight of the mean predicted probability of a bin, in rows
-CALIBRATIONS = ("auto", "none", "temperature", "vector", "isotonic")
 FEWEST_ROWS = {"vector": 100, "isotonic": 300}
+CALIBRATIONS = ("auto", "none", "temperature", *FEWEST_ROWS)
 Apply = Callable[[torch.Tensor], torch.Tensor]
 Fit = Callable[[torch.Tensor, Targets], Apply]
 

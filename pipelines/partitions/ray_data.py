@@ -5,7 +5,7 @@ Ray Data schedules, retries and scales; nothing of that is done here.
 
 from typing import TYPE_CHECKING, Any
 
-from ..scoring.session.limits import share_rates
+from ...scoring.session.limits import share_rates
 from .partition import PredictWork
 from .ray_leases import LeasedBudget, Lender, LentRates
 

@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folders.folder_run import add_folder_options, run_folder
-from .folders.pieces import find_files
-from .io.formulas import add_escape_formulas
-from .io.journal import Journal, one_run
-from .io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
-from .options import add_annotators, add_columns, dollars, provider, told_by_library
-from .score_setup import Task, class_descriptions, parse_names, parse_price, set_up
+from ..folders.folder_run import add_folder_options, run_folder
+from ..folders.pieces import find_files
+from ..io.formulas import add_escape_formulas
+from ..io.journal import Journal, one_run
+from ..io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
+from ..options import add_annotators, add_columns, dollars, provider, told_by_library
+from ..score_setup import Task, class_descriptions, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
-    from ..scoring.score_batch import ScoreBatch
+    from ...scoring.score_batch import ScoreBatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_folder(args: argparse.Namespace) -> int:
-    from ..pipelines.score_partition import ScoreWork
+    from ...pipelines.partitions.score_partition import ScoreWork
 
     table = Table(str(find_files(Path(args.input))[0]))
     _check(table, args)
@@ -202,13 +202,13 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     task = set_up(table, args, kept_guidelines)
     total = len(table)
     if args.dry_run:
-        from .score_estimate import dry_run
+        from ..score_estimate import dry_run
 
         return dry_run(chunks(table, args), task, total)
     started = time.monotonic()
     job = None
     if args.batch:
-        from .batches.batch_run import ask_by_batch
+        from ..batches.batch_run import ask_by_batch
 
         job = ask_by_batch(
             task, task.fingerprint(table, args), lambda: (texts for _, texts in chunks(table, args)), data_file, args
@@ -217,7 +217,7 @@ def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Name
     with told_by_library():
         summaries = _score_all(table, task, journal, args, total)
     _write(table, task, journal, data_file, args)
-    from .publish.data_card import write_card
+    from ..publish.data_card import write_card
 
     write_card(folder, data_file, table.name, task, journal, args)
     print("\n".join(s.line() for s in summaries), file=sys.stderr)
@@ -269,9 +269,9 @@ def chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[s
 
 def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namespace, total: int) -> list[Summary]:
     """Score the table chunk by chunk into the journal. Returns: the counts of each provider."""
-    from ..scoring import score_texts
-    from ..scoring.budget import Budget
-    from ..scoring.session.progress import Progress, ProgressBar
+    from ...scoring import score_texts
+    from ...scoring.budget import Budget
+    from ...scoring.session.progress import Progress, ProgressBar
 
     task.fit_priors(table, args.text_column)
     summaries = [Summary(scorer.name) for scorer in task.scorers]
@@ -330,7 +330,7 @@ def _score_all(table: Table, task: Task, journal: Journal, args: argparse.Namesp
 
 def _enter(record: dict[str, Any], batches: "Sequence[ScoreBatch]") -> None:
     """Add scores for the open rows of a journal record; rows that may still get answers stay open."""
-    from ..scoring.reasons import Missing
+    from ...scoring.reasons import Missing
 
     asked, still_open = record["open"], set()
     for p, batch in enumerate(batches):
@@ -346,7 +346,7 @@ def _enter(record: dict[str, Any], batches: "Sequence[ScoreBatch]") -> None:
 
 def _write(table: Table, task: Task, journal: Journal, path: Path, args: argparse.Namespace) -> None:
     """Write the rows of the table with their scores."""
-    from ..training.data import CLASSES_SUFFIX
+    from ...training.data import CLASSES_SUFFIX
 
     numbers = {} if path.suffix.lower() in DELIMITERS else number_columns(table, args.text_column, args.label_column)
     says: dict[str, Any] = {"labels": task.labels, "providers": [scorer.name for scorer in task.scorers]}

@@ -6,10 +6,10 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from ..scoring.session.dollar_budget import Budget
+from ...scoring.session.dollar_budget import Budget
 
 if TYPE_CHECKING:
-    from ..scoring.session.dollar_budget import Reservation
+    from ...scoring.session.dollar_budget import Reservation
 
 LEASES = 100  # parts that a limit is leased in, at least: what a dead worker may keep back
 

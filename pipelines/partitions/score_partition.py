@@ -4,16 +4,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..scoring.factory import build_scorer
-from ..scoring.reasons import Missing, add_reason
-from ..scoring.session.runner import score_texts
-from .inputs import read_inputs
+from ...scoring.factory import build_scorer
+from ...scoring.reasons import Missing, add_reason
+from ...scoring.session.runner import score_texts
+from ..inputs import read_inputs
 from .partition import SCORE_COLUMN, Counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ..scoring.session.dollar_budget import Budget
+    from ...scoring.session.dollar_budget import Budget
 
 
 @dataclass(frozen=True)

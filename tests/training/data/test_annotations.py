@@ -19,7 +19,7 @@ from llm_server import LLMServer
 
 from labelfusion import AutoFusionClassifier
 
-FILES = Path(__file__).parents[1] / "fixtures" / "annotation"
+FILES = Path(__file__).parents[2] / "fixtures" / "annotation"
 _SPEC = importlib.util.spec_from_file_location("annotation_make", FILES / "make.py")
 assert _SPEC is not None
 assert _SPEC.loader is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
-from labelfusion.hub_scripts.demo import DATA, split_data
+from labelfusion.hub_scripts.commands.demo import DATA, split_data
 from llm_server import LLMServer
 
 SECTIONS = {"business": "market stock price bank", "sports": "team game match goal", "culture": "film movie plot actor"}

@@ -15,7 +15,7 @@ import pytest
 from labelfusion.scoring import build_scorer, score_texts
 from llm_server import truth
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 from ledger_server import FAULTS
 from soak import soak

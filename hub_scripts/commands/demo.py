@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     import labelfusion  # noqa: F401  registers the pipeline
     from labelfusion import AutoFusionClassifier
 
-    from ..scoring.budget import Budget
+    from ...scoring.budget import Budget
 
     transformers_logging.disable_progress_bar()  # hides the bars of weight loading, not those of this package
     started = time.perf_counter()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .io.formulas import add_escape_formulas, escape_formula
-from .options import (
+from ..io.formulas import add_escape_formulas, escape_formula
+from ..options import (
     BF16,
     add_annotators,
     add_card_metadata,
@@ -23,7 +23,7 @@ from .options import (
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
-    from ..training.data import LabelledTexts
+    from ...training.data import LabelledTexts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,9 +125,9 @@ def run(args: argparse.Namespace) -> int:
 
     from labelfusion import AutoFusionClassifier
 
-    from ..evaluation.report import FILES
-    from ..scoring.budget import as_budget
-    from .cards.emissions import measured
+    from ...evaluation.report import FILES
+    from ...scoring.budget import as_budget
+    from ..cards.emissions import measured
     from .evaluate import shown_name
 
     folder = Path(args.output_dir)
@@ -173,10 +173,10 @@ def _report(
     clf: "AutoFusionClassifier", args: argparse.Namespace, folder: Path, num_train: int, test: "LabelledTexts | None"
 ) -> None:
     """Write the reports after the model is saved."""
-    from ..evaluation.training_report import training_summary
-    from .cards.model_card import update_card
+    from ...evaluation.training_report import training_summary
+    from ..cards.model_card import update_card
+    from ..publish.hub import push_folder
     from .evaluate import evaluate
-    from .publish.hub import push_folder
 
     summary = training_summary(clf)
     (folder / "training_report.md").write_text(summary, encoding="utf-8")
@@ -239,7 +239,7 @@ def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int, escape
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    from .io.model_folder import is_model_folder
+    from ..io.model_folder import is_model_folder
 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`--output-dir`: {str(folder)!r} is a file.")
@@ -256,7 +256,7 @@ def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | Non
     Raises:
         ValueError: For invalid data; names the file.
     """
-    from ..training.data import prepare
+    from ...training.data import prepare
 
     found: list[LabelledTexts | None] = []
     layout = table_layout(args)

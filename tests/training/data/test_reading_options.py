@@ -80,7 +80,7 @@ def test_all_data_are_checked_before_the_training(
     def failing(*_: Any, **__: Any) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("labelfusion.hub_scripts.evaluate.evaluate", failing)
+    monkeypatch.setattr("labelfusion.hub_scripts.commands.evaluate.evaluate", failing)
     assert main(["train", data, "--test", data, *options]) == 2
     told = capsys.readouterr().err
     assert f"saved in {tmp_path / 'm'}" in told
@@ -219,7 +219,7 @@ def test_floats_of_a_column_with_a_gap(make: Any) -> None:
 
 def test_yaml_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
-    monkeypatch.setattr("labelfusion.hub_scripts.train.run", found.append)
+    monkeypatch.setattr("labelfusion.hub_scripts.commands.train.run", found.append)
     config = tmp_path / "c.yaml"
     config.write_text("labels: [yes, no, 01, 1.10]\nmulti_label: yes\nseed: 7\ntrain:\n  text_column: no\n")
     assert main(["train", "d.csv", "--output-dir", "m", "--config", str(config)]) == 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from .options import add_max_cost
+from ..options import add_max_cost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +28,13 @@ def run(args: argparse.Namespace) -> int:
     if given:
         raise ValueError(f"`--{given[0].replace('_', '-')}` goes with --space.")
     if args.onnx:
-        from .formats.onnx_export import export_onnx
+        from ..formats.onnx_export import export_onnx
 
         difference = export_onnx(args.source, args.folder)
         print(f"Wrote {args.folder}; no logit differs from the original's by more than {difference:.1g}. Run it:\n")
         print(f'    LabelFusionOnnxModel.from_pretrained("{args.folder}")')
         return 0
-    from .formats.self_contained import export_model
+    from ..formats.self_contained import export_model
 
     folder = export_model(args.source, args.folder)
     print(f"Wrote {folder}: it loads with transformers and torch alone, by\n")
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export_space(args: argparse.Namespace) -> int:
-    from .space.space_folder import write_space
+    from ..space.space_folder import write_space
 
     options = {} if args.max_cost_usd is None else {"max_cost_usd": args.max_cost_usd}
     space = write_space(

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 from filelock import FileLock
 
-CACHE = Path(__file__).parents[1] / ".cache" / "transformers-tests"
+CACHE = Path(__file__).parents[2] / ".cache" / "transformers-tests"
 PACKAGE = "tests_of_transformers"
 NEEDED = ("test_modeling_common.py", "test_configuration_common.py")
 # What these two files import and the distribution lacks: base classes of tests that are for models that generate or are

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..scoring.store.stored_answers import Store
+    from ...scoring.store.stored_answers import Store
 
 HELP = (
     "info, clear, export: show, delete, or write out the answers; merge: copy those of other stores into this one; "
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..scoring.open_store import open_store, store_file
-    from ..scoring.store.stored_answers import exported
+    from ...scoring.open_store import open_store, store_file
+    from ...scoring.store.stored_answers import exported
 
     if len(args.places) > (1 if args.action == "export" else 0) and args.action != "merge":
         raise ValueError(f"`cache {args.action}` got the places {args.places}; `--store` names the score store.")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _merge(store: "Store", places: list[str]) -> None:
-    from ..scoring.open_store import open_store, store_file
+    from ...scoring.open_store import open_store, store_file
 
     if not places:
         raise ValueError("`cache merge` needs the stores to copy from: cache merge A.sqlite B.sqlite --store C.sqlite.")

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None or bool(MISSING), reason=REASON),
 ]
-SHOTS = Path(__file__).resolve().parents[2] / ".cache" / "screenshots"
+SHOTS = Path(__file__).resolve().parents[3] / ".cache" / "screenshots"
 CLASSES = ["Arts & Culture", "Business", "Sport"]
 KEY = "key-of-the-space-0123456789"
 TEXT = "The match was great."

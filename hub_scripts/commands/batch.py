@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from ..scoring.batches.batch_questions import BatchQuestions
-from .batches.batch_job import Job, apis_of
-from .batches.batch_run import collect, declared, job_folder, questions_of, scorers_of, submit
-from .io.journal import one_run
-from .io.tables import Table, check_texts
+from ...scoring.batches.batch_questions import BatchQuestions
+from ..batches.batch_job import Job, apis_of
+from ..batches.batch_run import collect, declared, job_folder, questions_of, scorers_of, submit
+from ..io.journal import one_run
+from ..io.tables import Table, check_texts
+from ..score_setup import class_descriptions, set_up
 from .score import add_asking, chunks, output_paths
-from .score_setup import class_descriptions, set_up
 
 ACTIONS = {
     "submit": "submit IN OUT: submit the questions of `score` that the store does not answer",

@@ -15,20 +15,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards.llm_needs import askable
-from .folders.folder_run import add_folder_options, run_folder
-from .io.formulas import add_escape_formulas
-from .io.journal import Journal, one_run
-from .io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
-from .options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, load_classifier
+from ..cards.llm_needs import askable
+from ..folders.folder_run import add_folder_options, run_folder
+from ..io.formulas import add_escape_formulas
+from ..io.journal import Journal, one_run
+from ..io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
+from ..options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, load_classifier
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
-    from ..configuration import LabelFusionConfig
-    from ..pipelines.answer_columns import AnswerColumns
-    from ..routing.run_options import Routing
-    from ..scoring.budget import Budget
+    from ...configuration import LabelFusionConfig
+    from ...pipelines.answer_columns import AnswerColumns
+    from ...routing.run_options import Routing
+    from ...scoring.budget import Budget
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +77,9 @@ def _run_folder(args: argparse.Namespace) -> int:
 
     from labelfusion.saving import saved_settings
 
-    from ..configuration import LabelFusionConfig
-    from ..pipelines.partition import PredictWork
-    from ..routing.run_options import Routing
+    from ...configuration import LabelFusionConfig
+    from ...pipelines.partitions.partition import PredictWork
+    from ...routing.run_options import Routing
 
     config = LabelFusionConfig.from_pretrained(args.model)
     classes, saved = saved_settings(args.model, config.label_names)
@@ -105,8 +105,8 @@ def _run_folder(args: argparse.Namespace) -> int:
 
 
 def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
-    from ..pipelines.answer_columns import AnswerColumns
-    from ..routing.run_options import Routing
+    from ...pipelines.answer_columns import AnswerColumns
+    from ...routing.run_options import Routing
 
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
     clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password
@@ -173,7 +173,7 @@ def _answer_all(
     """Classify the rows missing from the journal and add them to it. Returns: totals over the whole journal."""
     from tqdm import tqdm
 
-    from ..scoring.budget import Budget
+    from ...scoring.budget import Budget
 
     column = args.text_column
     counts = _earlier(table, journal, column)
@@ -264,7 +264,7 @@ def _check_columns(table: Table, out: Path, new: list[str]) -> None:
 
 def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator[tuple[str | None, Any]]:
     """`(text, scores)` of each row from `start` on, with the original row appended to `waiting`."""
-    from ..training.data.label_encoding import parse_row
+    from ...training.data.label_encoding import parse_row
 
     for number, row in enumerate(islice(table, start, None), start):
         scores = row.get(SCORES)

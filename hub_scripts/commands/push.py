@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .options import add_card_metadata
+from ..options import add_card_metadata
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Push, and print the address."""
-    from .cards.model_card import update_card
-    from .io.model_folder import check_model_folder
-    from .publish.hub import is_data_folder, push_data, push_folder
+    from ..cards.model_card import update_card
+    from ..io.model_folder import check_model_folder
+    from ..publish.hub import is_data_folder, push_data, push_folder
 
     token = os.environ.get(args.token_env)
     if token is None and args.token_env != "HF_TOKEN":

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
+from ..options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
 
 if TYPE_CHECKING:
-    from ..scoring.budget import Budget
+    from ...scoring.budget import Budget
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
-    from ..scoring.budget import as_budget
-    from .cards.model_card import update_card
-    from .options import load_classifier
+    from ...scoring.budget import as_budget
+    from ..cards.model_card import update_card
+    from ..options import load_classifier
 
     columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts")}
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device, **columns)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget | None") -> None:
-    from ..evaluation.tradeoff import tradeoff_table
+    from ...evaluation.tradeoff import tradeoff_table
 
     policy = "auto" if args.llm_policy == "always" else args.llm_policy
     found = clf.tradeoff(args.data, policy, budget, folder=folder, seed=args.seed)
@@ -68,9 +68,9 @@ def evaluate(
 
     `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `Routing.parse`.
     """
-    from ..evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
-    from ..evaluation.report_content import measure
-    from ..routing.run_options import Routing
+    from ...evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
+    from ...evaluation.report_content import measure
+    from ...routing.run_options import Routing
 
     routing = Routing.parse(clf.model_.config, **asking)
     report = measure(clf, data, shown_name(name or data), shown_name(model), routing=routing, seed=seed)

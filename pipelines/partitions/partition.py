@@ -18,22 +18,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..configuration import LabelFusionConfig
-from ..modeling_labelfusion import LabelFusionForSequenceClassification
-from ..modeling_labelfusion.encoding import TextEncoder, encode_texts
-from ..modeling_labelfusion.tokenizer_files import load_tokenizer
-from ..routing.gate import gate_values
-from ..routing.policy import to_probabilities
-from ..routing.run_options import Routing
-from ..scoring.model_scorers import DeferredScorers
-from .answer_columns import AnswerColumns
-from .inference import Inference, infer
-from .inputs import Row, read_inputs
+from ...configuration import LabelFusionConfig
+from ...modeling_labelfusion import LabelFusionForSequenceClassification
+from ...modeling_labelfusion.encoding import TextEncoder, encode_texts
+from ...modeling_labelfusion.tokenizer_files import load_tokenizer
+from ...routing.gate import gate_values
+from ...routing.run_options import Routing
+from ...scoring.model_scorers import DeferredScorers
+from ...scoring.probabilities import to_probabilities
+from ..answer_columns import AnswerColumns
+from ..inference import Inference, infer
+from ..inputs import Row, read_inputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ..scoring.session.dollar_budget import Budget
+    from ...scoring.session.dollar_budget import Budget
 
 SCORE_COLUMN = "llm_scores"
 

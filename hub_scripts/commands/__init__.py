@@ -1,0 +1,1 @@
+"""The subcommands of `labelfusion`: each file has `add_arguments` and `run`."""
