@@ -110,15 +110,22 @@ def test_a_card_says_why_nothing_was_counted(
     assert "for nothing that was recorded" not in text
 
 
-def test_nothing_is_said_of_what_is_not_known(evaluated: Callable[..., Path], saved_model: Callable[..., Path]) -> None:
+def test_nothing_is_said_of_what_is_not_known(
+    evaluated: Callable[..., Path], saved_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = update_card(
         evaluated({"llm_asked": 0, "cost_usd": 0.0}, {"seconds_in_all": 3.0, "cost_usd": 0.0})
     ).read_text()
     for word in ("## Cost", "CO2", "co2", "$0", "## Licence", "license"):
         assert word not in text, word
-    alone = update_card(saved_model(num_providers=1)).read_text()
+    folder = saved_model(num_providers=1)
+    alone = update_card(folder).read_text()
     assert "llm_policy" not in alone  # recorded scores are given, not asked for
-    assert '"llm_scores": scores' in alone
+    code = re.search(r"As a pipeline:\n\n```python\n(.*?)```", alone, re.DOTALL)
+    assert code is not None
+    assert '"llm_scores": scores' in code[1]
+    monkeypatch.chdir(folder.parent)  # the card names it as the repository
+    exec(code[1], {})  # runs as it stands
     assert "## Results" not in alone
 
 
