@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a model on a data set",
     "evaluate": "measure fusion, encoder and LLMs on a data set",
     "predict": "classify a data set",
+    "explain": "show why texts get their classes: sources, words, nearest labelled texts",
     "push": "publish a model or a scored data set on the Hub",
     "export": "write a model as a stand-alone Hub repository folder",
     "cache": "show, clear or export the store of paid LLM answers",

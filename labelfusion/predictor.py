@@ -8,56 +8,27 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import Tags
 
 from .configuration.exporter import exporter
-from .evaluation.encoder_label_errors import suspected_by_encoder
-from .evaluation.label_errors import suspected_labels
 from .evaluation.metrics import is_right
 from .evaluation.source_metrics import risk_metrics, source_metrics
+from .evaluation.training_label_errors import training_label_errors
+from .fitted import FittedFusion
 from .label_arrays import as_answers, check_output, read_target
-from .llms import LLM, ScorerCache, as_list
-from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .modeling_labelfusion.encoding import TextEncoder, encode_texts
-from .pickling import packed, unpacked
+from .llms import LLM
+from .modeling_labelfusion.encoding import TextEncoder
 from .pipelines.formatting import hold_back
 from .pipelines.inference import Inference, infer
-from .pipelines.inputs import Row, read_inputs
+from .pipelines.inputs import Row
 from .routing.policy import Policy
-from .routing.risk import RiskControl
 from .routing.run_options import Routing
 from .saving import load, save
 from .scoring.budget import Budget
-from .training.data import LabelledTexts, TableLayout, is_table, prepare, with_labels
+from .training.data import with_labels
 
 
-class FusionPredictor(ClassifierMixin, BaseEstimator):
+class FusionPredictor(FittedFusion):
     """A fitted fusion; `AutoFusionClassifier` adds the constructor and `fit`."""
-
-    encoder: str | dict[str, Any]
-    llm: LLM | list[LLM]
-    labels: list[Any] | None
-    multi_label: bool
-    label_columns: list[str] | None
-    text_column: str
-    label_column: str | None
-    empty_texts: str
-    annotators: str
-    batch_size: int
-    max_length: int | None
-    bf16: bool
-    cache: bool
-    device: str | None
-    progress: bool
-
-    model_: LabelFusionForSequenceClassification
-    tokenizer_: Any
-    classes_: NDArray[Any]
-    _output = "names"  # the default of `predict`
-    report_: dict[str, Any]
-    _review: tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any], NDArray[np.int64] | None]
 
     def predict(
         self, texts: Any, max_risk: float | None = None, output: str | None = None, **options: Any
@@ -113,30 +84,6 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         waiting = {"deadline_s": deadline_s, "hedge_s": hedge_s}
         return self._infer(texts, llm_scores=llm_scores, **options, **waiting)[0]
 
-    def _infer(self, texts: Any, llm_scores: Any = None, **options: Any) -> tuple[Inference, RiskControl | None]:
-        """Answers for n texts, and the risk control that decides on abstention; options as in `Routing.parse`."""
-        self._check_fitted()
-        # Raise for an invalid policy or an impossible guarantee before any LLM is queried.
-        routing = Routing.parse(self.model_.config, **options)
-        return self._answer(texts, routing, llm_scores), routing.control
-
-    def _answer(self, texts: Any, routing: Routing, llm_scores: Any = None) -> Inference:
-        """Answers for n texts."""
-        if isinstance(texts, str):
-            raise ValueError(f"`texts` is one string; pass a list of texts: [{texts[:30]!r}].")
-        if not isinstance(texts, LabelledTexts):
-            kept = "keep" if self.empty_texts == "skip" else self.empty_texts
-            if is_table(texts):
-                known, count = self.classes_.tolist(), self.model_.config.num_providers
-                texts = self._prepare(texts, known, count, require_labels=False, empty_texts=kept)
-            else:
-                texts = LabelledTexts(list(texts), None, None, [])
-        given = texts.llm_scores if llm_scores is None else llm_scores
-        rows = read_inputs(texts.texts, given, self.empty_texts)
-        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.progress)
-        parts = list(infer(encoder, rows, routing, self._scorers))
-        return Inference.concatenate(parts or [Inference.empty(self.model_.config)])
-
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any
     ) -> Generator[Inference, None, None]:
@@ -145,44 +92,6 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options())
         routing = Routing.parse(self.model_.config, llm_policy, max_cost_usd, **options)
         return infer(encoder, rows, routing, self._scorers)
-
-    def __sklearn_tags__(self) -> Tags:
-        """scikit-learn's tags: the input is a list of texts, not a matrix of numbers."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array, tags.input_tags.two_d_array, tags.input_tags.string = True, False, True
-        tags.classifier_tags.multi_label = self.multi_label
-        tags.target_tags.two_d_labels = self.multi_label
-        tags.no_validation = True
-        return tags
-
-    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        """float32 `(n, hidden_size)`: the encoder's embeddings, without the features that other heads append."""
-        found = encode_texts(self.model_, self.tokenizer_, texts, **self.encoding_options())
-        return found[:, : self.model_.config.hidden_size].numpy()
-
-    def encoding_options(self) -> dict[str, Any]:
-        """Encoding arguments of `pipelines.inference.infer`."""
-        return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
-
-    def _prepare(
-        self,
-        data: Any,
-        classes: Any,
-        num_providers: int | None,
-        empty_texts: str | None = None,
-        annotators: str | None = None,
-        **options: Any,
-    ) -> LabelledTexts:
-        """`prepare` with the settings of this classifier."""
-        layout = TableLayout(
-            text_column=self.text_column,
-            label_column=self.label_column,
-            label_columns=self.label_columns,
-            empty_texts=empty_texts or self.empty_texts,
-            annotators=annotators or self.annotators,
-        )
-        known: dict[str, Any] = {"multi_label": self.multi_label, "num_providers": num_providers or None}
-        return prepare(data, classes=classes, layout=layout, **known, **options)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy (multi-label: exact match), for scikit-learn's model selection.
@@ -238,6 +147,41 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
             **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control)}),
         }
 
+    def explain(
+        self,
+        texts: Any,
+        examples: Any = None,
+        *,
+        nearest: int = 3,
+        words: bool = True,
+        label: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Explain answers: each source's share of the logit, the words that decide, the nearest labelled texts.
+
+        The shares are exact Shapley values, see `evaluation.explanation.source_shares`; words are left out one by one.
+        An LLM is queried once for each text at most.
+
+        Args:
+            texts: A text; or a list of texts, or data with a text column.
+            examples: Labelled data, as for `fit`, among which the nearest texts are found, such as the training data.
+                A model holds no text of them.
+            nearest: Number of nearest texts.
+            words: Whether words are measured, by one forward pass of the encoder for each word.
+            label: Class to explain. Default: the predicted one; multi-label: the most probable of these.
+            **options: Those of `predict_sources`, such as `llm_policy` and `llm_scores`.
+
+        Returns:
+            [`Explanation`](labelfusion.evaluation.explanation.explanation.Explanation) for a text, with
+            `to_markdown()`, `to_dict()` and `plot()`; a list of them for several, with None for a missing text.
+        """
+        from .evaluation.explanation.explain_texts import explain_texts
+
+        self._check_fitted()
+        asked = [texts] if isinstance(texts, str) else texts
+        found = explain_texts(self, asked, examples, nearest, words, label, options)  # type: ignore[arg-type]
+        return found[0] if isinstance(texts, str) else found
+
     def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:
         """For each text, return the classes that may be true, the most probable first.
 
@@ -272,18 +216,7 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
         self._check_fitted()
         if not hasattr(self, "_review"):
             raise ValueError("Suspected labels are known after `fit` only: a loaded classifier has no training data.")
-        probs, scores, labels, rows = self._review
-        classes, multi_label = self.classes_.tolist(), self.model_.config.multi_label
-        if scores is None or scores.shape[1] == 0:
-            found = suspected_by_encoder(probs, labels, multi_label)
-        else:
-            found = suspected_labels(probs, scores, labels, multi_label)
-        for entry in found:
-            entry["row"] = entry["row"] if rows is None else int(rows[entry["row"]])
-            for name in ("given", "suggested"):
-                named = [classes[k] for k in entry[name]]
-                entry[name] = named if multi_label else named[0]
-        return found
+        return training_label_errors(self._review, self.classes_.tolist(), self.model_.config.multi_label)
 
     def estimate_shares(
         self, texts: Any, gold: Any, level: float = 0.95, llm_scores: Any = None, **options: Any
@@ -339,14 +272,6 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
             write_tradeoff(found, Path(folder))
         return found
 
-    def _prepare_measured(self, data: Any) -> LabelledTexts:
-        """Prepare labelled data for the fitted model; classes that it does not know are allowed.
-
-        A text of several annotators counts once, with its majority class.
-        """
-        known, count = self.classes_.tolist(), self.model_.config.num_providers
-        return self._prepare(data, known, count, unseen_classes=True, annotators="majority")
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Save model, tokenizer and the classifier's settings. Model, pipeline and classifier can load the folder."""
         self._check_fitted()
@@ -376,25 +301,3 @@ class FusionPredictor(ClassifierMixin, BaseEstimator):
             **options: Constructor arguments, such as `device`, `batch_size` or `progress`.
         """
         return load(cls, folder_or_repo, llm, options)  # type: ignore[no-any-return]
-
-    def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
-        """See `ScorerCache`; `pool` and `cache` default to those of this classifier."""
-        built: ScorerCache = self.__dict__.setdefault("_built", ScorerCache())
-        pool, cache = pool or getattr(self, "_pool", None), self.cache if cache is None else cache
-        options: dict[str, Any] = {"cache": cache, "progress": self.progress, "embed": self._embed}
-        options["store"] = getattr(self, "_store", None)
-        return built.get(self.model_.config, as_list(self.llm), pool=pool, **options)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State for `pickle`: plain data instead of model and tokenizer; no scorers, which belong to this process."""
-        state: dict[str, Any] = super().__getstate__()
-        return packed({name: value for name, value in state.items() if name != "_built"})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(unpacked(state))
-
-    def _check_fitted(self) -> None:
-        if not getattr(self, "is_fitted_", False):
-            raise NotFittedError(
-                "This AutoFusionClassifier is not fitted yet: call `fit`, or load one by `from_pretrained`."
-            )

@@ -218,14 +218,31 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
                 "of this model returns."
             )
         lexical_logits = embedding[:, self.config.pooled_size :][:, : self.num_labels]
-        encoder_logits = self.encoder_head(self.dropout(embedding[:, : self.config.pooled_size]))
+        head_logits = self.encoder_head(self.dropout(embedding[:, : self.config.pooled_size]))
         embedding = embedding[:, : self.config.hidden_size]
         if self.lexical_head is not None:
-            encoder_logits = encoder_logits + lexical_logits
+            head_logits = head_logits + lexical_logits
         if self.kernel_head is not None:
-            encoder_logits = encoder_logits + self.kernel_head(embedding)
-        encoder_logits = encoder_logits / self.config.calibration["encoder_temperature"]
-        apart = encoder_logits
+            head_logits = head_logits + self.kernel_head(embedding)
+        return self.fuse_head_logits(head_logits, embedding, llm_scores)
+
+    def fuse_head_logits(
+        self, head_logits: torch.Tensor, embedding: torch.Tensor, llm_scores: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute logits from the sum of the encoder's heads and the LLM scores: the last part of `fuse`.
+
+        Args:
+            head_logits: float `(batch, num_labels)`, before the encoder's temperature.
+            embedding: float `(batch, hidden_size)`: the encoder's last layer.
+            llm_scores: As for `fuse`.
+
+        Returns:
+            As `fuse`.
+
+        Raises:
+            ValueError: If `llm_scores` has the wrong shape.
+        """
+        encoder_logits = apart = head_logits / self.config.calibration["encoder_temperature"]
         if self.label_set_head is not None:
             encoder_logits = self.label_set_head(apart)
         if (

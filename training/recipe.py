@@ -16,6 +16,7 @@ from .calibration.risk_fit import store_errors
 from .calibration.thresholds import set_thresholds
 from .encoder.encoder_fit import encode, train_encoder
 from .encoder.encoder_sources import stack_sources
+from .encoder.mean_parts import average_parts
 from .encoder.novelty_fit import measure_novelty
 from .fit_state import FitState
 from .fusion.fusion_fit import fuse
@@ -33,6 +34,7 @@ RECIPE: list[Step] = [
     measure_novelty,  # out-of-distribution score
     calibrate_encoder_logits,  # temperature or vector scaling
     judge_classes_together,  # multi-label: classes that occur together or exclude each other
+    average_parts,  # what a text's explanation is compared with
     calibrate_llm_scores,  # isotonic regression of graded scores
     fuse,  # log-linear pool of the sources, and an MLP where it helps
     calibrate_answers,  # temperature scaling, isotonic regression
