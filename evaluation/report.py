@@ -5,8 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .markdown import markdown_table, plain
 from .report_content import FUSION
 from .tradeoff import TRADEOFF_FILES
@@ -47,6 +45,7 @@ def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
         f"# Evaluation of {plain(report['model'])}",
         f"{report['rows']} rows of {plain(report['data'])}, {kind}. {_spent(report)}",
         seen_before(report),
+        *(f"**{plain(warning)}**" for warning in report["warnings"]),
         "## Results",
         sources_table(report),
         f"{metric} and macro F1 over all {report['rows']} rows, where a row without an answer is wrong; "
@@ -67,6 +66,8 @@ def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
         "## Errors of the fusion",
         _confused(report),
         _picture("confusion_matrix.png", "Errors of the fusion by class", shown),
+        "## What to do",
+        _advice(report),
         "## How it was made",
         _training(report),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
@@ -162,18 +163,22 @@ def _class_table(report: dict[str, Any]) -> str:
 
 
 def _confused(report: dict[str, Any]) -> str:
-    names = report["classes"]
-    if "confusion" not in report:
-        return (
-            "Several classes may be right at once; the picture counts, for each, what was found, missed and invented."
-        )
-    matrix = np.array(report["confusion"])
-    np.fill_diagonal(matrix, 0)
-    if not matrix.any():
-        return "The fusion makes no error on these rows."
-    order = [divmod(int(i), len(names)) for i in np.argsort(-matrix, axis=None, kind="stable")[:10]]
-    rows = [[plain(names[t]), plain(names[p]), str(matrix[t, p])] for t, p in order if matrix[t, p]]
-    return "The most frequent confusions:\n\n" + markdown_table(["Truth", "Predicted", "Rows"], rows, 2)
+    if not report["confused"]:
+        return "The fusion takes no class for another on these rows."
+    told = "The most frequent confusions:"
+    if report["multi_label"]:
+        told = "Classes that were missed in rows where another was wrongly given:"
+    rows = [
+        [plain(pair["truth"]), plain(pair["predicted"]), str(pair["rows"]), f"{pair['share']:.0%}"]
+        for pair in report["confused"]
+    ]
+    return f"{told}\n\n" + markdown_table(["Truth", "Predicted", "Rows", "Of the true class"], rows, 2)
+
+
+def _advice(report: dict[str, Any]) -> str:
+    if not report["advice"]:
+        return "Nothing stands out: no class is weak for a reason that these rows show."
+    return "\n".join(f"* {plain(piece['fact'])} **{plain(piece['advice'])}**" for piece in report["advice"])
 
 
 def _training(report: dict[str, Any]) -> str:

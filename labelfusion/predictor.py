@@ -1,7 +1,6 @@
 """Methods of a fitted classifier: prediction, evaluation and saving."""
 
 import tempfile
-import time
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -10,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configuration.exporter import exporter
+from .evaluation.evaluate_classifier import evaluation
+from .evaluation.measurement import Measurement
 from .evaluation.metrics import is_right
-from .evaluation.source_metrics import risk_metrics, source_metrics
 from .evaluation.training_label_errors import training_label_errors
 from .fitted import FittedFusion
 from .label_arrays import as_answers, check_output, read_target
@@ -112,6 +112,7 @@ class FusionPredictor(FittedFusion):
         max_cost_usd: float | Budget | None = None,
         llm_scores: Any = None,
         max_risk: float | None = None,
+        errors: bool | int = False,
         **options: Any,
     ) -> dict[str, Any]:
         """Compare the fusion with each of its sources on the same labelled rows.
@@ -122,30 +123,21 @@ class FusionPredictor(FittedFusion):
             max_cost_usd: US dollars that may be spent, or a `scoring.budget.Budget` that several calls share.
             llm_scores: `(n, P, K)` scores, instead of the column.
             max_risk: See `predict`; adds `risk`: the guaranteed risk and the measured one.
+            errors: List the errors of the fusion with their texts, the most confident first: all, or so many.
             **options: Other options of `predict_sources`.
 
         Returns:
             `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
             rows that it answered, their share as `answered`); `rows`, `llm_share` (rows with an LLM answer),
-            `cost_usd`, `seconds`.
+            `cost_usd`, `seconds`; `classes`, `per_class` (see `evaluation.class_figures.class_figures`), `confusion`
+            (single-label: rows of each true class by class predicted), `confused` (the most frequent confusions),
+            `warnings`, `advice` (see `evaluation.advice.Advice`) and `costs`; with `errors`, `errors` (see
+            `evaluation.confusions.list_errors`).
         """
         self._check_fitted()
-        config = self.model_.config
-        table = self._prepare_measured(data)
-        assert table.labels is not None
-        options |= {"llm_policy": llm_policy}
-        options |= {"max_cost_usd": max_cost_usd, "llm_scores": llm_scores, "max_risk": max_risk}
-        started = time.perf_counter()
-        result, control = self._infer(table, **options)
-        seconds = time.perf_counter() - started
-        return {
-            "rows": len(table),
-            **source_metrics(result, table.labels, config),
-            "llm_share": float(result.answered.any(axis=1).mean()),
-            "cost_usd": result.total_cost_usd,
-            "seconds": round(seconds, 3),
-            **({} if control is None else {"risk": risk_metrics(result, table.labels, config, control)}),
-        }
+        options |= {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "max_risk": max_risk}
+        routing = Routing.parse(self.model_.config, **options)
+        return evaluation(Measurement.of(self, data, routing, llm_scores), errors)  # type: ignore[arg-type]
 
     def explain(
         self,

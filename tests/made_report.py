@@ -20,7 +20,17 @@ def make_report(classes: list[str], n: int = 120, multi_label: bool = False, sil
     report = {
         **{"model": "m", "data": "d.csv", "rows": n, "classes": classes, "multi_label": multi_label},
         **{"llm_policy": "always", "num_resamples": 100, "seed": 0, "llm_share": 1.0, "llm_asked": n},
-        **{"cost_usd": 0.0123, "seconds": 2.0, "missing_answers": {"timeout": 3}, "training": {}, "versions": {}},
+        **{
+            "warnings": [],
+            "advice": [],
+            "confused": [],
+            "costs": {},
+            "cost_usd": 0.0123,
+            "seconds": 2.0,
+            "missing_answers": {"timeout": 3},
+            "training": {},
+            "versions": {},
+        },
         **compare_sources(sources, truth, multi_label, 100),
         "per_class": per_class(sources, truth, classes),
         "reliability": {s.name: reliability(s, truth, multi_label) for s in sources if s.answered.any()},

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.class_order import FEWEST_ANSWERS, other_order
+
 if TYPE_CHECKING:
     from .fit_state import FitState
 
 logger = logging.getLogger(__name__)
-
-FEWEST_ANSWERS = 30  # of an LLM, for a warning
 
 
 def check_scores(state: "FitState") -> "FitState":
@@ -34,24 +34,10 @@ def warn_if_misordered(
         classes: K names.
         providers: P names.
     """
-    from scipy.optimize import linear_sum_assignment
-
     for p, provider in enumerate(providers):
-        heard = ~np.isnan(llm_scores[:, p]).any(axis=1)
-        counts = np.zeros((len(classes), len(classes)))
-        np.add.at(counts, (llm_scores[heard, p].argmax(axis=1), labels[heard]), 1)
-        columns, means = linear_sum_assignment(-counts)
-        now, then = np.trace(counts), counts[columns, means].sum()
-        if heard.sum() >= FEWEST_ANSWERS and then > 0.5 * heard.sum() and now < then / 3:
-            logger.warning(
-                "The scores of %r seem to be in another order of the classes: as %s they name the right class for "
-                "%.0f %% of the texts, as %s for %.0f %%. Give `labels` in the order of the scores.",
-                provider,
-                ", ".join(classes),
-                100 * now / heard.sum(),
-                ", ".join(classes[k] for k in means),
-                100 * then / heard.sum(),
-            )
+        order = other_order(llm_scores[:, p], labels)
+        if order is not None:
+            logger.warning("%s", order.sentence(provider, classes))
 
 
 def warn_if_uninformative(

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...configuration import DecisionRule
+from ...evaluation.threshold_gain import GRID
 from ...routing.decisions import decide
 
 if TYPE_CHECKING:
     from ..fit_state import FitState
 
-GRID = np.round(np.arange(0.2, 0.81, 0.025), 3)
 METRICS = ("accuracy", "micro_f1", "macro_f1")
 
 
