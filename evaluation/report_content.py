@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..configuration.secrets import redact
 from ..routing.run_options import Routing
-from .advice import advise
-from .class_figures import order_warnings, run_costs
 from .comparison import compare_sources, confusion, per_class, reliability
-from .confusions import pair_list
-from .measurement import ENCODER, FUSION, Measurement
+from .diagnosis.advice import advise
+from .diagnosis.class_figures import order_warnings, run_costs
+from .diagnosis.confusions import pair_list
+from .diagnosis.measurement import ENCODER, FUSION, Measurement
 from .source_metrics import risk_metrics
 from .statistics import NUM_RESAMPLES
 
@@ -44,8 +44,8 @@ def measure(
     Returns:
         `sources` and `comparisons` as of `evaluation.comparison.compare_sources`, `per_class`, `confusion`
         (single-label: true class by class predicted by the fusion), `confused` (its most frequent confusions),
-        `reliability` by source, `warnings`, `advice` (see `evaluation.advice`), and the settings and `costs` of the
-        measurement.
+        `reliability` by source, `warnings`, `advice` (see `evaluation.diagnosis.advice`), and the settings and
+        `costs` of the measurement.
     """
     run = Measurement.of(clf, data, routing or Routing())
     return describe(run, data_name, model_name, seed=seed, num_resamples=num_resamples)

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
-from .evaluation.training_label_errors import Review
+from .evaluation.diagnosis.training_label_errors import Review
 from .llms import LLM, ScorerCache, as_list
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.encoding import TextEncoder, encode_texts

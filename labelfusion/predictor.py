@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configuration.exporter import exporter
-from .evaluation.evaluate_classifier import evaluation
-from .evaluation.measurement import Measurement
+from .evaluation.diagnosis.evaluate_classifier import evaluation
+from .evaluation.diagnosis.measurement import Measurement
+from .evaluation.diagnosis.training_label_errors import training_label_errors
 from .evaluation.metrics import is_right
-from .evaluation.training_label_errors import training_label_errors
 from .fitted import FittedFusion
 from .label_arrays import as_answers, check_output, read_target
 from .llms import LLM
@@ -129,10 +129,9 @@ class FusionPredictor(FittedFusion):
         Returns:
             `fusion`, `encoder` and, under `llm` by provider, the metrics of `classification_metrics` (an LLM's on the
             rows that it answered, their share as `answered`); `rows`, `llm_share` (rows with an LLM answer),
-            `cost_usd`, `seconds`; `classes`, `per_class` (see `evaluation.class_figures.class_figures`), `confusion`
-            (single-label: rows of each true class by class predicted), `confused` (the most frequent confusions),
-            `warnings`, `advice` (see `evaluation.advice.Advice`) and `costs`; with `errors`, `errors` (see
-            `evaluation.confusions.list_errors`).
+            `cost_usd`, `seconds`; `classes`, `per_class`, `confusion` (single-label: rows of each true class by class
+            predicted), `confused` (the most frequent confusions), `warnings`, `advice` and `costs`; and, if asked for,
+            `errors`. See `class_figures`, `advice` and `confusions` in `evaluation.diagnosis`.
         """
         self._check_fitted()
         options |= {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "max_risk": max_risk}

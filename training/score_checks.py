@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.class_order import FEWEST_ANSWERS, other_order
+from ..evaluation.diagnosis.class_order import FEWEST_ANSWERS, other_order
 
 if TYPE_CHECKING:
     from .fit_state import FitState

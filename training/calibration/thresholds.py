@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...configuration import DecisionRule
-from ...evaluation.threshold_gain import GRID
+from ...evaluation.diagnosis.threshold_gain import GRID
 from ...routing.decisions import decide
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipelines.formatting import source_names
-from ..routing.decisions import widen
-from ..routing.run_options import Routing
-from .comparison import Source, truth_matrix
+from ...pipelines.formatting import source_names
+from ...routing.decisions import widen
+from ...routing.run_options import Routing
+from ..comparison import Source, truth_matrix
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
 
-    from ..configuration import LabelFusionConfig
-    from ..pipelines.inference_result import Inference
-    from ..training.data import LabelledTexts
+    from ...configuration import LabelFusionConfig
+    from ...pipelines.inference_result import Inference
+    from ...training.data import LabelledTexts
 
 FUSION, ENCODER = "Fusion", "Encoder alone"
 

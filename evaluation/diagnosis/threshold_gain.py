@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..configuration import DecisionRule
-from ..routing.decisions import decide
+from ...configuration import DecisionRule
+from ...routing.decisions import decide
 
 GRID = np.round(np.arange(0.2, 0.81, 0.025), 3)  # that `fit` tries
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..pipelines.formatting import source_names
+from ...pipelines.formatting import source_names
+from ..comparison import per_class
 from .class_order import other_order
-from .comparison import per_class
 from .measurement import FUSION, Measurement
 
 

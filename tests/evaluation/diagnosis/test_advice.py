@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from labelfusion.configuration import DecisionRule
-from labelfusion.evaluation.advice import advise
-from labelfusion.evaluation.class_figures import class_figures, order_warnings
-from labelfusion.evaluation.class_order import other_order
-from labelfusion.evaluation.confusions import confused_pairs, error_rows, list_errors, pair_list
-from labelfusion.evaluation.evaluate_classifier import evaluation
-from labelfusion.evaluation.measurement import Measurement, named_sources
+from labelfusion.evaluation.diagnosis.advice import advise
+from labelfusion.evaluation.diagnosis.class_figures import class_figures, order_warnings
+from labelfusion.evaluation.diagnosis.class_order import other_order
+from labelfusion.evaluation.diagnosis.confusions import confused_pairs, error_rows, list_errors, pair_list
+from labelfusion.evaluation.diagnosis.evaluate_classifier import evaluation
+from labelfusion.evaluation.diagnosis.measurement import Measurement, named_sources
+from labelfusion.evaluation.diagnosis.threshold_gain import GRID, decided_by_f1, mean_f1
 from labelfusion.evaluation.report import to_markdown
 from labelfusion.evaluation.report_content import measure
-from labelfusion.evaluation.threshold_gain import GRID, decided_by_f1, mean_f1
 from labelfusion.pipelines.inference_result import Inference
 from labelfusion.routing.run_options import Routing
 from labelfusion.training.data import LabelledTexts

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from ..comparison import confusion
+from ..source_metrics import risk_metrics, source_metrics
 from .advice import advise
 from .class_figures import class_figures, order_warnings, run_costs
-from .comparison import confusion
 from .confusions import list_errors, pair_list
 from .measurement import Measurement
-from .source_metrics import risk_metrics, source_metrics
 
 
 def evaluation(measured: Measurement, errors: bool | int = False) -> dict[str, Any]:

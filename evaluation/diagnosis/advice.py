@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..routing.decisions import widen
-from .comparison import Source
+from ...routing.decisions import widen
+from ..comparison import Source
+from ..statistics import mcnemar
 from .confusions import confused_pairs
 from .measurement import ENCODER, Measurement
-from .statistics import mcnemar
 from .suspects import suspects
 from .threshold_gain import decided_by_f1, mean_f1
 

@@ -1,0 +1,1 @@
+"""Where a model is wrong: figures of classes, confusions, errors with their texts, advice."""
