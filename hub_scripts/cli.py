@@ -22,6 +22,7 @@ VERBS = {
     "evaluate": "measure fusion, encoder and LLMs on a data set",
     "predict": "classify a data set",
     "explain": "show why texts get their classes: sources, words, nearest labelled texts",
+    "serve": "answer over HTTP",
     "push": "publish a model or a scored data set on the Hub",
     "export": "write a model as a stand-alone Hub repository folder",
     "cache": "show, clear or export the store of paid LLM answers",

@@ -275,8 +275,8 @@ class Asker:
         return total
 
     def _limit_reached(self) -> Missing:
-        limit = self.budget.whole if self.budget else 0
-        return Missing(MissingKind.BUDGET, f"`max_cost_usd` of ${limit:g} reached")
+        limit = self.budget.named if self.budget else "`max_cost_usd`"
+        return Missing(MissingKind.BUDGET, f"{limit} reached")
 
     def _stop(self) -> None:
         if not self._over:

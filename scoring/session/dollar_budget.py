@@ -63,6 +63,11 @@ class Budget:
         return self.limit
 
     @property
+    def named(self) -> str:
+        """The limit, for people."""
+        return f"`max_cost_usd` of ${self.whole:g}"
+
+    @property
     def reserved(self) -> float:
         """US dollars set aside."""
         with self._lock:
