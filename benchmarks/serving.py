@@ -3,8 +3,8 @@
     pip install locust
     python benchmarks/serving.py --minutes 10 --write
 
-Server, stand-in and client run on this machine, on loopback alone, and end by themselves. `--write` writes the part *A server*
-of `docs/performance.md`.
+Server, stand-in and client run on this machine, on loopback alone, and end by themselves. `--write` writes the part
+*A server* of `docs/performance.md`.
 """
 
 import argparse
@@ -16,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -155,32 +157,29 @@ def report(load: Load, args: argparse.Namespace) -> str:
     """The part of the report."""
     whole, count = load.requests["Aggregated"], load.metrics
     texts, asked = count["labelfusion_texts_total"], count["labelfusion_asked_texts_total"]
-    rounds = count["labelfusion_encoder_round_texts_count"]
-    lines = [
-        BEGIN,
-        "## A server",
-        "",
-        f"`python benchmarks/serving.py --minutes {args.minutes:g} --users {args.users}` on {os.cpu_count()} CPU cores, which "
-        f"server, client (locust) and the LLM's stand-in ({args.latency:g} s for an answer) share. Encoder: `{args.encoder}`. "
-        f"`--llm-policy {args.llm_policy}`. {args.users} clients send the next request as soon as they have an answer; one "
-        "request of eight holds ten texts, the others one.",
-        "",
-        "| requests of | requests/s | p50 | p99 | slowest | errors |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    missing, rounds = (
+        count.get(f"labelfusion_{n}", 0.0) for n in ("missing_answers_total", "encoder_round_texts_count")
+    )
+    how = (
+        f"`python benchmarks/serving.py --minutes {args.minutes:g} --users {args.users}` on {os.cpu_count()} CPU "
+        f"cores, which server, client (locust) and the LLM's stand-in ({args.latency:g} s for an answer) share. Encoder: "
+        f"`{args.encoder}`. `--llm-policy {args.llm_policy}`. {args.users} clients send the next request as soon as they "
+        "have an answer; one request of eight holds ten texts, the others one."
+    )
+    table = ["| requests of | requests/s | p50 | p99 | slowest | errors |", "| --- | --- | --- | --- | --- | --- |"]
     for name, title in (("1", "1 text"), ("10", "10 texts"), ("Aggregated", "both")):
         line = load.requests[name]
         times = " | ".join(f"{float(line[key]):.0f} ms" for key in ("50%", "99%", "Max Response Time"))
-        lines.append(f"| {title} | {float(line['Requests/s']):.1f} | {times} | {line['Failure Count']} |")
-    lines += [
-        "",
+        table.append(f"| {title} | {float(line['Requests/s']):.1f} | {times} | {line['Failure Count']} |")
+    found = (
         f"{int(whole['Request Count']):,} requests with {texts:,.0f} texts, {texts / load.seconds:.0f} a second; "
-        f"{asked / texts:.1%} of them sent to the LLM, {count.get('labelfusion_missing_answers_total', 0.0):.0f} answers missing, "
-        f"{load.llm['paid_twice']} paid twice. {texts / rounds:.1f} texts were encoded together on average. The server's memory: "
-        f"{load.memory_mb[-1][1]:.0f} MB at the end, {load.growth_mb:+.1f} MB from the second fifth of the time to the last.",
-        END,
-    ]
-    return "\n".join(lines) + "\n"
+        f"{asked / texts:.1%} of them sent to the LLM, {missing:.0f} answers missing, {load.llm['paid_twice']} paid "
+        f"twice. {texts / rounds:.1f} texts were encoded together on average. The server's memory: "
+        f"{load.memory_mb[-1][1]:.0f} MB at the end, {load.growth_mb:+.1f} MB from the second fifth of the time to the "
+        "last."
+    )
+    parts = [f"{BEGIN}\n## A server", fill(how, 125), "\n".join(table), fill(found, 125)]
+    return "\n\n".join(parts) + f"\n{END}\n"
 
 
 def write(part: str) -> None:

@@ -42,7 +42,7 @@ def llm(shared_llm: LLMServer) -> Iterator[LLMServer]:
 def model(
     make_model: Callable[..., Any], tiny_tokenizer: Any, shared_llm: LLMServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    provider = {"model": "openai/m", "name": "m", "api_base": shared_llm.url, "api_key_env": "LLM_KEY"}
+    provider: dict[str, Any] = {"model": "openai/m", "name": "m", "api_base": shared_llm.url, "api_key_env": "LLM_KEY"}
     provider |= {"method": "json", "price": [1.0, 1.0], "max_concurrency": 8}
     folder = tmp_path_factory.mktemp("model")
     make_model(llm_providers=[provider]).save_pretrained(folder)
