@@ -110,13 +110,15 @@ def test_the_shapes_are_those_of_the_endpoint_handler(server: ServeProcess) -> N
     assert [set(a) for a in answers] == [{"label", "score"}] * len(TEXTS)
     assert server.post("/predict", {"inputs": TEXTS[0]}).json() == [pytest.approx(answers[0])]
     scores = [[[0.98, 0.01, 0.01]], [None]]
-    informed = server.predict(TEXTS[:2], llm_scores=scores, return_sources=True).json()
+    informed = server.predict(TEXTS[:2], llm_scores=scores, return_sources=True, llm_policy="never").json()
     assert informed[0]["sources"]["m"]["class0"] == pytest.approx(0.98)
     assert informed[1]["sources"]["m"] is None
-    one = server.predict(TEXTS[0], llm_scores=scores[0], return_sources=True).json()
+    one = server.predict(TEXTS[0], llm_scores=scores[0], return_sources=True, llm_policy="never").json()
     assert one[0]["score"] == pytest.approx(informed[0]["score"], abs=1e-5)
     row = {"text": TEXTS[0], "llm_scores": scores[0]}
-    assert server.predict(row, return_sources=True).json()[0]["score"] == pytest.approx(one[0]["score"], abs=1e-5)
+    assert server.predict(row, return_sources=True, llm_policy="never").json()[0]["score"] == pytest.approx(
+        one[0]["score"], abs=1e-5
+    )
     assert len(server.predict({"text": TEXTS[0]}, top_k=2).json()[0]) == 2
     assert len(server.predict(TEXTS, top_k=None, batch_size=2, max_length=8).json()[0]) == 3
 
