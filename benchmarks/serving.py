@@ -162,8 +162,8 @@ def report(load: Load, args: argparse.Namespace) -> str:
     )
     how = (
         f"`python benchmarks/serving.py --minutes {args.minutes:g} --users {args.users}` on {os.cpu_count()} CPU "
-        f"cores, which server, client (locust) and the LLM's stand-in ({args.latency:g} s for an answer) "
-        f"share. Encoder: `{args.encoder}`. `--llm-policy {args.llm_policy}`. {args.users} clients send the next request as "
+        f"cores, which server, client (locust) and the LLM's stand-in ({args.latency:g} s for an answer) share. "
+        f"Encoder: `{args.encoder}`. `--llm-policy {args.llm_policy}`. {args.users} clients send the next request as "
         "soon as they have an answer; one request of eight holds ten texts, the others one."
     )
     table = ["| requests of | requests/s | p50 | p99 | slowest | errors |", "| --- | --- | --- | --- | --- | --- |"]
