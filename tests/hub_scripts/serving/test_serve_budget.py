@@ -61,38 +61,25 @@ def test_beyond_the_budget_the_encoder_answers(model: Path, tmp_path: Path, llm:
         assert limit * 0.7 < billed(llm) <= limit + 1.0  # one request may be dearer than thought
         assert server.metric("cost_usd_today") == pytest.approx(billed(llm))
         told = server.predict("sun", return_sources=True).json()[0]
-        assert told["llm_missing"] == "m: the budget of $10 for the day reached"
+        assert told["llm_missing"].endswith("the budget of $10 for the day reached")
         assert told["sources"]["m"] is None
         encoder = told["sources"]["encoder"]
         assert told["score"] == pytest.approx(max(encoder.values()), abs=1e-5)
         decided = server.post("/v1/decisions", _question("the sun"))
         assert decided.json()["labelfusion"] == {"llm_called": False, "cost_usd": 0.0, "notice": "budget-reached"}
-        with (
-            pytest.raises(AssertionError, match="Another server keeps its budget"),
-            served(model, tmp_path / "home", *options),
-        ):
-            pass
         server.stop(signal.SIGKILL)
     requests = llm.requests
     with served(model, tmp_path / "home", *options) as server:
         server.ready()
         again = [server.predict(f"a new text w{i}") for i in range(8)]
-        assert all(reply.headers["x-labelfusion-notice"] == "budget-reached" for reply in again)
-        assert llm.requests - requests <= 1
+        silent = [reply for reply in again if reply.headers.get("x-labelfusion-notice") == "budget-reached"]
+        assert len(silent) == 8 - (llm.requests - requests) >= 7  # what is left may be enough for one
+        assert billed(llm) <= limit + 1.0
         assert server.stop() == 0
         assert server.errors.count("No more LLM queries in this run") <= 1  # not for every request
     file = tmp_path / "home" / "labelfusion" / "serve-budget.json"
     noted = json.loads(file.read_text())["spent_usd"]
     assert billed(llm) <= noted <= 1.1 * billed(llm)
-    file.write_text('{"day": "2020-01-01", "spent_usd": 10.0}')
-    with served(model, tmp_path / "home", *options) as server:
-        assert server.ready().predict("another day").headers["x-labelfusion-asked"] == "1"
-    file.write_text("{")
-    with (
-        pytest.raises(AssertionError, match=r"does not say what was spent today.*`--budget-file`"),
-        served(model, tmp_path / "home", *options),
-    ):
-        pass
 
 
 def _question(text: str) -> dict[str, Any]:
@@ -194,11 +181,20 @@ def test_a_new_day_has_a_new_budget(tmp_path: Path) -> None:
     tuesday.settle(0.0, 1.0)
     monday.settle(0.0, 0.5)  # an answer that was under way at midnight
     assert (tuesday.left, days.today().spent) == (2.0, 1.0)
+    with pytest.raises(ValueError, match=r"Another server keeps its budget in .* name another `budget_file`"):
+        Days(3.0, tmp_path / "budget.json")
     days.close()
     again = Days(3.0, tmp_path / "budget.json", lambda: "tuesday")
     assert 1.0 <= again.today().spent <= 1.01
     assert again.spent == 0.0  # since the start
     again.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"day": "monday"}', '{"day": "monday", "spent_usd": NaN}'])
+def test_a_budget_file_that_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "budget.json").write_text(text)
+    with pytest.raises(ValueError, match="does not say what was spent today"):
+        Days(3.0, tmp_path / "budget.json", lambda: "monday")
 
 
 def test_a_request_that_waits_for_the_money_of_the_day_goes_out_when_it_is_free() -> None:
