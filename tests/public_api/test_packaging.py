@@ -36,10 +36,11 @@ WRAPPERS = {
     ("score_store.py", "sqlite3"),
     ("sqlite_file.py", "sqlite3"),
     ("plots.py", "matplotlib"),
+    ("explanation_plot.py", "matplotlib"),
     ("evaluate_modules.py", "datasets"),
 }
 HEAVY = {"litellm", "openai", "sqlite3", "matplotlib", "datasets", "gguf", "sentence_transformers"}
-HEAVY |= {"gradio", "onnx", "onnxruntime"}
+HEAVY |= {"gradio", "onnx", "onnxruntime", "mlflow"}
 
 
 def sources(*folders: str) -> list[Path]:
