@@ -174,7 +174,8 @@ def report(load: Load, args: argparse.Namespace) -> str:
     found = (
         f"{int(whole['Request Count']):,} requests with {texts:,.0f} texts, {texts / load.seconds:.0f} a second; "
         f"{asked / texts:.1%} of them sent to the LLM, {missing:.0f} answers missing, {load.llm['paid_twice']} paid "
-        f"twice. {texts / rounds:.1f} texts were encoded together on average. The server's memory: "
+        f"twice. {texts / rounds:.1f} texts were encoded together on average. The server used "
+        f"{1000 * count['process_cpu_seconds_total'] / texts:.0f} ms of CPU time a text. Its memory: "
         f"{load.memory_mb[-1][1]:.0f} MB at the end, {load.growth_mb:+.1f} MB from the second fifth of the time to the "
         "last."
     )
