@@ -8,7 +8,6 @@ Server, stand-in and client run on this machine, on loopback alone, and end by t
 """
 
 import argparse
-import csv
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ FIRST = 0.2  # share of the time after which memory should not grow any more
 class Load:
     """One run: what the client saw, and what the server and the LLM's stand-in counted."""
 
-    requests: dict[str, dict[str, str]] = field(default_factory=dict)  # locust's lines by name
+    requests: list[dict[str, Any]] = field(default_factory=list)  # locust's statistics of each kind
     memory_mb: list[tuple[float, float]] = field(default_factory=list)  # seconds since the start, and MB
     metrics: dict[str, float] = field(default_factory=dict)
     llm: dict[str, Any] = field(default_factory=dict)
@@ -132,11 +132,12 @@ def measure(args: argparse.Namespace, folder: Path) -> Load:
             if server.poll() is not None:
                 raise RuntimeError((folder / "server.log").read_text())
             time.sleep(0.2)
-        users = [sys.executable, "-m", "locust", "-f", "benchmarks/serving_users.py", "--headless", "--only-summary"]
+        users = [sys.executable, "-m", "locust", "-f", "benchmarks/serving_users.py", "--headless", "--json"]
         users += ["-u", str(args.users), "-r", str(args.users), "-t", f"{round(60 * args.minutes)}s", "--host", url]
-        users += ["--stop-timeout", "30", "--csv", str(folder / "users"), "--exit-code-on-error", "0"]
+        users += ["--stop-timeout", "30", "--exit-code-on-error", "0"]
         before, begun = metrics(url), time.monotonic()
-        client = subprocess.Popen(users, env={**environment, "SERVING_TEXTS": str(texts)}, cwd=ROOT)
+        output = stack.enter_context((folder / "users.json").open("w+"))
+        client = subprocess.Popen(users, env={**environment, "SERVING_TEXTS": str(texts)}, cwd=ROOT, stdout=output)
         while client.poll() is None:
             now = time.monotonic() - begun
             load.memory_mb.append((now, metrics(url)["process_resident_memory_bytes"] / 1e6))
@@ -148,14 +149,23 @@ def measure(args: argparse.Namespace, folder: Path) -> Load:
         status = server.wait(120)
         if status or "Traceback" in (said := (folder / "server.log").read_text()) or " ERROR " in said:
             raise RuntimeError(f"The server ended with {status}:\n{(folder / 'server.log').read_text()[-4000:]}")
-    with (folder / "users_stats.csv").open(newline="") as file:
-        load.requests = {line["Name"]: line for line in csv.DictReader(file)}
+    load.requests = json.loads((folder / "users.json").read_text())
     return load
+
+
+def row(title: str, kinds: list[dict[str, Any]]) -> str:
+    """A line of the table."""
+    times = sorted((float(ms), number) for kind in kinds for ms, number in kind["response_times"].items())
+    values = np.repeat([ms for ms, _ in times], [number for _, number in times])  # locust rounds them
+    p50, p99 = np.quantile(values, (0.5, 0.99), method="higher")
+    seconds = max(k["last_request_timestamp"] for k in kinds) - min(k["start_time"] for k in kinds)
+    failed, slowest = sum(k["num_failures"] for k in kinds), max(k["max_response_time"] for k in kinds)
+    return f"| {title} | {len(values) / seconds:.1f} | {p50:.0f} ms | {p99:.0f} ms | {slowest:.0f} ms | {failed} |"
 
 
 def report(load: Load, args: argparse.Namespace) -> str:
     """The part of the report."""
-    whole, count = load.requests["Aggregated"], load.metrics
+    count, number = load.metrics, sum(kind["num_requests"] for kind in load.requests)
     texts, asked = count["labelfusion_texts_total"], count["labelfusion_asked_texts_total"]
     missing, rounds = (
         count.get(f"labelfusion_{n}", 0.0) for n in ("missing_answers_total", "encoder_round_texts_count")
@@ -167,14 +177,13 @@ def report(load: Load, args: argparse.Namespace) -> str:
         "soon as they have an answer; one request of eight holds ten texts, the others one."
     )
     table = ["| requests of | requests/s | p50 | p99 | slowest | errors |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, title in (("1", "1 text"), ("10", "10 texts"), ("Aggregated", "both")):
-        line = load.requests[name]
-        times = " | ".join(f"{float(line[key]):.0f} ms" for key in ("50%", "99%", "Max Response Time"))
-        table.append(f"| {title} | {float(line['Requests/s']):.1f} | {times} | {line['Failure Count']} |")
+    for title, names in (("1 text", "1"), ("10 texts", "10"), ("both", "1 10")):
+        table.append(row(title, [kind for kind in load.requests if kind["name"] in names.split()]))
     found = (
-        f"{int(whole['Request Count']):,} requests with {texts:,.0f} texts, {texts / load.seconds:.0f} a second; "
+        f"{number:,} requests with {texts:,.0f} texts, {texts / load.seconds:.0f} a second; "
         f"{asked / texts:.1%} of them sent to the LLM, {missing:.0f} answers missing, {load.llm['paid_twice']} paid "
-        f"twice. {texts / rounds:.1f} texts were encoded together on average. The server's memory: "
+        f"twice. {texts / rounds:.1f} texts were encoded together on average. The server used "
+        f"{1000 * count['process_cpu_seconds_total'] / texts:.0f} ms of CPU time a text. Its memory: "
         f"{load.memory_mb[-1][1]:.0f} MB at the end, {load.growth_mb:+.1f} MB from the second fifth of the time to the "
         "last."
     )
@@ -207,7 +216,7 @@ def main() -> None:
     print(part)
     if args.write:
         write(part)
-    if int(load.requests["Aggregated"]["Failure Count"]):
+    if any(kind["num_failures"] for kind in load.requests):
         raise SystemExit("There were errors.")
 
 

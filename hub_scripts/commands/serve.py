@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--api-key-env", metavar="NAME", help=text)
     add("--max-texts", type=_positive, default=1000, help="texts in a request (default: %(default)s)")
     add("--max-characters", type=_positive, default=20_000, help="characters of a text (default: %(default)s)")
-    add("--max-body-mb", type=float, default=1.0, metavar="MB", help="size of a request (default: %(default)s)")
+    add("--max-body-mb", type=_megabytes, default=1.0, metavar="MB", help="size of a request (default: %(default)s)")
     add("--threads", type=_positive, default=64, help="requests that are worked on at once (default: %(default)s)")
     text = "requests that are in the server at once; more are told to try again (default: %(default)s)"
     add("--max-waiting", type=_positive, default=256, metavar="N", help=text)
@@ -100,12 +100,14 @@ def _finish(server: "Server", days: "Days") -> None:
     """Keep what is paid. Requests that had not been answered within `--grace-s` end here."""
     from ...scoring.session.background import drain
 
-    working = server.stop()
+    working, budget = server.stop(), days.today()
+    limit = budget.limit
     if working:
-        days.today().limit = 0.0  # no more queries
+        budget.limit = 0.0  # no more queries
     drain()
+    budget.limit = limit
     unanswered = f"; {working} requests were not answered in time" if working else ""
-    _say(f"stopped; {days.today().told()} today{unanswered}.")
+    _say(f"stopped; {budget.told()} today{unanswered}.")
     days.close()
     if working:  # their threads cannot be ended, and Python would wait for them
         sys.stdout.flush()
@@ -181,4 +183,11 @@ def _positive(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return value
+
+
+def _megabytes(text: str) -> float:
+    value = dollars(text)
+    if not 0.001 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected megabytes from 0.001 to 1000, got {text!r}")
     return value

@@ -149,7 +149,7 @@ class ModelService:
 
 
 class EachOnce(logging.Filter):
-    """Lets each message through once a minute: with a spent budget, every request would repeat it."""
+    """Lets each warning through once a minute: with a spent budget, every request would repeat it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,6 +157,8 @@ class EachOnce(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is shown."""
+        if record.levelno < logging.WARNING:
+            return True
         message, now = record.getMessage(), time.monotonic()
         self._last = {told: at for told, at in self._last.items() if now - at < 60}
         return self._last.setdefault(message, now) == now
