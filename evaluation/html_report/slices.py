@@ -93,8 +93,8 @@ def _parts(measured: Measurement) -> Iterator[tuple[str, str, NDArray[np.bool_]]
     texts = measured.table.texts
     words = np.array([len(text.split()) for text in texts])
     yield from _by_range("length", words, np.unique(np.quantile(words, [0.25, 0.5, 0.75])).astype(int), "words")
-    scripts = np.array([script_of(text) for text in texts])
-    yield from (("script", name, scripts == name) for name in np.unique(scripts).tolist())
+    scripts = [script_of(text) for text in texts]
+    yield from (("script", name, np.array([s == name for s in scripts])) for name in sorted(set(scripts)))
     yield from (("form", name, np.array([test(text) for text in texts])) for name, test in FORMS.items())
     if measured.config.novelty_size:
         novelty = measured.result.novelty
@@ -105,11 +105,11 @@ def _parts(measured: Measurement) -> Iterator[tuple[str, str, NDArray[np.bool_]]
         count = measured.truth.sum(axis=1)
         yield from (("labels", f"{n} labels" if n != 1 else "1 label", count == n) for n in range(3))
         yield "labels", "3 labels or more", count >= 3
-    heard = measured.result.answered.any(axis=1)
+    heard: NDArray[np.bool_] = np.any(measured.result.answered, axis=1)
     yield "LLM", "without an LLM's answer", ~heard
     encoder = next(s for s in measured.sources if s.name == ENCODER)
     for source in measured.sources[2:]:
-        differ = (source.decided != encoder.decided).any(axis=1) & source.answered
+        differ: NDArray[np.bool_] = np.any(source.decided != encoder.decided, axis=1) & source.answered
         yield "sources", f"encoder and {source.name} differ", differ
 
 
