@@ -12,6 +12,7 @@ from .configuration.exporter import exporter
 from .evaluation.diagnosis.evaluate_classifier import evaluation
 from .evaluation.diagnosis.measurement import Measurement
 from .evaluation.diagnosis.training_label_errors import training_label_errors
+from .evaluation.html_report.write_html import check_html_path, save_html
 from .evaluation.metrics import is_right
 from .fitted import FittedFusion
 from .label_arrays import as_answers, check_output, read_target
@@ -113,6 +114,7 @@ class FusionPredictor(FittedFusion):
         llm_scores: Any = None,
         max_risk: float | None = None,
         errors: bool | int = False,
+        html: str | Path | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """Compare the fusion with each of its sources on the same labelled rows.
@@ -124,6 +126,7 @@ class FusionPredictor(FittedFusion):
             llm_scores: `(n, P, K)` scores, instead of the column.
             max_risk: See `predict`; adds `risk`: the guaranteed risk and the measured one.
             errors: List the errors of the fusion with their texts, the most confident first: all, or so many.
+            html: Also write one HTML file to look at, with texts of the data; see `docs/evaluation.md`.
             **options: Other options of `predict_sources`.
 
         Returns:
@@ -136,7 +139,11 @@ class FusionPredictor(FittedFusion):
         self._check_fitted()
         options |= {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "max_risk": max_risk}
         routing = Routing.parse(self.model_.config, **options)
-        return evaluation(Measurement.of(self, data, routing, llm_scores), errors)  # type: ignore[arg-type]
+        page = None if html is None else check_html_path(html)  # before anything is paid for
+        run = Measurement.of(self, data, routing, llm_scores)  # type: ignore[arg-type]
+        if page is not None:
+            save_html(run, page, data)
+        return evaluation(run, errors)
 
     def explain(
         self,

@@ -227,9 +227,8 @@ def _confidence(measured: Measurement) -> Iterator[Advice]:
             "calibration",
             [],
             what,
-            "The texts differ from the training data: add rows like these to them, and fit again. Until then, "
-            "probabilities, `llm_policy='auto'` and `max_risk` are "
-            + ("too sure." if sure > right else "too careful."),
+            "Add rows like these to the training data, and fit again: calibration is learnt from them. Until then, "
+            f"probabilities, `llm_policy='auto'` and `max_risk` are too {'sure' if sure > right else 'careful'}.",
             int(measured.wrong.sum()),
         )
 

@@ -82,7 +82,7 @@ class Measurement:
             return None
         return np.array(known + [0] * len(self.table.unseen), dtype=np.int64)
 
-    def row(self, i: int) -> int:
+    def row(self, i: int | np.integer) -> int:
         """Index in the data of the i-th row: rows without a text may have been left out."""
         return int(i if self.table.rows is None else self.table.rows[i])
 

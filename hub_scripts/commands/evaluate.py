@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir", metavar="DIR", help="folder of the report (default: evaluation, inside a model's folder)"
     )
+    parser.add_argument("--html", metavar="FILE.html", help="also write one HTML file to look at; it shows texts")
+    parser.add_argument("--hide-texts", action="store_true", help="with --html: show no text of the data")
     add_columns(parser, saved=True)
     add_encoding(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
@@ -34,17 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
+    from ...evaluation.html_report.write_html import check_html_path
     from ...scoring.budget import as_budget
     from ..cards.model_card import update_card
     from ..options import load_classifier
 
+    if args.html is not None:  # before anything is paid for
+        check_html_path(args.html)
     columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts")}
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device, **columns)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
     asking = {name: getattr(args, name) for name in ("llm_policy", "max_cost_usd", "target_accuracy", "max_risk")}
     asking["max_cost_usd"] = budget = as_budget(args.max_cost_usd)
-    evaluate(clf, args.data, args.model, folder, seed=args.seed, **asking)
+    page = {"html": args.html, "texts": not args.hide_texts}
+    evaluate(clf, args.data, args.model, folder, seed=args.seed, **page, **asking)
     if args.tradeoff:
         _tradeoff(clf, args, folder, budget)
     if model.is_dir() and folder == model / "evaluation":
@@ -62,23 +68,38 @@ def _tradeoff(clf: Any, args: argparse.Namespace, folder: Path, budget: "Budget 
 
 
 def evaluate(
-    clf: Any, data: Any, model: str, folder: Path, seed: int = 0, name: str | None = None, **asking: Any
+    clf: Any,
+    data: Any,
+    model: str,
+    folder: Path,
+    seed: int = 0,
+    name: str | None = None,
+    html: str | None = None,
+    texts: bool = True,
+    **asking: Any,
 ) -> dict[str, Any]:
     """Measure on the data set `data`, write the report into `folder`, print its tables and return it.
 
-    `name` is the displayed name of `data`, by default `data` itself; `asking` holds options of `Routing.parse`.
+    `name` is the displayed name of `data`, by default `data` itself; `html` is a file of the HTML report, with texts of
+    the data if `texts`; `asking` holds options of `Routing.parse`.
     """
+    from ...evaluation.diagnosis.measurement import Measurement
+    from ...evaluation.html_report.write_html import write_html
     from ...evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
-    from ...evaluation.report_content import measure
+    from ...evaluation.report_content import describe
     from ...routing.run_options import Routing
 
-    routing = Routing.parse(clf.model_.config, **asking)
-    report = measure(clf, data, shown_name(name or data), shown_name(model), routing=routing, seed=seed)
+    run = Measurement.of(clf, data, Routing.parse(clf.model_.config, **asking))
+    report = describe(run, shown_name(name or data), shown_name(model), seed=seed)
     print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
     if "risk" in report:
         print(f"{risk_sentence(report)}\n")
+    for line in (*report["warnings"], *(f"{piece['fact']} {piece['advice']}" for piece in report["advice"])):
+        print(f"- {line}")
     paths = write_report(report, folder)
     print(f"Report: {paths[0]}" + (f" (cost ${report['cost_usd']:.4f})" if report["cost_usd"] else ""))
+    if html is not None:
+        print(f"HTML:   {write_html(run, report, html, texts)}")
     return report
 
 

@@ -7,8 +7,8 @@ from ..cards.llm_needs import clients
 from ..io.model_folder import check_model_folder
 from .flat_code import FILES
 
-# Files that are not exported: caches, checkpoints, pickled data.
-IGNORED = (".*", "checkpoint-*", "__pycache__", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp")
+# Files that are not exported: caches, checkpoints, pickled data, reports with texts.
+IGNORED = (".*", "checkpoint-*", "__pycache__", "*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp", "*.html", "*.htm")
 
 
 def export_model(source: str | Path, folder: str | Path, repo_id: str | None = None) -> Path:

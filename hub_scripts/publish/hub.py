@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 IGNORED = (
     *(".git/*", ".env*", "*/.env*", "checkpoint-*", "*__pycache__*"),
     *("*.pkl", "*.pickle", "*.pt", "*.bin", "*.tmp", "*.journal"),
+    *("*.html", "*.htm"),  # reports with texts of the data
 )
 DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".json")
 

@@ -1,67 +1,24 @@
 """Figures of classes, errors with their texts, warnings and advice of an evaluation."""
 
 import json
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.configuration import DecisionRule
 from labelfusion.evaluation.diagnosis.advice import advise
 from labelfusion.evaluation.diagnosis.class_figures import class_figures, order_warnings
 from labelfusion.evaluation.diagnosis.class_order import other_order
 from labelfusion.evaluation.diagnosis.confusions import confused_pairs, error_rows, list_errors, pair_list
 from labelfusion.evaluation.diagnosis.evaluate_classifier import evaluation
-from labelfusion.evaluation.diagnosis.measurement import Measurement, named_sources
+from labelfusion.evaluation.diagnosis.measurement import Measurement
 from labelfusion.evaluation.diagnosis.threshold_gain import GRID, decided_by_f1, mean_f1
 from labelfusion.evaluation.report import to_markdown
 from labelfusion.evaluation.report_content import measure
-from labelfusion.pipelines.inference_result import Inference
-from labelfusion.routing.run_options import Routing
-from labelfusion.training.data import LabelledTexts
 from made_data import NAMES, frame
+from made_run import measured_run, one_hot
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from labelfusion import AutoFusionClassifier
-
-
-def measured_run(
-    probs: np.ndarray, labels: np.ndarray, scores: np.ndarray | None = None, **options: Any
-) -> Measurement:
-    """A run of a model that answers `probs`, `(n, K)`; `scores` are those of its one LLM."""
-    n, k = probs.shape
-    multi_label = labels.ndim == 2
-    names = options.pop("names", [f"c{i}" for i in range(k)])
-    class_rows, descriptions = options.pop("class_rows", None), options.pop("descriptions", {})
-    providers = [] if scores is None else [SimpleNamespace(name="llm")]
-    config: Any = SimpleNamespace(
-        label_names=names,
-        num_labels=k,
-        num_providers=len(providers),
-        providers=providers,
-        multi_label=multi_label,
-        thresholds=None,
-        min_labels=0,
-        decision_rule=DecisionRule(),
-        class_descriptions=descriptions,
-    )
-    p = np.clip(probs, 1e-6, 1 - 1e-6)
-    logits = (np.log(p) - (np.log1p(-p) if multi_label else 0)).astype(np.float32)
-    given = np.full((n, len(providers), k), np.nan, dtype=np.float32)
-    if scores is not None:
-        given[:, 0] = scores
-    encoder = options.pop("encoder_logits", logits)
-    result = Inference(logits, encoder, given, np.zeros(n, dtype=bool), np.zeros(n), multi_label)
-    table = LabelledTexts([f"text {i}" for i in range(n)], labels, None, names)
-    truth = labels > 0 if multi_label else np.eye(k, dtype=bool)[labels]
-    sources = named_sources(result, config, k)
-    training = {} if class_rows is None else {"class_rows": class_rows}
-    return Measurement(config, table, names, truth, result, sources, Routing(), 0.0, training)
-
-
-def one_hot(said: np.ndarray, k: int, sure: float = 0.9) -> np.ndarray:
-    return np.eye(k)[said] * (sure - (1 - sure) / (k - 1)) + (1 - sure) / (k - 1)
 
 
 def kinds(run: Measurement) -> list[str]:
