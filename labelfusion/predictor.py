@@ -208,8 +208,8 @@ class FusionPredictor(FittedFusion):
         Returns:
             The most suspect first: `row` (index in the training data; rows of `eval_data` are numbered after them),
             `given` and `suggested` (classes; multi-label: lists of classes), and the probabilities of both according to
-            `encoder` and `llm` (None without one), see `evaluation.label_errors.suspected_labels` and
-            `evaluation.encoder_label_errors.suspected_by_encoder`.
+            `encoder` and `llm` (None without one), see `evaluation.diagnosis.label_errors.suspected_labels` and
+            `evaluation.diagnosis.encoder_label_errors.suspected_by_encoder`.
         """
         self._check_fitted()
         if not hasattr(self, "_review"):

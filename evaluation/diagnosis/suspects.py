@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..encoder_label_errors import suspected_by_encoder
-from ..label_errors import suspected_labels
+from .encoder_label_errors import suspected_by_encoder
+from .label_errors import suspected_labels
 from .measurement import Measurement
 
 MOST_SUSPECT = 0.2  # share of the rows; where more labels look wrong, it is the model that is

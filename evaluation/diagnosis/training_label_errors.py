@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoder_label_errors import suspected_by_encoder
-from ..label_errors import suspected_labels
+from .encoder_label_errors import suspected_by_encoder
+from .label_errors import suspected_labels
 
 # Out-of-fold probabilities `(n, K)`, LLM scores `(n, P, K)`, labels and row numbers of the training data.
 Review: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float32] | None, NDArray[Any], NDArray[np.int64] | None]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnosis.measurement import Measurement
-from ..report_content import describe
+from ..reports.report_content import describe
 from .html_content import html_content
 
 if TYPE_CHECKING:

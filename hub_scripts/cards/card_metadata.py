@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluation.metrics import METRIC_TITLES
-from ...evaluation.report_content import FUSION
+from ...evaluation.reports.report_content import FUSION
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

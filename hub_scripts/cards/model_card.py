@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ...configuration import ProviderKind
 from ...evaluation.markdown import markdown_table, plain
 from ...evaluation.metrics import METRIC_TITLES
-from ...evaluation.report import comparisons_table, seen_before, sources_table
-from ...evaluation.report_content import FUSION
+from ...evaluation.reports.report import comparisons_table, seen_before, sources_table
+from ...evaluation.reports.report_content import FUSION
 from .card_cost import carbon_sentence, cost_section, dollars
 from .card_metadata import KEPT, card_data, is_hub_id, metadata_of, write_eval_results
 from .llm_needs import keys

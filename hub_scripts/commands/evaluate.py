@@ -85,8 +85,8 @@ def evaluate(
     """
     from ...evaluation.diagnosis.measurement import Measurement
     from ...evaluation.html_report.write_html import write_html
-    from ...evaluation.report import comparisons_table, risk_sentence, sources_table, write_report
-    from ...evaluation.report_content import describe
+    from ...evaluation.reports.report import comparisons_table, risk_sentence, sources_table, write_report
+    from ...evaluation.reports.report_content import describe
     from ...routing.run_options import Routing
 
     run = Measurement.of(clf, data, Routing.parse(clf.model_.config, **asking))

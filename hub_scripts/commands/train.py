@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
     from labelfusion import AutoFusionClassifier
 
-    from ...evaluation.report import FILES
+    from ...evaluation.reports.report import FILES
     from ...scoring.budget import as_budget
     from ..cards.emissions import measured
     from .evaluate import shown_name
@@ -173,7 +173,7 @@ def _report(
     clf: "AutoFusionClassifier", args: argparse.Namespace, folder: Path, num_train: int, test: "LabelledTexts | None"
 ) -> None:
     """Write the reports after the model is saved."""
-    from ...evaluation.training_report import training_summary
+    from ...evaluation.reports.training_report import training_summary
     from ..cards.model_card import update_card
     from ..publish.hub import push_folder
     from .evaluate import evaluate

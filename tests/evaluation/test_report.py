@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from labelfusion.evaluation.markdown import markdown_table, plain
-from labelfusion.evaluation.report import to_markdown, write_report
+from labelfusion.evaluation.reports.report import to_markdown, write_report
 from made_report import make_report
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
-from labelfusion.evaluation.training_report import training_summary
+from labelfusion.evaluation.reports.training_report import training_summary
 from labelfusion.training.data import prepare
 from llm_server import LLMServer
 from made_data import NAMES, WORDS, frame, scores_for, texts_and_labels

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from labelfusion.evaluation.label_errors import suspected_labels
+from labelfusion.evaluation.diagnosis.label_errors import suspected_labels
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.scored_rows import scoring_order
 

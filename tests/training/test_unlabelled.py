@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.evaluation.training_report import training_summary
+from labelfusion.evaluation.reports.training_report import training_summary
 from labelfusion.training.unlabelled import pseudo_labels
 from llm_server import LLMServer
 from made_data import NAMES, frame, scores_for, texts_and_labels

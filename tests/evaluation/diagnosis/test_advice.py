@@ -12,8 +12,8 @@ from labelfusion.evaluation.diagnosis.confusions import confused_pairs, error_ro
 from labelfusion.evaluation.diagnosis.evaluate_classifier import evaluation
 from labelfusion.evaluation.diagnosis.measurement import Measurement
 from labelfusion.evaluation.diagnosis.threshold_gain import GRID, decided_by_f1, mean_f1
-from labelfusion.evaluation.report import to_markdown
-from labelfusion.evaluation.report_content import measure
+from labelfusion.evaluation.reports.report import to_markdown
+from labelfusion.evaluation.reports.report_content import measure
 from made_data import NAMES, frame
 from made_run import measured_run, one_hot
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.evaluation.html_report.write_html import write_html
-from labelfusion.evaluation.report_content import describe
+from labelfusion.evaluation.reports.report_content import describe
 from made_run import measured_run, one_hot
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -10,7 +10,7 @@ import pytest
 from labelfusion.evaluation.diagnosis.measurement import Measurement
 from labelfusion.evaluation.html_report.html_content import shown_text
 from labelfusion.evaluation.html_report.write_html import code, dollars, to_html, write_html
-from labelfusion.evaluation.report_content import describe
+from labelfusion.evaluation.reports.report_content import describe
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.publish.hub import published_files
 from made_data import frame

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from labelfusion.evaluation.encoder_label_errors import suspected_by_encoder
+from labelfusion.evaluation.diagnosis.encoder_label_errors import suspected_by_encoder
 from made_data import NAMES, texts_and_labels
 
 from labelfusion import AutoFusionClassifier

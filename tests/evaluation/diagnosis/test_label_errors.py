@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfusion.evaluation.label_errors import suspected_labels
+from labelfusion.evaluation.diagnosis.label_errors import suspected_labels
 
 filters = pytest.importorskip("cleanlab.filter")
 K = 3

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..pipelines.formatting import source_names
-from .markdown import markdown_table, plain
-from .metrics import METRIC_TITLES
+from ...pipelines.formatting import source_names
+from ..markdown import markdown_table, plain
+from ..metrics import METRIC_TITLES
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier

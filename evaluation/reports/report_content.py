@@ -3,15 +3,15 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..configuration.secrets import redact
-from ..routing.run_options import Routing
-from .comparison import compare_sources, confusion, per_class, reliability
-from .diagnosis.advice import advise
-from .diagnosis.class_figures import order_warnings, run_costs
-from .diagnosis.confusions import pair_list
-from .diagnosis.measurement import ENCODER, FUSION, Measurement
-from .source_metrics import risk_metrics
-from .statistics import NUM_RESAMPLES
+from ...configuration.secrets import redact
+from ...routing.run_options import Routing
+from ..comparison import compare_sources, confusion, per_class, reliability
+from ..diagnosis.advice import advise
+from ..diagnosis.class_figures import order_warnings, run_costs
+from ..diagnosis.confusions import pair_list
+from ..diagnosis.measurement import ENCODER, FUSION, Measurement
+from ..source_metrics import risk_metrics
+from ..statistics import NUM_RESAMPLES
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from .markdown import markdown_table, plain
+from ..markdown import markdown_table, plain
+from ..tradeoff import TRADEOFF_FILES
 from .report_content import FUSION
-from .tradeoff import TRADEOFF_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
     path = folder / "report.json"
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     try:
-        from .plots import save_plots
+        from ..plots import save_plots
     except ImportError as error:
         logger.warning("No plots: %s. `pip install labelfusion-transformers[plot]` brings matplotlib.", error)
     else:
