@@ -1,6 +1,7 @@
 """`labelfusion serve`: answer over HTTP."""
 
 import argparse
+import ctypes
 import logging
 import math
 import os
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(args.max_texts, args.max_characters, int(args.max_body_mb * 1_000_000))
     listening = _listen(args.host, args.port)
     _log_to_stderr()
+    _steady_memory()
     limit = math.inf if args.budget_per_day is None else args.budget_per_day
     days = day_budget.Days(limit, None if math.isinf(limit) else _budget_file(args))
     metrics = ServerMetrics(days)
@@ -177,6 +179,18 @@ def _log_to_stderr() -> None:
 
 def _say(text: str) -> None:
     print(f"labelfusion serve: {text}", file=sys.stderr, flush=True)
+
+
+def _steady_memory() -> None:
+    """Let glibc give memory of freed tensors back.
+
+    By default it raises its own thresholds. Batches of ever new shapes then leave gaps, and the process grows.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+        for name, value in ((-3, 128 * 1024), (-1, 1_000_000), (-8, 2)):
+            mallopt(name, value)
 
 
 def _positive(text: str) -> int:
