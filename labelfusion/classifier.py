@@ -21,6 +21,7 @@ from .predictor import FusionPredictor
 from .saving import torch_device
 from .scoring.budget import Budget, as_budget
 from .scoring.local.embedded import resolve_model
+from .suggestions import Suggesting
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
 from .training.encoder.encoder_fit import encode_training_texts
 from .training.fit_options import FinetuneOptions, FitOptions
@@ -33,7 +34,7 @@ from .weights import check_class_weight, read_weights, weigh
 logger = logging.getLogger(__name__)
 
 
-class AutoFusionClassifier(FusionPredictor):
+class AutoFusionClassifier(Suggesting, FusionPredictor):
     """Text classifier that fuses a Transformer encoder with LLM scores.
 
     Args:

@@ -255,7 +255,7 @@ class PredictWorker:
         import pyarrow as pa
 
         rows = self._rows(table)
-        encoder = self.encoder if encoded is None else _Recalled(self.encoder, encoded.embeddings)
+        encoder = self.encoder if encoded is None else Recalled(self.encoder, encoded.embeddings)
         choose = None if encoded is None or share is None else (lambda *_, **__: share.mask(encoded.values))
         found = self._run(rows, encoder, replace(self.routing, budget=budget), choose)
         fields = self.columns.arrow_fields()
@@ -324,7 +324,7 @@ class _Recorder:
         return self.made[-1]
 
 
-class _Recalled:
+class Recalled:
     """An encoder whose outputs are known, for texts in their order."""
 
     def __init__(self, encoder: TextEncoder, embeddings: torch.Tensor) -> None:
@@ -333,5 +333,6 @@ class _Recalled:
         self._place = 0
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """The next `len(texts)` embeddings."""
         start, self._place = self._place, self._place + len(texts)
         return self._embeddings[start : self._place]
