@@ -65,7 +65,7 @@ def remember(texts: list[str], path: Path) -> None:
         rows = known[[place[text] for text in wanted], : self.model.config.pooled_size]
         return self.complete(list(wanted), rows)
 
-    TextEncoder.__call__ = look_up  # type: ignore[method-assign]
+    TextEncoder.__call__ = look_up  # type: ignore[method-assign, assignment]
 
 
 def curve(texts: list[str], labels: list[str], encoder: str, method: str, seed: int) -> list[float]:

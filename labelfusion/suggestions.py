@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .configuration import LabelFusionConfig
+from .configuration.text_pair import TextPair
 from .modeling_labelfusion import LabelFusionForSequenceClassification
 from .modeling_labelfusion.encoding import TextEncoder
 from .modeling_labelfusion.tokenizer_files import load_tokenizer
@@ -23,7 +24,7 @@ from .routing.run_options import Routing
 from .saving import torch_device
 from .scoring.budget import Budget
 from .scoring.local.embedded import resolve_model
-from .training.data import SCORES, LabelledTexts, is_file, is_table, read_table
+from .training.data import SCORES, TEXT_PAIR, LabelledTexts, is_file, is_table, read_table
 from .training.data.annotation_tasks import (
     Project,
     RecordDict,
@@ -161,6 +162,8 @@ def _suggest(clf: Any, texts: Any, n: int, labelled: Any, llm_scores: Any, askin
             "Leave `llm_policy` out, or call `fit` first: it can learn from an LLM alone."
         )
     data, ids = _read(clf, texts)
+    if any(isinstance(text, TextPair) for text in data.texts):
+        raise ValueError("`suggest` takes single texts, and these are pairs (`text_pair`), which no task can show yet.")
     given = data.llm_scores if llm_scores is None else _checked(llm_scores, len(data))
     known = set() if labelled is None else {text for text in _read(clf, labelled)[0].texts if text}
     rows = _distinct(data.texts, known)
@@ -188,7 +191,7 @@ def _read(clf: Any, texts: Any) -> tuple[LabelledTexts, list[Any] | None]:
     if not is_table(texts):
         rows = read_inputs(list(texts), None, "skip")
         return LabelledTexts([text for text, _ in rows], None, None, list(clf.labels or [])), None  # type: ignore[misc]
-    columns = {clf.text_column, "id", SCORES}
+    columns = {clf.text_column, clf.text_pair_column or TEXT_PAIR, "id", SCORES}
     table, declared = read_table(texts, text_column=clf.text_column, columns=columns, labelled=False)
     ids = table["id"].tolist() if "id" in table else None
     if getattr(clf, "is_fitted_", False):
