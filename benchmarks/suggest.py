@@ -2,9 +2,9 @@
 
     python benchmarks/suggest.py --data ../shared/data [--part ag_news ...] [--encoder FOLDER] [--seeds 4] [--write]
 
-For each data set and seed: a pool of 2,000 texts without labels, and up to 2,000 other rows for testing. Starting from 50
-labelled rows, 25 more are labelled and the classifier is fitted again, up to 300. The encoder is frozen, so that each
-text is encoded once. The method was chosen on `CHOICE`, other data sets than those of the report.
+For each data set and seed: a pool of 2,000 texts without labels, and up to 2,000 other rows for testing. Starting from
+50 labelled rows, 25 more are labelled and the classifier is fitted again, up to 300. The encoder is frozen, so that
+each text is encoded once. The method was chosen on `CHOICE`, other data sets than those of the report.
 
 Finished curves are kept in the cache folder: the same command goes on where it was stopped.
 """

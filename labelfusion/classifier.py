@@ -47,8 +47,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         multi_label: Whether a text may have several classes.
         label_columns: Names of 0/1 columns, one per class, if the data have these instead of `label` or `labels`.
         text_column: Name of the text column.
-        text_pair_column: Name of the column with the second texts, if pairs of texts are classified. Default: `text_pair`
-            if the data have it. In a list, a pair is a dict `{"text": ..., "text_pair": ...}`.
+        text_pair_column: Name of the column with the second texts, if pairs of texts are classified. Default:
+            `text_pair`, if the data have it. In a list, a pair is a dict `{"text": ..., "text_pair": ...}`.
         label_column: Name of the label column. Default: `label` or `labels`.
         empty_texts: How to handle missing, empty or blank texts: `"error"`, or `"skip"`: `fit` and `evaluate` leave the
             rows out, `predict` returns None and `predict_proba` NaN.

@@ -86,8 +86,8 @@ def check_pairs(rows: Iterable[Row], config: LabelFusionConfig) -> Iterator[Row]
     for text, scores in rows:
         if config.text_pairs and text is not None and text.strip() and not isinstance(text, TextPair):
             raise ValueError(
-                "This model was fitted on pairs of texts, and got a single one. Give {'text': ..., 'text_pair': ...}, or a "
-                "column `text_pair` (`text_pair_column`)."
+                "This model was fitted on pairs of texts, and got a single one. Give {'text': ..., 'text_pair': ...}, "
+                "or a column `text_pair` (`text_pair_column`)."
             )
         yield text, scores
 
