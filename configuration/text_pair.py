@@ -8,7 +8,8 @@ class TextPair(str):
     """Two texts that are classified together.
 
     As a string it is the JSON object `{"text": ..., "text_pair": ...}`: this is what LLMs read, and what the score
-    store hashes. Neither text can be mistaken for a part of the other one. The encoder gets `tokenizer(text, text_pair)`.
+    store hashes. Neither text can be mistaken for a part of the other one. The encoder gets
+    `tokenizer(text, text_pair)`.
 
     Args:
         text: The first text.
