@@ -63,8 +63,7 @@ def fitted(pair_encoder: str) -> AutoFusionClassifier:
 
 
 def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = table[["text", "text_pair"]].to_dict("records")
-    return found
+    return [{"text": text, "text_pair": pair} for text, pair in zip(table.text, table.text_pair, strict=True)]
 
 
 def test_a_pair_is_a_string_of_its_own() -> None:
@@ -133,7 +132,8 @@ def test_the_pipeline_takes_what_that_of_transformers_takes(fitted: AutoFusionCl
     test = _table(6, seed=2)
     expected = fitted.predict_proba(test).max(axis=1)
     np.testing.assert_allclose(loaded.predict_proba(test).max(axis=1), expected, atol=1e-6)
-    pipe = pipeline("labelfusion-classification", model=str(tmp_path / "model"))
+    make: Any = pipeline
+    pipe = make("labelfusion-classification", model=str(tmp_path / "model"))
     pairs = _dicts(test)
     for answers in (pipe(pairs), list(pipe(iter(pairs))), [pipe(pair) for pair in pairs]):
         np.testing.assert_allclose([answer["score"] for answer in answers], expected, atol=1e-5)
