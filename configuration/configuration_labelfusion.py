@@ -49,6 +49,7 @@ class LabelFusionConfig(PretrainedConfig):
         score_dropout: Probability with which training masks a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
         thresholds: Multi-label: probability from which each class is predicted. Default: 0.5 for all.
+        text_pairs: Whether the model was fitted on pairs of texts; single texts are then an error.
         min_labels: Multi-label: fewest classes predicted for a text; 1 where every training text has a class.
         calibration: `{"temperature": float, "encoder_temperature": float}` that divide `logits` and
             `encoder_logits`; monotone maps, each two lists of knots as `monotone_map` takes them: `"score_maps"`, one
@@ -89,6 +90,7 @@ class LabelFusionConfig(PretrainedConfig):
         encoder_loss_weight: float = 0.5,
         thresholds: list[float] | None = None,
         min_labels: int = 0,
+        text_pairs: bool = False,
         calibration: dict[str, Any] | None = None,
         fusion_report: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -120,7 +122,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.score_floor, self.score_dropout = score_floor, score_dropout
         self.encoder_loss_weight = encoder_loss_weight
         self.thresholds = None if thresholds is None else [float(t) if isinstance(t, Real) else t for t in thresholds]
-        self.min_labels = min_labels
+        self.min_labels, self.text_pairs = min_labels, bool(text_pairs)
         self.calibration = {"temperature": 1.0, "encoder_temperature": 1.0, **(calibration or {})}
         self.fusion_report = fusion_report
         if problem_type not in PROBLEM_TYPES:

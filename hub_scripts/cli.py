@@ -23,6 +23,7 @@ VERBS = {
     "predict": "classify a data set",
     "explain": "show why texts get their classes: sources, words, nearest labelled texts",
     "serve": "answer over HTTP",
+    "suggest": "choose which texts to label next, and write them as tasks for annotators",
     "push": "publish a model or a scored data set on the Hub",
     "export": "write a model as a stand-alone Hub repository folder",
     "cache": "show, clear or export the store of paid LLM answers",

@@ -77,6 +77,11 @@ def add_columns(parser: Any, labels: bool = True, saved: bool = False) -> None:
         metavar="NAME",
         help=f"column with the texts (default: {shown})",
     )
+    parser.add_argument(
+        "--text-pair-column",
+        metavar="NAME",
+        help="column with the second texts, if pairs of texts are classified (default: text_pair, if there is one)",
+    )
     if labels:
         shown = "that of the training data" if saved else "label or labels"
         parser.add_argument("--label-column", metavar="NAME", help=f"column with the labels (default: {shown})")
@@ -113,6 +118,7 @@ def table_layout(args: argparse.Namespace) -> "TableLayout":
 
     return TableLayout(
         text_column=args.text_column,
+        text_pair_column=args.text_pair_column,
         label_column=args.label_column,
         label_columns=getattr(args, "label_columns", None),
         empty_texts=args.empty_texts,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .checks import check_data, check_options, check_unlabelled, only_texts
 from .configuration import Task
+from .configuration.text_pair import TextPair
 from .label_arrays import class_array, is_indicator, read_target
 from .llms import LLM, as_list, declaration
 from .modeling_labelfusion import LabelFusionForSequenceClassification
@@ -21,6 +22,7 @@ from .predictor import FusionPredictor
 from .saving import torch_device
 from .scoring.budget import Budget, as_budget
 from .scoring.local.embedded import resolve_model
+from .suggestions import Suggesting
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
 from .training.encoder.encoder_fit import encode_training_texts
 from .training.fit_options import FinetuneOptions, FitOptions
@@ -33,7 +35,7 @@ from .weights import check_class_weight, read_weights, weigh
 logger = logging.getLogger(__name__)
 
 
-class AutoFusionClassifier(FusionPredictor):
+class AutoFusionClassifier(Suggesting, FusionPredictor):
     """Text classifier that fuses a Transformer encoder with LLM scores.
 
     Args:
@@ -45,6 +47,8 @@ class AutoFusionClassifier(FusionPredictor):
         multi_label: Whether a text may have several classes.
         label_columns: Names of 0/1 columns, one per class, if the data have these instead of `label` or `labels`.
         text_column: Name of the text column.
+        text_pair_column: Name of the column with the second texts, if pairs of texts are classified. Default:
+            `text_pair`, if the data have it. In a list, a pair is a dict `{"text": ..., "text_pair": ...}`.
         label_column: Name of the label column. Default: `label` or `labels`.
         empty_texts: How to handle missing, empty or blank texts: `"error"`, or `"skip"`: `fit` and `evaluate` leave the
             rows out, `predict` returns None and `predict_proba` NaN.
@@ -116,6 +120,7 @@ class AutoFusionClassifier(FusionPredictor):
         *,
         label_columns: list[str] | None = None,
         text_column: str = "text",
+        text_pair_column: str | None = None,
         label_column: str | None = None,
         empty_texts: str = "error",
         annotators: str = "majority",
@@ -156,6 +161,7 @@ class AutoFusionClassifier(FusionPredictor):
         self.multi_label = multi_label
         self.label_columns = label_columns
         self.text_column = text_column
+        self.text_pair_column = text_pair_column
         self.annotators = annotators
         self.label_column = label_column
         self.empty_texts = empty_texts
@@ -239,6 +245,7 @@ class AutoFusionClassifier(FusionPredictor):
             fusion=self.fusion,
         ).to(torch_device(self.device))
         self.model_.config.encoder_config._name_or_path = str(self.encoder)
+        self.model_.config.text_pairs = isinstance(data.texts[0] if len(data) else others.texts[0], TextPair)  # type: ignore[union-attr]
         self.classes_ = class_array(data.classes)
         options, parts = self._fit_options(), (self.model_, self.tokenizer_)
         embedded: list[torch.Tensor] = []

@@ -29,6 +29,7 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
     multi_label: bool
     label_columns: list[str] | None
     text_column: str
+    text_pair_column: str | None
     label_column: str | None
     empty_texts: str
     annotators: str
@@ -86,6 +87,7 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
         """`prepare` with the settings of this classifier."""
         layout = TableLayout(
             text_column=self.text_column,
+            text_pair_column=self.text_pair_column,
             label_column=self.label_column,
             label_columns=self.label_columns,
             empty_texts=empty_texts or self.empty_texts,

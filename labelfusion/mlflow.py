@@ -184,6 +184,8 @@ class _PyfuncModel:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         if "llm_policy" in given:
             given["llm_policy"] = _policy(given["llm_policy"])
+        if "text_pair" in getattr(data, "columns", ()):
+            raise ValueError("The data have a column `text_pair`, and pairs of texts are not predicted through MLflow.")
         texts = data["text"] if hasattr(data, "columns") else data
         texts = texts.tolist() if hasattr(texts, "tolist") else list(texts)
         config = self.clf.model_.config

@@ -17,6 +17,7 @@ KEPT = (
     "multi_label",
     "label_columns",
     "text_column",
+    "text_pair_column",
     "label_column",
     "empty_texts",
     "annotators",

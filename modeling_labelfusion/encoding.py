@@ -10,6 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..configuration import LabelFusionConfig
+from ..configuration.text_pair import TextPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -196,9 +197,27 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_length:
 
     Left padding would shift BERT's positions. Without a mask, padding would count as tokens.
     """
-    texts = [without_surrogates(text) for text in texts]
-    options = {"padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
-    return tokenizer(texts, padding=True, truncation=True, max_length=max_length, **options)
+    options = {"padding": True, "padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
+    paired = [isinstance(text, TextPair) for text in texts]
+    if any(paired) and not all(paired):
+        return tokenizer.pad(token_rows(tokenizer, texts, max_length), **options)  # type: ignore[arg-type]
+    return tokenizer(*_columns(texts), truncation=True, max_length=max_length, **options)
+
+
+def token_rows(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int) -> list[dict[str, Any]]:
+    """Tokenize each text by itself, without padding. A pair is truncated where it is longest, see `TextPair`."""
+    return [
+        {k: v[0] for k, v in tokenizer(*_columns([text]), truncation=True, max_length=max_length).items()}
+        for text in texts
+    ]
+
+
+def _columns(texts: Sequence[str]) -> list[list[str]]:
+    """The texts, and the second texts if they are pairs, as arguments of a tokenizer."""
+    columns = [[text.text if isinstance(text, TextPair) else text for text in texts]]
+    if texts and isinstance(texts[0], TextPair):
+        columns.append([text.text_pair for text in texts if isinstance(text, TextPair)])
+    return [[without_surrogates(text) for text in column] for column in columns]
 
 
 def _on_device(
@@ -207,6 +226,10 @@ def _on_device(
     """Tokenize a batch on the model's device, and check that the encoder has an embedding for every token."""
     batch = tokenize(tokenizer, texts, limit)
     if not hasattr(model, "encoder"):  # an exported model does not expose its embeddings
+        if any(isinstance(text, TextPair) for text in texts):
+            raise ValueError(
+                "An exported ONNX model has no input for token types: pairs of texts need the model itself."
+            )
         return batch.to(model.device)
     known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if (found := int(batch["input_ids"].max())) >= known:

@@ -15,7 +15,7 @@ from ..scoring.model_scorers import Scorers
 from .blank_texts import Blanks
 from .engine import Engine
 from .inference_result import Inference
-from .inputs import Row, given_scores, read_inputs
+from .inputs import Row, check_pairs, given_scores, read_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,7 +97,7 @@ def infer(
     progress, patience = encoder.progress, routing.patience()
     asker = Asker(config, scorers, routing.budget, chunk_size=size, progress=progress, patience=patience)
     blanks, is_list = Blanks(Inference.empty(config)), isinstance(rows, list)
-    rows = blanks.leave_out(rows)
+    rows = blanks.leave_out(check_pairs(rows, config))
     if not is_list:
         return blanks.put_back(Engine(encoder, asker, policy, StreamSelector(policy, config)).run(rows, size))
     rows = list(rows)

@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configuration import LabelFusionConfig
+from ..configuration.text_pair import TextPair, pair_up
 from ..scoring.score_batch import check_scores
 
 Row: TypeAlias = tuple[str | None, Any]  # text (None if missing), and its scores as given
 
 
 def read_input(item: Any, position: int = 0, empty_texts: str = "error") -> Row:
-    """Read one input: a text, or a mapping with `text` and optionally `llm_scores`. Other keys are ignored.
+    """Read one input: a text, or a mapping with `text` and optionally `text_pair` and `llm_scores`.
+
+    Other keys are ignored. With `text_pair`, the text is a `TextPair`.
 
     Raises:
         ValueError: For anything else, and for a text that is missing, empty or blank (with `empty_texts="skip"`, such
@@ -23,15 +26,17 @@ def read_input(item: Any, position: int = 0, empty_texts: str = "error") -> Row:
     if isinstance(item, Mapping):
         if "text" not in item:
             raise ValueError(f"Input {position} has no key `text`; its keys are {sorted(map(str, item))}.")
-        if item.get("text_pair") is not None:
-            raise ValueError(f"Input {position} has a `text_pair`; join the two texts into one `text`.")
-        item, scores = item["text"], item.get("llm_scores")
+        scores = item.get("llm_scores")
+        if item.get("text_pair") is None:
+            item = item["text"]
+        else:
+            item = pair_up(item["text"], item["text_pair"], f"Input {position}")
     if isinstance(item, str) and item.strip():
         return item, scores
     if not (item is None or isinstance(item, str) or (isinstance(item, float) and np.isnan(item))):
         raise ValueError(
             f"Input {position} is {type(item).__name__}, expected a string or a dict "
-            "{'text': ..., 'llm_scores': ...}."
+            "{'text': ..., 'text_pair': ..., 'llm_scores': ...}; the last two are optional."
         )
     if empty_texts != "skip":
         raise ValueError(
@@ -39,6 +44,22 @@ def read_input(item: Any, position: int = 0, empty_texts: str = "error") -> Row:
             "`empty_texts='skip'`."
         )
     return None, scores
+
+
+def column_texts(table: Any, text_column: str, text_pair_column: str | None = None) -> list[Any]:
+    """The texts of an Arrow table; pairs if it has a column with second texts (default: `text_pair`).
+
+    Raises:
+        ValueError: If a named column is missing.
+    """
+    for name, option in ((text_column, "text_column"), (text_pair_column, "text_pair_column")):
+        if name is not None and name not in table.column_names:
+            raise ValueError(f"There is no column {name!r} (`{option}`); the columns are {table.column_names}.")
+    texts, second = table.column(text_column).to_pylist(), text_pair_column or "text_pair"
+    if second not in table.column_names:
+        return list(texts)
+    pairs = zip(texts, table.column(second).to_pylist(), strict=True)
+    return [pair_up(text, text_pair, f"Row {row}") for row, (text, text_pair) in enumerate(pairs)]
 
 
 def read_inputs(items: Iterable[Any], llm_scores: Any = None, empty_texts: str = "error") -> list[Row]:
@@ -54,6 +75,21 @@ def read_inputs(items: Iterable[Any], llm_scores: Any = None, empty_texts: str =
         count = len(llm_scores) if hasattr(llm_scores, "__len__") else f"{type(llm_scores).__name__}, not a list,"
         raise ValueError(f"`llm_scores` has {count} entries for {len(rows)} texts.")
     return [(text, scores) for (text, _), scores in zip(rows, llm_scores, strict=True)]
+
+
+def check_pairs(rows: Iterable[Row], config: LabelFusionConfig) -> Iterator[Row]:
+    """Yield the rows.
+
+    Raises:
+        ValueError: For a single text, if the model was fitted on pairs.
+    """
+    for text, scores in rows:
+        if config.text_pairs and text is not None and text.strip() and not isinstance(text, TextPair):
+            raise ValueError(
+                "This model was fitted on pairs of texts, and got a single one. Give {'text': ..., 'text_pair': ...}, "
+                "or a column `text_pair` (`text_pair_column`)."
+            )
+        yield text, scores
 
 
 def iterate(items: Any) -> Iterator[Any]:

@@ -61,7 +61,7 @@ def _submit(args: argparse.Namespace, data_file: Path) -> int:
         raise ValueError("`batch submit` needs `--llm`.")
     args.input = args.places[0]
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
-    table = Table(args.input, args.split, **export, labelled=None)
+    table = Table(args.input, args.split, args.text_pair_column, **export, labelled=None)
     check_texts(table, args.text_column, args.empty_texts)
     with one_run(data_file):
         task = set_up(table, args, data_file.with_name(data_file.name + ".guidelines.json"))

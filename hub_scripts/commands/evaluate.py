@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.html is not None:  # before anything is paid for
         check_html_path(args.html)
-    columns = {name: getattr(args, name) for name in ("text_column", "label_column", "empty_texts")}
+    columns = {name: getattr(args, name) for name in ("text_column", "text_pair_column", "label_column", "empty_texts")}
     clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device, **columns)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"

@@ -98,6 +98,7 @@ def _run_folder(args: argparse.Namespace) -> int:
         args.device,
         args.top_k,
         args.with_sources,
+        args.text_pair_column or saved.get("text_pair_column"),
     )
     same = {name: value for name, value in asdict(work).items() if name not in ("encoding", "scoring", "device")}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
@@ -112,7 +113,8 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config
-    table = Table(args.input, args.split, text_column=args.text_column or clf.text_column, labelled=False)
+    pairs = args.text_pair_column or clf.text_pair_column
+    table = Table(args.input, args.split, pairs, text_column=args.text_column, labelled=False)
     empty = check_texts(table, args.text_column, args.empty_texts)
     guarantees = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
     routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **guarantees)
@@ -220,7 +222,7 @@ def _earlier(table: Table, journal: Journal, column: str) -> dict[str, Any]:
     counts: dict[str, Any] = dict.fromkeys(("rows", "asked", "missing", "cost_usd"), 0)
     rows = iter(table)
     for record in journal.records():
-        read = [(row.get(column), row.get(SCORES)) for row in islice(rows, record["rows"])]
+        read = [(table.text_of(row, column), row.get(SCORES)) for row in islice(rows, record["rows"])]
         if _digest(read) != record["digest"]:
             journal.cut(record["start"])
             break
@@ -270,8 +272,9 @@ def _read(table: Table, column: str, start: int, waiting: list[Any]) -> Iterator
         scores = row.get(SCORES)
         if isinstance(scores, str):
             scores = parse_row(scores, number)
-        waiting.append((row.get(column), row.get(SCORES)))
-        yield row.get(column), scores
+        text = table.text_of(row, column)
+        waiting.append((text, row.get(SCORES)))
+        yield text, scores
 
 
 class _Writer(Writer):

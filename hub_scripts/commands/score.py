@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     if args.engine != "local":
         raise ValueError("`--engine` is for folders of files; IN is one file or Hub id.")
     export = {name: getattr(args, name) for name in ("text_column", "label_column", "multi_label", "annotators")}
-    table = Table(args.input, args.split, **export, labelled=None)
+    table = Table(args.input, args.split, args.text_pair_column, **export, labelled=None)
     _check(table, args)
     folder, data_file = output_paths(args.output)
     check_columns(table, data_file)
@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_folder(args: argparse.Namespace) -> int:
     from ...pipelines.partitions.score_partition import ScoreWork
 
-    table = Table(str(find_files(Path(args.input))[0]))
+    table = Table(str(find_files(Path(args.input))[0]), text_pair_column=args.text_pair_column)
     _check(table, args)
     if args.dry_run or args.batch:
         raise ValueError("`--dry-run` and `--batch` take one file.")
@@ -192,6 +192,7 @@ def _run_folder(args: argparse.Namespace) -> int:
         {"store": store, "failure_limit": args.failure_limit},
         {"labelfusion": json.dumps(says)},
         task.prior_texts(table, args.text_column),
+        text_pair_column=args.text_pair_column,
     )
     with told_by_library():
         return run_folder(work, args, task.fingerprint(table, args))
@@ -263,7 +264,7 @@ def chunks(table: Table, args: argparse.Namespace) -> Iterator[tuple[int, list[s
     """First row and texts of each chunk."""
     rows, start = iter(table), 0
     while chunk := list(islice(rows, args.chunk_size)):
-        yield start, [row.get(args.text_column) or "" for row in chunk]
+        yield start, [table.text_of(row, args.text_column) or "" for row in chunk]
         start += len(chunk)
 
 

@@ -145,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
         multi_label=args.multi_label,
         label_columns=args.label_columns,
         text_column=args.text_column,
+        text_pair_column=args.text_pair_column,
         label_column=args.label_column,
         empty_texts=args.empty_texts,
         annotators=args.annotators,

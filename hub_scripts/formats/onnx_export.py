@@ -55,6 +55,8 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
         raise ValueError(f"{str(out)!r} is the folder of a model: give another one for the export.")
     model = LabelFusionForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     _check_tokenizer(folder, model)
+    if model.config.text_pairs:
+        raise ValueError("The model classifies pairs of texts, and the exported graph has no input for token types.")
     out.mkdir(parents=True, exist_ok=True)
     batch = example(model, 2, 8)
     batch_size, length = torch.export.Dim("batch"), torch.export.Dim("sequence")

@@ -12,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...configuration.text_pair import pair_up
 from ...training.data import empty_error, is_empty_text, naming
 from ...training.data.annotations import find_tool, read_export
 from ...training.data.cell_files import DELIMITERS
-from ...training.data.data_table import LABEL_COLUMNS
+from ...training.data.data_table import LABEL_COLUMNS, TEXT_PAIR
 from ...training.data.files import SUFFIXES, read_rows
 from .formulas import escape_formula
 
@@ -32,6 +33,7 @@ class Table:
     Args:
         source: Path of a CSV, TSV, JSON, JSONL or Parquet file, or id of a data set on the Hub.
         split: Split of a data set on the Hub.
+        text_pair_column: Column with the second texts of pairs. Default: `text_pair`, if there is one.
         **export: How to read the export of an annotation tool: options of `training.data.annotations.read_export`.
 
     Raises:
@@ -39,8 +41,9 @@ class Table:
         FileNotFoundError: For a path that does not exist.
     """
 
-    def __init__(self, source: str, split: str = "train", **export: Any) -> None:
+    def __init__(self, source: str, split: str = "train", text_pair_column: str | None = None, **export: Any) -> None:
         self.source, self.split, self._options = source, split, export
+        self._text_pair_column = text_pair_column
         path = Path(source)
         self.suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
         self._is_export = find_tool(source) is not None
@@ -79,6 +82,17 @@ class Table:
         if self._is_export:
             return map(dict, self._export)
         return read_rows(Path(self.source)) if self.suffix else iter(self._hub)
+
+    def text_of(self, row: Row, text_column: str) -> Any:
+        """The text of a row; a `TextPair`, or None if one is blank, if the row has a second text."""
+        text, column = row.get(text_column), self._text_pair_column or TEXT_PAIR
+        if column in row:
+            return pair_up(text, row[column], f"A row of {self.name}")
+        if self._text_pair_column is not None:
+            raise ValueError(
+                f"{self.name} has no column {column!r} (`text_pair_column`); its columns are {', '.join(row)}."
+            )
+        return text
 
     @property
     def has_cells(self) -> bool:
@@ -154,7 +168,7 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
                 f"{table.name} has no column {text_column!r} (`text_column`); its columns are {', '.join(row)}."
             )
         with naming(table.source):
-            blank = is_empty_text(row.get(text_column), total - 1, text_column)
+            blank = is_empty_text(table.text_of(row, text_column), total - 1, text_column)
         if blank:
             count += 1
             empty += [total - 1] if count <= 5 else []
@@ -169,7 +183,7 @@ def sample_texts(table: Table, text_column: str, size: int) -> list[str]:
     rng, seen = random.Random(0), 0
     kept: list[str] = []
     for row in table:
-        text = row.get(text_column)
+        text = table.text_of(row, text_column)
         if isinstance(text, str) and text.strip():
             seen += 1
             if len(kept) < size:

@@ -93,6 +93,8 @@ def write_space(
             f"{str(out)!r} holds other things than a Space {strangers[:3]}; give another folder, or --overwrite."
         )
     config = LabelFusionConfig.from_pretrained(folder if local else str(model))
+    if config.text_pairs:
+        raise ValueError("The model classifies pairs of texts, and the page of a Space takes single texts.")
     title = title or (folder.resolve().name if local else str(model).split("/")[-1])
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "model", ignore_errors=True)

@@ -28,7 +28,7 @@ from ...scoring.model_scorers import DeferredScorers
 from ...scoring.probabilities import to_probabilities
 from ..answer_columns import AnswerColumns
 from ..inference import Inference, infer
-from ..inputs import Row, read_inputs
+from ..inputs import Row, column_texts, read_inputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,6 +159,7 @@ class PredictWork:
         device: Torch device; None: a GPU if there is one.
         top_k: See `AnswerColumns`.
         with_sources: See `AnswerColumns`.
+        text_pair_column: Column with the second texts of pairs; None: `text_pair`, if there is one.
     """
 
     model: str
@@ -171,6 +172,7 @@ class PredictWork:
     device: str | None = None
     top_k: int | None = None
     with_sources: bool = False
+    text_pair_column: str | None = None
 
     def open(self) -> "PredictWorker":
         """Load the model."""
@@ -255,7 +257,7 @@ class PredictWorker:
         import pyarrow as pa
 
         rows = self._rows(table)
-        encoder = self.encoder if encoded is None else _Recalled(self.encoder, encoded.embeddings)
+        encoder = self.encoder if encoded is None else Recalled(self.encoder, encoded.embeddings)
         choose = None if encoded is None or share is None else (lambda *_, **__: share.mask(encoded.values))
         found = self._run(rows, encoder, replace(self.routing, budget=budget), choose)
         fields = self.columns.arrow_fields()
@@ -289,15 +291,13 @@ class PredictWorker:
         return Inference.concatenate(parts or [Inference.empty(self.config)])
 
     def _rows(self, table: "pa.Table") -> list[Row]:
-        name, taken = self.work.text_column, sorted(set(self.columns.names) & set(table.column_names))
-        if name not in table.column_names:
-            raise ValueError(f"There is no column {name!r} (`text_column`); the columns are {table.column_names}.")
-        if taken:
+        texts = column_texts(table, self.work.text_column, self.work.text_pair_column)
+        if taken := sorted(set(self.columns.names) & set(table.column_names)):
             raise ValueError(f"The table has the columns {taken} already: rename or drop them.")
         scores = table.column(SCORE_COLUMN).to_pylist() if SCORE_COLUMN in table.column_names else None
         if scores is not None:
             scores = [json.loads(given) if isinstance(given, str) and given else given or None for given in scores]
-        return read_inputs(table.column(name).to_pylist(), scores, self.work.empty_texts)
+        return read_inputs(texts, scores, self.work.empty_texts)
 
     @staticmethod
     def _as_cells(answer: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +324,7 @@ class _Recorder:
         return self.made[-1]
 
 
-class _Recalled:
+class Recalled:
     """An encoder whose outputs are known, for texts in their order."""
 
     def __init__(self, encoder: TextEncoder, embeddings: torch.Tensor) -> None:
@@ -333,5 +333,6 @@ class _Recalled:
         self._place = 0
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """The next `len(texts)` embeddings."""
         start, self._place = self._place, self._place + len(texts)
         return self._embeddings[start : self._place]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...scoring.factory import build_scorer
 from ...scoring.reasons import Missing, add_reason
 from ...scoring.session.runner import score_texts
-from ..inputs import read_inputs
+from ..inputs import column_texts, read_inputs
 from .partition import SCORE_COLUMN, Counts
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class ScoreWork:
         scoring: Options of `scoring.build_scorer`, such as `store`.
         metadata: Key-value metadata of the result's schema; the table's own names its old columns.
         prior_texts: From these, local models without a prior estimate it: the same for every partition.
+        text_pair_column: Column with the second texts of pairs; None: `text_pair`, if there is one.
     """
 
     providers: list[dict[str, Any]]
@@ -41,6 +42,7 @@ class ScoreWork:
     scoring: dict[str, Any] = field(default_factory=dict, repr=False)  # the store's URL may hold a password
     metadata: dict[str, str] = field(default_factory=dict)
     prior_texts: list[str] = field(default_factory=list)
+    text_pair_column: str | None = None
 
     def open(self) -> "ScoreWorker":
         """Make the scorers."""
@@ -84,12 +86,10 @@ class ScoreWorker:
         """
         import pyarrow as pa
 
-        name = self.work.text_column
-        if name not in table.column_names:
-            raise ValueError(f"There is no column {name!r} (`text_column`); the columns are {table.column_names}.")
+        found = column_texts(table, self.work.text_column, self.work.text_pair_column)
         if SCORE_COLUMN in table.column_names:
             raise ValueError(f"The table has a column {SCORE_COLUMN!r} already: remove it.")
-        texts = [text for text, _ in read_inputs(table.column(name).to_pylist(), None, self.work.empty_texts)]
+        texts = [text for text, _ in read_inputs(found, None, self.work.empty_texts)]
         rows = [row for row, text in enumerate(texts) if text is not None]
         cells: list[list[Any]] = [[None] * len(self.scorers) for _ in texts]
         missing: dict[int, Missing] = {}

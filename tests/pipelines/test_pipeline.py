@@ -233,7 +233,7 @@ def test_texts_of_any_length_and_script(
         (["a", ["b", "c"]], "Input 1 is list"),
         ([{"body": "a"}], "Input 0 has no key `text`; its keys are"),
         ({"text": None}, "Input 0 has no text"),
-        ({"text": "a", "text_pair": "b"}, "`text_pair`"),
+        ({"text": "a", "text_pair": 5}, "`text_pair` is int '5', expected a text"),
         (None, "got NoneType, expected"),
         (7, "got int, expected"),
         ([{"text": "a"}, {"text": "b", "llm_scores": [0.5, 0.5]}], r"of input 1 has shape \(2,\), expected \(1, 3\)"),

@@ -1,6 +1,6 @@
 """Reads files, tables and annotation exports into texts with labels and scores."""
 
-from .data_table import CLASSES_SUFFIX, is_table, read_table, with_labels
+from .data_table import CLASSES_SUFFIX, SCORES, TEXT_PAIR, is_file, is_table, read_table, with_labels
 from .labelled_texts import (
     LabelledTexts,
     TableLayout,
@@ -15,12 +15,15 @@ from .labelled_texts import (
 
 __all__ = [
     "CLASSES_SUFFIX",
+    "SCORES",
+    "TEXT_PAIR",
     "LabelledTexts",
     "TableLayout",
     "concatenate",
     "empty_error",
     "find_label_column",
     "is_empty_text",
+    "is_file",
     "is_table",
     "naming",
     "prepare",

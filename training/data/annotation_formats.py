@@ -30,6 +30,11 @@ class Names:
     def text(self, fields: Iterable[str]) -> str:
         """Select the text field from `fields`, the fields that hold texts."""
         fields = list(dict.fromkeys(fields))
+        if "text_pair" in fields and self.text_column != "text_pair":
+            raise ValueError(
+                f"{self.source}: its texts have a `text_pair`, which is not read from exports of annotation tools. "
+                "Make a table with the columns `text`, `text_pair` and `label`."
+            )
         if self.text_column in fields:
             return self.text_column
         if len(fields) == 1 and self.text_column == "text":

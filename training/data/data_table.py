@@ -18,7 +18,7 @@ from .label_encoding import check_binary, name_labels
 
 CLASSES_SUFFIX = ".classes.json"  # of the file next to a CSV or JSONL file, which cannot hold metadata
 LABEL_COLUMNS = ("label", "labels")
-SCORES = "llm_scores"
+SCORES, TEXT_PAIR = "llm_scores", "text_pair"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class TableLayout:
 
     Args:
         text_column: Name of the text column.
+        text_pair_column: Name of the column with the second texts of pairs. Default: `text_pair`, if there is one.
         label_column: Name of the label column. Default: `label`, or `labels`; the latter first for multi-label.
         label_columns: Multi-label (or one-hot) data with one 0/1 column a class.
         empty_texts: How to treat rows whose text is missing, empty or blank: `"error"`; `"skip"`: leave them out, with
@@ -39,12 +40,13 @@ class TableLayout:
     label_columns: Sequence[str] | None = None
     empty_texts: str = "error"
     annotators: str = "majority"
+    text_pair_column: str | None = None
 
     @property
     def columns(self) -> set[str]:
         """The columns to read from a file."""
         labels = {self.label_column} if self.label_column else {*LABEL_COLUMNS}
-        return {self.text_column, SCORES, *(self.label_columns or ())} | labels
+        return {self.text_column, self.text_pair_column or TEXT_PAIR, SCORES, *(self.label_columns or ())} | labels
 
 
 def read_table(
@@ -98,7 +100,9 @@ def read_table(
         if len(texts) != len(labels):
             raise ValueError(f"`(texts, labels)`: {len(texts)} texts but {len(labels)} labels.")
         column = label_column or "label"
-        table = pd.DataFrame({text_column: _objects(texts), column: _objects(labels)})
+        table = _from_rows(texts) if len(texts) and isinstance(texts[0], dict) else None
+        table = pd.DataFrame({text_column: _objects(texts)}) if table is None else table
+        table = table.assign(**{column: _objects(labels)})
         return _named(table, {column: getattr(labels, "features", None)}, column)  # `labels` may be a `datasets.Column`
     if isinstance(data, dict) and hasattr(data, "keys") and not hasattr(data, "column_names"):
         return pd.DataFrame(dict(data)), None

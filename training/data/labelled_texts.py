@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...configuration.text_pair import pair_up
 from .arrow_columns import by_kind, has_blanks, is_text, to_arrow, to_objects
 from .data_table import (
     CLASSES_SUFFIX,
     LABEL_COLUMNS,
     SCORES,
+    TEXT_PAIR,
     TableLayout,
     column_names,
     has_cells,
@@ -171,7 +173,7 @@ def _prepare(
             f"The data have no column {text_column!r} (`text_column`); the columns are {shown}. Name the one with the "
             "texts."
         )
-    texts, rows = check_texts(table[text_column], text_column, layout.empty_texts)
+    texts, rows = check_texts(_texts(table, layout), text_column, layout.empty_texts)
     if rows is not None:
         table = table.iloc[rows]
     labels: NDArray[Any] | None = None
@@ -189,6 +191,20 @@ def _prepare(
         if order != names and sorted(order) == sorted(names):  # the scores are in the order of `declared`
             scores = scores[:, :, [order.index(c) for c in names]]
     return LabelledTexts(texts, labels, scores, classes, unseen, rows, count)
+
+
+def _texts(table: pd.DataFrame, layout: TableLayout) -> pd.Series:
+    """The text column; a series of `TextPair` if there is a column with second texts. None where one is missing."""
+    first, second = layout.text_column, layout.text_pair_column or TEXT_PAIR
+    if second not in table:
+        if layout.text_pair_column is not None:
+            shown = ", ".join(map(str, table.columns))
+            raise ValueError(f"The data have no column {second!r} (`text_pair_column`); the columns are {shown}.")
+        return table[first]
+    pairs = np.empty(len(table), dtype=object)
+    for row, (text, text_pair) in enumerate(zip(to_objects(table[first]), to_objects(table[second]), strict=True)):
+        pairs[row] = pair_up(text, text_pair, f"Row {row}")
+    return pd.Series(pairs, dtype=object)
 
 
 def check_texts(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
 from ...modeling_labelfusion.encoding import max_length as length_limit
-from ...modeling_labelfusion.encoding import tokenize, without_surrogates
+from ...modeling_labelfusion.encoding import token_rows, tokenize
 from ...modeling_labelfusion.hardware import fast_bf16
 from ..collator import LabelFusionDataCollator
 from ..fit_options import FinetuneOptions
@@ -89,8 +89,8 @@ def finetune(
     """
     model, tokenizer = encoder.model, encoder.tokenizer
     limit = length_limit(model, tokenizer, options.max_length)
-    ids = [tokenizer(without_surrogates(t), truncation=True, max_length=limit) for t in texts]
-    rows = [{**dict(x), "labels": y} for x, y in zip(ids, labels, strict=True)]
+    ids = token_rows(tokenizer, texts, limit)
+    rows = [{**x, "labels": y} for x, y in zip(ids, labels, strict=True)]
     trainer_class, collator_class = LabelFusionTrainer, LabelFusionDataCollator
     if weights is not None:
         rows = [{**row, WEIGHT_KEY: w} for row, w in zip(rows, weights, strict=True)]
