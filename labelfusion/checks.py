@@ -54,6 +54,11 @@ def check_options(clf: Any) -> None:
             f"`max_train_tokens` must be a finite number of tokens, 0 or more, got {tokens!r}. {MAX_TRAIN_TOKENS:,} is "
             "usual."
         )
+    price = clf.query_price
+    if isinstance(price, bool) or not (isinstance(price, int | float) and 0 <= price < 1):
+        raise ValueError(
+            f"`query_price` must be a number from 0 to below 1, got {price!r}. 0.02: 50 queries for a right answer more."
+        )
     torch_device(clf.device)
     layers = clf.trained_layers
     if layers is not None and not (isinstance(layers, int | float) and 0 < layers <= 1):

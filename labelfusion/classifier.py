@@ -23,7 +23,7 @@ from .scoring.budget import Budget, as_budget
 from .scoring.local.embedded import resolve_model
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
 from .training.encoder.encoder_fit import encode_training_texts
-from .training.fit_options import MAX_TRAIN_TOKENS, FinetuneOptions, FitOptions
+from .training.fit_options import MAX_TRAIN_TOKENS, QUERY_PRICE, FinetuneOptions, FitOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
 from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
@@ -83,6 +83,8 @@ class AutoFusionClassifier(FusionPredictor):
         calibration: `"auto"`: the calibration that helps on held-out rows; or `"none"`, `"temperature"`, `"vector"` (of
             the encoder side), `"isotonic"` (of graded LLM scores and the answer), if there are enough rows.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
+        query_price: Price of an LLM query for `llm_policy="auto"`, in right answers: with 0.02, the model queries where
+            50 queries or fewer bring one more right answer, as estimated on held-out rows; 0: wherever it helps.
         max_scored_rows: Maximum number of training rows sent to the LLM in `fit`; the other rows train the encoder
             only.
         max_cost_usd: US dollars that `fit` may spend on the LLM, or a `scoring.budget.Budget` that several calls share.
@@ -139,6 +141,7 @@ class AutoFusionClassifier(FusionPredictor):
         fusion: str = "mlp",
         calibration: str = "auto",
         threshold_metric: str = "accuracy",
+        query_price: float = QUERY_PRICE,
         max_scored_rows: int = 1000,
         max_cost_usd: float | Budget | None = None,
         write_guidelines: bool = False,
@@ -180,6 +183,7 @@ class AutoFusionClassifier(FusionPredictor):
         self.fusion = fusion
         self.calibration = calibration
         self.threshold_metric = threshold_metric
+        self.query_price = query_price
         self.max_scored_rows = max_scored_rows
         self.max_cost_usd = max_cost_usd
         self.write_guidelines = write_guidelines
@@ -339,6 +343,7 @@ class AutoFusionClassifier(FusionPredictor):
             extra_sources=self.extra_sources,
             calibration=self.calibration,
             threshold_metric=self.threshold_metric,
+            query_price=self.query_price,
             finetune=finetune,
             batch_size=self.batch_size,
             bf16=self.bf16,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ENCODER_TRAINING = ("auto", "probe", "contrastive", "full", "lora")
 LOW_RANK = 16
 MAX_TRAIN_TOKENS = 500_000
+QUERY_PRICE = 0.02
 
 
 @dataclass
@@ -93,6 +94,8 @@ class FitOptions:
             LLM scores and the fused answer, in addition to temperatures.
         threshold_metric: Multi-label: metric for tuning the thresholds, `"accuracy"` (exact match), `"micro_f1"` or
             `"macro_f1"`.
+        query_price: Price of an LLM query for `llm_policy="auto"`, in right answers: 0.02 means that 50 queries must
+            bring one more right answer, as estimated on held-out rows.
         finetune: Options of the fine-tuning.
         batch_size: Texts per forward pass when encoding.
         bf16: Encode in bfloat16, see `encode_texts`.
@@ -106,6 +109,7 @@ class FitOptions:
     extra_sources: bool = True
     calibration: str = "auto"
     threshold_metric: str = "accuracy"
+    query_price: float = QUERY_PRICE
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
     bf16: bool = False

@@ -107,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     add = parser.add_argument_group("cost").add_argument
     add(
+        "--query-price",
+        type=float,
+        default=0.02,
+        help="price of a query for `--llm-policy auto`, in right answers; 0.02: 50 queries must bring one more right "
+        "answer (default: %(default)s)",
+    )
+    add(
         "--max-scored-rows",
         type=int,
         default=1000,
@@ -214,6 +221,7 @@ _PASSED = (
     "fusion",
     "calibration",
     "threshold_metric",
+    "query_price",
     "max_scored_rows",
     "max_cost_usd",
     "device",
