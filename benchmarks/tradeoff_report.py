@@ -67,6 +67,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
         ),
         "* The guaranteed risk was exceeded, within sampling noise or not, by "
         + (f"{', '.join(broken)}." if broken else "none."),
+        "* The default `query_price` was chosen on other splits of four of these data sets (all but Reuters).",
         "* The weight of the expected error in the gate (`HEDGE`) and the constants of the out-of-distribution score "
         "(`DIRECTIONS`, `BEGIN`, `WIDTH`) were chosen on these data sets.",
         "",
@@ -126,8 +127,8 @@ def _policies(found: dict[str, Any]) -> list[str]:
         cells = [name, f"{share:.1%}", f"{accuracy:.1%}", f"{c['least']:.1%}", ratio, f"{c['after']:.1%}"]
         rows.append([*cells, staged, *drift, *far])
     lines = [
-        "The policy `auto` with its threshold from the fit, at the default `query_price`: 50 queries must bring one more "
-        "right answer. *Least*: the smallest share, in the order of the gate, that reaches the same accuracy, chosen "
+        "The policy `auto` with its threshold from the fit, at the default `query_price`: 50 queries must bring "
+        "one more right answer. *Least*: the smallest share, in the order of the gate, that reaches the same accuracy, chosen "
         "with hindsight; *ratio*: what `auto` queries, divided by it. With several LLMs `auto` is also run as a "
         "cascade, one LLM after the other.",
         f"Drift: the share of texts of another data set that the same threshold queries ({_foreign(found)}), with "
@@ -173,8 +174,8 @@ def _risks(found: dict[str, Any]) -> list[str]:
         [name, FOREIGN[name], *(f"{share:.0%}" for share in c["answered elsewhere"])] for name, c in found.items()
     ]
     lines += [
-        "The guarantee needs texts like the training texts. Texts of another data set, for which no class is right: the "
-        f"share that the encoder answers with `max_risk={RISKS[0]:g}`, and without the out-of-distribution score.",
+        "The guarantee needs texts like the training texts. Texts of another data set, for which no class is right: "
+        f"the share that the encoder answers with `max_risk={RISKS[0]:g}`, and without the out-of-distribution score.",
         "",
     ]
     return lines + _table(["data set", "texts of", "answered", "without OOD score"], foreign)

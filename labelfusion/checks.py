@@ -57,7 +57,7 @@ def check_options(clf: Any) -> None:
     price = clf.query_price
     if isinstance(price, bool) or not (isinstance(price, int | float) and 0 <= price < 1):
         raise ValueError(
-            f"`query_price` must be a number from 0 to below 1, got {price!r}. 0.02: 50 queries for a right answer more."
+            f"`query_price` must be a number from 0 to below 1, got {price!r}. 0.02: 50 queries for a right answer."
         )
     torch_device(clf.device)
     layers = clf.trained_layers

@@ -7,10 +7,10 @@ import pytest
 import torch
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.fusion import worse_answers
-from labelfusion.training.fusion.fusion_data import FusionData
 from labelfusion.training.fusion.fusion_fit import fit_fusion
 from labelfusion.training.fusion.pool_fit import PoolPath
 from labelfusion.training.fusion.worse_answers import by_row, expected_drift, with_worse_answers, wrong_answers
+from labelfusion.training.losses import log_loss
 from test_fusion_fit import accuracy, make
 
 
@@ -72,18 +72,18 @@ def test_without_drift_the_fit_is_that_of_the_rows_alone() -> None:
         torch.testing.assert_close(pool.weight, same.weight, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_an_llm_that_is_worse_in_use_does_less_harm(seed: int) -> None:
-    """An LLM nearly as good as the encoder, which loses ten points in use; and one that keeps what it promised."""
-    train, test = make(300, 0.82, 0.86, seed=seed), make(6000, 0.82, 0.86, seed=100 + seed)
-    worse = make(6000, 0.82, 0.76, seed=100 + seed)
-    found = {}
-    for way, drift in (("plain", 0.0), ("robust", 0.1)):
-        with patch.multiple(worse_answers, DRIFT=drift, ERRORS=drift * 10):
-            pool = fit_fusion(train, assign_folds(train.labels.numpy(), 5), fusion="pool").pool
-        with torch.no_grad():
-            found[way] = [accuracy(pool(x.encoder_logits, x.evidence, x.mask), x) for x in (test, worse)]
-            lost = pool(worse.encoder_logits, worse.evidence, worse.mask)
-        found[way].append(float(torch.nn.functional.cross_entropy(lost, worse.labels)))
-    assert found["robust"][2] < found["plain"][2]  # log loss in use
-    assert found["robust"][1] >= found["plain"][1] - 0.002
+def test_an_llm_that_is_worse_in_use_does_less_harm() -> None:
+    """An LLM that was a little better than the encoder on the scored rows, and loses ten points in use."""
+    losses: dict[float, list[float]] = {0.0: [], 0.1: []}
+    right: dict[float, list[float]] = {0.0: [], 0.1: []}
+    for seed in range(3):
+        train, worse = make(300, 0.82, 0.86, seed=seed), make(6000, 0.82, 0.76, seed=100 + seed)
+        for drift, found in losses.items():
+            with patch.multiple(worse_answers, DRIFT=drift, ERRORS=0.0):
+                pool = fit_fusion(train, assign_folds(train.labels.numpy(), 5), fusion="pool").pool
+            with torch.no_grad():
+                fused = pool(worse.encoder_logits, worse.evidence, worse.mask)
+            found.append(float(log_loss(fused, worse.labels, False).mean()))
+            right[drift].append(accuracy(fused, worse))
+    assert np.mean(losses[0.1]) < np.mean(losses[0.0]) - 0.01
+    assert np.mean(right[0.1]) >= np.mean(right[0.0]) - 0.002

@@ -53,9 +53,9 @@ def calibrate_risk(
             errors there do not count. Default: it does not abstain for this reason.
 
     Returns:
-        `rows`: n; `outside`: whether there is a `novelty`; `shares`: 101 quantiles of `values`; and for `encoder` and `fused`: `wrong`, a list of (value,
-        confidence) of the wrong rows, and `missed`, a list of (value, probability, share of the row's true classes) of
-        each true class that was not predicted.
+        `rows`: n; `outside`: whether there is a `novelty`; `shares`: 101 quantiles of `values`; and for `encoder` and
+        `fused`: `wrong`, a list of (value, confidence) of the wrong rows, and `missed`, a list of (value, probability,
+        share of the row's true classes) of each true class that was not predicted.
     """
     multi_label = labels.ndim == 2
     inside = np.ones(len(labels), dtype=bool) if novelty is None else np.asarray(novelty) <= 0

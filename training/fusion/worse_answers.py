@@ -61,9 +61,9 @@ def expected_drift(data: FusionData) -> float:
 def with_worse_answers(data: FusionData) -> FusionData:
     """Each row twice: with its answers, and with wrong ones; a fit on it minimises the loss that is then expected.
 
-    This is distributionally robust: it takes the LLMs to be worse in use than on the n scored rows, by a fixed share and
-    by what the number of rows leaves uncertain. So the LLMs get less weight against an encoder that is nearly as good,
-    and nearly the same against a poor one.
+    This is distributionally robust: the LLMs are taken to be worse in use than on the n scored rows, by a fixed share
+    and by what the number of rows leaves uncertain. So the LLMs get less weight against an encoder that is nearly as
+    good, and nearly the same weight against a poor one.
 
     Args:
         data: n rows.
