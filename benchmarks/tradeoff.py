@@ -233,10 +233,10 @@ def curves(results: list[dict[str, Any]], num_resamples: int = 1000) -> dict[str
 
 
 def _least_share(gain: NDArray[np.float64], rank: NDArray[np.float64], auto: NDArray[np.bool_]) -> float:
-    """The smallest share of the texts, in the gate's order, with at least the accuracy of those that `auto` queries."""
+    """The smallest share of the texts, in the gate's order, with the accuracy of those that `auto` queries; NaN: none."""
     order = np.argsort(rank, kind="stable")
     reached = np.concatenate([[0.0], np.cumsum(gain[order])]) >= (gain * auto).sum() - 1e-9
-    return float(np.argmax(reached)) / len(gain)
+    return float(np.argmax(reached)) / len(gain) if reached.any() else float("nan")
 
 
 def _rank(values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -123,14 +123,16 @@ def _policies(found: dict[str, Any]) -> list[str]:
         staged = "–" if cascade is None else f"{cascade['accuracy']:.1%} with {cascade['answers']:.2f} answers per text"
         drift = [f"{c[kind]:.0%}" for kind in ("drift", "drift without")]
         far = [f"{share:.1%}" for share in c["novel"]]
-        ratio = f"{share / c['least']:.2f}" if c["least"] else "–"
-        cells = [name, f"{share:.1%}", f"{accuracy:.1%}", f"{c['least']:.1%}", ratio, f"{c['after']:.1%}"]
+        least, ratio = "none", "–"
+        if not np.isnan(c["least"]):
+            least, ratio = f"{c['least']:.1%}", f"{share / c['least']:.2f}" if c["least"] else "–"
+        cells = [name, f"{share:.1%}", f"{accuracy:.1%}", least, ratio, f"{c['after']:.1%}"]
         rows.append([*cells, staged, *drift, *far])
     lines = [
-        "The policy `auto` with its threshold from the fit, at the default `query_price`: 50 queries must bring "
-        "one more right answer. *Least*: the smallest share, in the order of the gate, that reaches the same accuracy, chosen "
-        "with hindsight; *ratio*: what `auto` queries, divided by it. With several LLMs `auto` is also run as a "
-        "cascade, one LLM after the other.",
+        "The policy `auto` with its threshold from the fit, at the default `query_price`: 50 queries must "
+        "bring one more right answer. *Least*: the smallest share, in the order of the gate, that reaches the same "
+        "accuracy, chosen with hindsight; *ratio*: what `auto` queries, divided by it. With several LLMs "
+        "`auto` is also run as a cascade, one LLM after the other.",
         f"Drift: the share of texts of another data set that the same threshold queries ({_foreign(found)}), with "
         "the out-of-distribution score ([`training/encoder/novelty_fit.py`](../training/encoder/novelty_fit.py)) and "
         "without. The last two columns give the share of texts that score as out of distribution: held out, and from "

@@ -165,7 +165,7 @@ def test_one_or_two_threads_give_the_same_predictions(
     make_model(num_labels=2).save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     script = tmp_path / "fit.py"
-    script.write_text(SCRIPT.format(folders=[str(folder) for folder in Path(__file__).parents[:2]]))
+    script.write_text(SCRIPT.format(folders=[str(folder) for folder in Path(__file__).parents[:3]]))
     found = []
     for threads in ("1", "2"):
         out = tmp_path / f"{threads}.json"
