@@ -25,7 +25,7 @@ from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
-from labelfusion.training.fit_options import FinetuneOptions, FitOptions
+from labelfusion.training.fit_options import MAX_TRAIN_TOKENS, FinetuneOptions, FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.recipe import fit_model
 from numpy.typing import NDArray
@@ -118,7 +118,7 @@ def one(
     model = embed.model([str(c) for c in scored.classes], scores.shape[1], multi_label)
     options = FitOptions(
         encoder_training=args.encoder_training,
-        max_train_minutes=args.max_train_minutes,
+        max_train_tokens=args.max_train_tokens,
         extra_sources=not noise,  # words are no noise
         finetune=FinetuneOptions(max_length=part.max_length, seed=seed),
         seed=seed,
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
     parser.add_argument("--encoder-training", default="probe", choices=["probe", "auto", "contrastive", "full"])
-    parser.add_argument("--max-train-minutes", type=float, default=15.0)
+    parser.add_argument("--max-train-tokens", type=int, default=MAX_TRAIN_TOKENS)
     parser.add_argument("--control", default="", choices=["", "shuffled LLM scores", "noise for embeddings"])
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--seeds", type=int, default=1)

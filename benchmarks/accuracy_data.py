@@ -189,7 +189,7 @@ class Embedder:
         digest = hashlib.sha256("\0".join([*settings, *texts]).encode()).hexdigest()[:16]
         path = self.cache / f"{digest}.npy"
         if not path.exists():
-            options: dict[str, Any] = {"bf16": self.bf16, "progress": True, "description": f"Encoding {description}"}
-            out = encode_texts(encoder, self.tokenizer, texts, max_length=max_length, **options)
+            print(f"Encoding {description}", flush=True)
+            out = encode_texts(encoder, self.tokenizer, texts, max_length=max_length, bf16=self.bf16, progress=True)
             np.save(path, out.numpy())
         return torch.from_numpy(np.load(path))

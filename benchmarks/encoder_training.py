@@ -20,7 +20,7 @@ from labelfusion.evaluation.metrics import classification_metrics
 from labelfusion.modeling_labelfusion.encoding import encode_texts
 from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts, prepare
-from labelfusion.training.fit_options import FinetuneOptions, FitOptions
+from labelfusion.training.fit_options import MAX_TRAIN_TOKENS, FinetuneOptions, FitOptions
 from labelfusion.training.recipe import fit_model
 from transformers.utils import logging as transformers_logging
 
@@ -53,7 +53,7 @@ def measure(name: str, rows: int, seed: int, way: str, embed: Embedder, args: ar
     assert learn.labels is not None
     assert judge.labels is not None
     model = embed.model([str(c) for c in learn.classes], 0, False)
-    options = FitOptions(encoder_training=way, max_train_minutes=args.max_train_minutes, seed=seed)
+    options = FitOptions(encoder_training=way, max_train_tokens=args.max_train_tokens, seed=seed)
     options.finetune = FinetuneOptions(max_length=MAX_LENGTH, seed=seed)
     started = time.perf_counter()
     report = fit_model(model, embed.tokenizer, learn.texts, learn.labels, None, options)
@@ -67,7 +67,7 @@ def measure(name: str, rows: int, seed: int, way: str, embed: Embedder, args: ar
         "rows": rows,
         "seed": seed,
         "way": way,
-        "minutes": args.max_train_minutes,
+        "tokens": args.max_train_tokens,
         "judged": len(judge),
         "chosen": report["encoder_training"],
         "accuracy": metrics["accuracy"],
@@ -78,12 +78,12 @@ def measure(name: str, rows: int, seed: int, way: str, embed: Embedder, args: ar
 
 def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
     """One line for each data set and number of rows."""
-    minutes = sorted({r["minutes"] for r in done})
+    tokens = sorted({r["tokens"] for r in done})
     lines = [
         "# Training the encoder on little data",
         "",
         "Written by `python benchmarks/encoder_training.py`. No LLM is used. The encoder is frozen (`probe`) or fitted",
-        f'with `encoder_training="auto"` and `max_train_minutes={", ".join(f"{m:g}" for m in minutes)}`, which tries',
+        f'with `encoder_training="auto"` and `max_train_tokens={", ".join(f"{m:_}" for m in tokens)}`, which tries',
         "contrastive training and fine-tuning as well. It keeps the variant that does best on held-out training rows.",
         "Accuracy is measured on rows outside the training data. `±`: the standard error of the mean difference over",
         "the draws of the training rows; with one draw, the standard error of the accuracy on the test rows.",
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--rows", nargs="+", type=int, default=[100])
     parser.add_argument("--seeds", type=int, default=1, help="draws of the rows")
-    parser.add_argument("--max-train-minutes", type=float, default=5.0)
+    parser.add_argument("--max-train-tokens", type=int, default=MAX_TRAIN_TOKENS)
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))

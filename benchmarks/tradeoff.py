@@ -122,7 +122,8 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
     for risk in RISKS:
         for policy, above, probs in (("never", np.inf, alone), ("always", -np.inf, fused)):
             control = risk_control(risk, stored, rows.multi_label, above)
-            given, sets = control.answered(probs), control.label_sets(probs, config.decision_rule)
+            given = control.answered(probs, novelty)
+            sets = control.label_sets(probs, config.decision_rule, novelty)
             truth = rows.test_labels > 0 if rows.multi_label else np.eye(probs.shape[1])[rows.test_labels] > 0
             missed = (truth & ~sets).sum(axis=1) / truth.sum(axis=1).clip(1)
             wrong = given & ~(before if policy == "never" else after)
@@ -133,12 +134,15 @@ def gates(name: str, seed: int, fold: int, embed: Embedder, args: argparse.Names
     _, elsewhere, far = rows.outputs(model, foreign[:500], there, None)
     drift = gate_values(elsewhere, config.calibration, rows.multi_label, novelty=far)[0] > threshold
     unaware = gate_values(elsewhere, config.calibration, rows.multi_label)[0] > threshold
+    control = risk_control(RISKS[0], stored, rows.multi_label, np.inf)
+    answered = [float(control.answered(elsewhere, score).mean()) for score in (far, None)]
     cascade = _cascade(rows, model) if rows.scores.shape[1] > 1 else None
     return {
         "before": before.astype(int).tolist(),
         "after": after.astype(int).tolist(),
         "gates": {gate: [round(float(v), 7) for v in by_gate[gate]] for gate in GATES},
         "auto": asked.astype(int).tolist(),
+        "answered elsewhere": answered,
         "drift": float(drift.mean()),
         "drift without": float(unaware.mean()),
         "novel": [float((novelty > 0).mean()), float((far > 0).mean())],
@@ -217,7 +221,8 @@ def curves(results: list[dict[str, Any]], num_resamples: int = 1000) -> dict[str
         found[gate]["behind"] = (float(columns[i].mean()), *percentile_interval(sampled[:, i]))
     auto = np.concatenate([r["auto"] for r in results]) > 0
     found["auto"] = (float(auto.mean()), before + float((gain * auto).mean()))
-    for name in ("drift", "drift without", "novel"):
+    found["least"] = _least_share(gain, np.concatenate([_rank(np.array(r["gates"]["learnt"])) for r in results]), auto)
+    for name in ("drift", "drift without", "novel", "answered elsewhere"):
         found[name] = np.mean([r[name] for r in results], axis=0).tolist()
     found["risks"] = {
         k: np.average([r["risks"][k] for r in results], axis=0, weights=sizes) for k in results[0]["risks"]
@@ -225,6 +230,13 @@ def curves(results: list[dict[str, Any]], num_resamples: int = 1000) -> dict[str
     if results[0]["cascade"] is not None:
         found["cascade"] = {k: float(np.mean([r["cascade"][k] for r in results])) for k in results[0]["cascade"]}
     return found
+
+
+def _least_share(gain: NDArray[np.float64], rank: NDArray[np.float64], auto: NDArray[np.bool_]) -> float:
+    """The smallest share, in the gate's order, with the accuracy of those that `auto` queries; NaN: none."""
+    order = np.argsort(rank, kind="stable")
+    reached = np.concatenate([[0.0], np.cumsum(gain[order])]) >= (gain * auto).sum() - 1e-9
+    return float(np.argmax(reached)) / len(gain) if reached.any() else float("nan")
 
 
 def _rank(values: NDArray[np.floating]) -> NDArray[np.float64]:

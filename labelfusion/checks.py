@@ -12,7 +12,7 @@ from .training.calibration.calibration_maps import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
 from .training.encoder.low_rank import check_peft
-from .training.fit_options import ENCODER_TRAINING
+from .training.fit_options import ENCODER_TRAINING, MAX_TRAIN_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,21 @@ def check_options(clf: Any) -> None:
     rate, minutes = clf.learning_rate, clf.max_train_minutes
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise ValueError(f"`learning_rate` must be a number above 0, got {rate!r}. Try 2e-5, or None: by its size.")
-    if not (isinstance(minutes, int | float) and 0 <= minutes < math.inf):
-        raise ValueError(f"`max_train_minutes` must be a finite number, 0 or more, got {minutes!r}. 5.0 is usual.")
+    if minutes is not None and not (isinstance(minutes, int | float) and 0 <= minutes < math.inf):
+        raise ValueError(
+            f"`max_train_minutes` must be a finite number, 0 or more, got {minutes!r}. None: training is never stopped."
+        )
+    tokens = clf.max_train_tokens
+    if isinstance(tokens, bool) or not (isinstance(tokens, int | float) and 0 <= tokens < math.inf):
+        raise ValueError(
+            f"`max_train_tokens` must be a finite number of tokens, 0 or more, got {tokens!r}. {MAX_TRAIN_TOKENS:,} is "
+            "usual."
+        )
+    price = clf.query_price
+    if isinstance(price, bool) or not (isinstance(price, int | float) and 0 <= price < 1):
+        raise ValueError(
+            f"`query_price` must be a number from 0 to below 1, got {price!r}. 0.02: 50 queries for a right answer."
+        )
     torch_device(clf.device)
     layers = clf.trained_layers
     if layers is not None and not (isinstance(layers, int | float) and 0 < layers <= 1):

@@ -25,7 +25,7 @@ from .scoring.local.embedded import resolve_model
 from .suggestions import Suggesting
 from .training.data import LabelledTexts, concatenate, is_table, with_labels
 from .training.encoder.encoder_fit import encode_training_texts
-from .training.fit_options import FinetuneOptions, FitOptions
+from .training.fit_options import MAX_TRAIN_TOKENS, QUERY_PRICE, FinetuneOptions, FitOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
 from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
@@ -63,9 +63,12 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         encoder_training: `"probe"`: frozen encoder with a linear head, takes seconds; `"contrastive"`: for few rows,
             first trains the encoder to embed texts of a class close together; `"full"`: fine-tuning; `"lora"`:
             fine-tuning of low-rank updates, with PEFT, in less memory; `"auto"`:
-            contrastive training (30 to 1,000 rows) or fine-tuning if it fits into `max_train_minutes`, kept if it is
+            contrastive training (30 to 1,000 rows) or fine-tuning if it fits into `max_train_tokens`, kept if it is
             better on held-out rows.
-        max_train_minutes: Time limit of contrastive training, and of fine-tuning with `"auto"`.
+        max_train_tokens: Limit of the work of contrastive training, and of fine-tuning with `"auto"`, in tokens that go
+            through the trained layers. It is the same on every machine, so the same seed gives the same model.
+        max_train_minutes: Minutes after which training of the encoder is stopped; the frozen encoder is then used, and
+            `report_["stopped"]` says so. Default: no stop.
         extra_sources: Add heads on inner layers, a TF-IDF head and a kernel head to the encoder's last layer, the
             latter if it is better out of sample; the model then holds embeddings of up to 1,000 training texts.
         num_train_epochs: Maximum number of epochs of fine-tuning; the data choose between 1 and this. Default: 3, or 5
@@ -84,6 +87,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         calibration: `"auto"`: the calibration that helps on held-out rows; or `"none"`, `"temperature"`, `"vector"` (of
             the encoder side), `"isotonic"` (of graded LLM scores and the answer), if there are enough rows.
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
+        query_price: Price of an LLM query for `llm_policy="auto"`, in right answers: with 0.02, the model queries where
+            50 queries or fewer bring one more right answer, as estimated on held-out rows; 0: wherever it helps.
         max_scored_rows: Maximum number of training rows sent to the LLM in `fit`; the other rows train the encoder
             only.
         max_cost_usd: US dollars that `fit` may spend on the LLM, or a `scoring.budget.Budget` that several calls share.
@@ -127,7 +132,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         class_descriptions: dict[str, str] | None = None,
         class_weight: dict[Any, float] | str | None = None,
         encoder_training: str = "auto",
-        max_train_minutes: float = 5.0,
+        max_train_tokens: int = MAX_TRAIN_TOKENS,
+        max_train_minutes: float | None = None,
         extra_sources: bool = True,
         num_train_epochs: int | None = None,
         trained_layers: float | None = None,
@@ -140,6 +146,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         fusion: str = "mlp",
         calibration: str = "auto",
         threshold_metric: str = "accuracy",
+        query_price: float = QUERY_PRICE,
         max_scored_rows: int = 1000,
         max_cost_usd: float | Budget | None = None,
         write_guidelines: bool = False,
@@ -168,6 +175,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         self.class_descriptions = class_descriptions
         self.class_weight = class_weight
         self.encoder_training = encoder_training
+        self.max_train_tokens = max_train_tokens
         self.max_train_minutes = max_train_minutes
         self.extra_sources = extra_sources
         self.num_train_epochs = num_train_epochs
@@ -181,6 +189,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         self.fusion = fusion
         self.calibration = calibration
         self.threshold_metric = threshold_metric
+        self.query_price = query_price
         self.max_scored_rows = max_scored_rows
         self.max_cost_usd = max_cost_usd
         self.write_guidelines = write_guidelines
@@ -336,10 +345,12 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         )
         return FitOptions(
             encoder_training=self.encoder_training,
+            max_train_tokens=self.max_train_tokens,
             max_train_minutes=self.max_train_minutes,
             extra_sources=self.extra_sources,
             calibration=self.calibration,
             threshold_metric=self.threshold_metric,
+            query_price=self.query_price,
             finetune=finetune,
             batch_size=self.batch_size,
             bf16=self.bf16,

@@ -133,8 +133,8 @@ def hold_back(
     The guarantee excludes texts whose requested LLM answer is missing: the model abstains, and any class may be true.
     """
     probs = inference.probabilities.astype(np.float64)
-    answered = control.answered(probs)
-    sets = control.label_sets(probs, config.decision_rule)
+    answered = control.answered(probs, inference.novelty)
+    sets = control.label_sets(probs, config.decision_rule, inference.novelty)
     gone = lacking(inference)
     gone[list(inference.errors)] = True
     answered[gone], sets[gone] = False, True

@@ -23,6 +23,9 @@ class RiskControl:
     * true classes missing in the label set: for a single class, how often the true class is not in the set; for
       multi-label, the mean share of a text's classes.
 
+    Exchangeable means: drawn as the training texts were. The guarantee says nothing about another domain, and a text
+    that is unlike the training texts by its out-of-distribution score is therefore not answered (`outside`).
+
     The held-out rows are those of the cross-fitting. In practice this keeps the guarantee, in theory it weakens it a
     little (cross-conformal prediction, Vovk 2015).
 
@@ -31,20 +34,42 @@ class RiskControl:
         cutoff: Minimum probability of a class in the label set. The predicted classes are always in it.
         multi_label: Whether the classes are independent.
         max_risk: The risk that is guaranteed.
+        outside: Whether the model abstains on out-of-distribution texts; any class may be true of them.
     """
 
     confidence: float
     cutoff: float
     multi_label: bool
     max_risk: float
+    outside: bool = False
 
-    def answered(self, probs: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """bool `(n,)`: texts whose answer is given, from probabilities `(n, K)`."""
-        return np.asarray(1.0 - expected_error(probs, self.multi_label) >= self.confidence)
+    def answered(self, probs: NDArray[np.floating], novelty: NDArray[np.floating] | None = None) -> NDArray[np.bool_]:
+        """Which answers are given.
 
-    def label_sets(self, probs: NDArray[np.floating], rule: DecisionRule | None = None) -> NDArray[np.bool_]:
-        """bool `(n, K)`: the classes that may be true."""
-        return np.asarray((probs >= self.cutoff) | decided_classes(probs, self.multi_label, rule))
+        Args:
+            probs: float `(n, K)`.
+            novelty: float `(n,)`: out-of-distribution scores; `None`: all are 0.
+
+        Returns:
+            bool `(n,)`.
+        """
+        sure = 1.0 - expected_error(probs, self.multi_label) >= self.confidence
+        return np.asarray(sure & ~self._held_back(len(probs), novelty))
+
+    def label_sets(
+        self,
+        probs: NDArray[np.floating],
+        rule: DecisionRule | None = None,
+        novelty: NDArray[np.floating] | None = None,
+    ) -> NDArray[np.bool_]:
+        """bool `(n, K)`: the classes that may be true; `novelty` as for `answered`."""
+        sets = (probs >= self.cutoff) | decided_classes(probs, self.multi_label, rule)
+        return np.asarray(sets | self._held_back(len(probs), novelty)[:, None])
+
+    def _held_back(self, count: int, novelty: NDArray[np.floating] | None) -> NDArray[np.bool_]:
+        if novelty is None or not self.outside:
+            return np.zeros(count, dtype=bool)
+        return np.asarray(novelty) > 0
 
 
 def risk_control(
@@ -84,7 +109,7 @@ def risk_control(
     order = np.argsort(missed[:, 1], kind="stable")
     over = np.flatnonzero(np.cumsum(missed[order, 2]) > room + 1e-9)
     cutoff = float(missed[order[over[0]], 1]) if len(over) else 1.0
-    return RiskControl(least, cutoff, multi_label, max_risk)
+    return RiskControl(least, cutoff, multi_label, max_risk, bool(calibration.get("outside")))
 
 
 def _mixed(calibration: dict[str, Any], kind: str, width: int, threshold: float) -> NDArray[np.float64]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ENCODER_TRAINING = ("auto", "probe", "contrastive", "full", "lora")
 LOW_RANK = 16
+MAX_TRAIN_TOKENS = 500_000
+QUERY_PRICE = 0.02
 
 
 @dataclass
@@ -75,10 +77,14 @@ class FitOptions:
         encoder_training: `"probe"` keeps the encoder frozen; `"contrastive"` trains its upper layers contrastively, for
             30 to 1,000 rows, see `contrastive`; `"full"` fine-tunes it; `"lora"` does so with low-rank updates, which
             need less memory, by PEFT, and merges them; `"auto"` tries contrastive training for that
-            many rows, then fine-tuning, each if its estimated time is below `max_train_minutes`, and keeps what is
-            better on held-out rows.
-        max_train_minutes: Time limit of contrastive training, and of fine-tuning with `"auto"`. It reduces steps,
-            epochs and folds, or skips the training.
+            many rows, then fine-tuning, each if it fits into `max_train_tokens`, and keeps what is better on held-out
+            rows.
+        max_train_tokens: Work limit of contrastive training, and of fine-tuning with `"auto"`: tokens that go through
+            the trained layers, over all steps, epochs and folds; tokens that are only encoded count half. It reduces
+            steps, epochs and folds, or skips the training, in the same way on every machine.
+        max_train_minutes: Minutes after which training of the encoder is stopped, in whichever way it is trained. The
+            frozen encoder is then kept, and the report says so (`stopped`). Default: never, because a stop by the
+            clock depends on the machine.
         extra_sources: Complement the encoder's last layer by inner layers (`pooling_layers`), a TF-IDF head and a
             kernel head (`LexicalHead`, `KernelHead`), with stacking weights from out-of-fold outputs. The kernel head
             stores embeddings of training texts.
@@ -88,6 +94,8 @@ class FitOptions:
             LLM scores and the fused answer, in addition to temperatures.
         threshold_metric: Multi-label: metric for tuning the thresholds, `"accuracy"` (exact match), `"micro_f1"` or
             `"macro_f1"`.
+        query_price: Price of an LLM query for `llm_policy="auto"`, in right answers: 0.02 means that 50 queries must
+            bring one more right answer, as estimated on held-out rows.
         finetune: Options of the fine-tuning.
         batch_size: Texts per forward pass when encoding.
         bf16: Encode in bfloat16, see `encode_texts`.
@@ -96,10 +104,12 @@ class FitOptions:
     """
 
     encoder_training: str = "auto"
-    max_train_minutes: float = 5.0
+    max_train_tokens: int = MAX_TRAIN_TOKENS
+    max_train_minutes: float | None = None
     extra_sources: bool = True
     calibration: str = "auto"
     threshold_metric: str = "accuracy"
+    query_price: float = QUERY_PRICE
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
     bf16: bool = False

@@ -36,6 +36,8 @@ def training_summary(clf: "AutoFusionClassifier") -> str:
         how += f" ({report['num_train_epochs']} epochs of {report.get('trained_layers', 1):.0%} of the layers)"
     if "contrastive_steps" in report:
         how += f" ({report['contrastive_steps']} steps)"
+    if "stopped" in report:
+        how += f"; its training was stopped by `{report['stopped']}`"
     figures = [
         [METRIC_TITLES.get(name, plain(name)), f"{value:.4f}"]
         for name, value in report.get("out_of_sample", {}).items()

@@ -63,9 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=["auto", "probe", "contrastive", "full", "lora"],
         help="probe: linear head, seconds; contrastive: for few rows; full: fine-tuning; lora: fine-tuning in less "
-        "memory, with PEFT; auto: what is better within --max-train-minutes",
+        "memory, with PEFT; auto: what is better within --max-train-tokens",
     )
-    add("--max-train-minutes", type=float, default=5.0, help="bound of the encoder's training (default: %(default)s)")
+    add(
+        "--max-train-tokens",
+        type=int,
+        default=500_000,
+        help="bound of the encoder's training, in tokens through the trained layers (default: %(default)s)",
+    )
+    add("--max-train-minutes", type=float, help="stop the encoder's training then, and keep it frozen (default: never)")
     add("--num-train-epochs", type=int, help="most epochs of fine-tuning (default: 3, or 5 for up to 1,000 rows)")
     add("--trained-layers", type=float, help="share of layers, from the top, to fine-tune (default: 1; on a CPU 0.4)")
     add(
@@ -100,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="torch device (default: a GPU if there is one)")
     add("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     add = parser.add_argument_group("cost").add_argument
+    add(
+        "--query-price",
+        type=float,
+        default=0.02,
+        help="price of a query for `--llm-policy auto`, in right answers; 0.02: 50 queries must bring one more right "
+        "answer (default: %(default)s)",
+    )
     add(
         "--max-scored-rows",
         type=int,
@@ -196,6 +209,7 @@ def _report(
 
 _PASSED = (
     "encoder_training",
+    "max_train_tokens",
     "max_train_minutes",
     "extra_sources",
     "num_train_epochs",
@@ -208,6 +222,7 @@ _PASSED = (
     "fusion",
     "calibration",
     "threshold_metric",
+    "query_price",
     "max_scored_rows",
     "max_cost_usd",
     "device",

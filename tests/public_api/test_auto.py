@@ -221,8 +221,14 @@ def test_full_training_beats_chance_and_says_what_it_did(make: Any) -> None:
 
 
 def test_auto_training_respects_its_bound(make: Any) -> None:
+    clf = make(encoder_training="auto", max_train_tokens=0).fit(frame(30))
+    assert clf.report_["encoder_training"] == "probe"
+    assert "stopped" not in clf.report_
     clf = make(encoder_training="auto", max_train_minutes=0).fit(frame(30))
     assert clf.report_["encoder_training"] == "probe"
+    assert clf.report_["stopped"] == "max_train_minutes=0"
+    clf.report_["data"] = "news.csv"
+    assert "its training was stopped by `max_train_minutes=0`" in training_summary(clf)
 
 
 def test_long_and_odd_texts(make: Any) -> None:
@@ -286,6 +292,7 @@ def test_bad_data_is_named(make: Any, change: dict[str, Any], message: str) -> N
         ({"max_length": -5}, "`max_length` must be a positive integer, got -5"),
         ({"learning_rate": -1.0}, "`learning_rate` must be a number above 0, got -1.0"),
         ({"max_train_minutes": float("nan")}, "`max_train_minutes` must be a finite number, 0 or more, got nan"),
+        ({"max_train_tokens": -1}, "`max_train_tokens` must be a finite number of tokens, 0 or more, got -1"),
         ({"device": "foo"}, "`device` is 'foo'"),
         ({"device": "cuda:99"}, "`device` is 'cuda:99'"),
         ({"labels": ["film", "sport"]}, "unknown label 'tech'"),

@@ -14,6 +14,7 @@ from labelfusion.routing.policy import Above, StreamSelector, for_accuracy, sele
 from labelfusion.training.calibration.gate_fit import (
     calibrate_cascade,
     calibrate_gate,
+    expected_gain,
     fit_gate,
     fit_gate_threshold,
     fit_gates,
@@ -101,6 +102,43 @@ def test_a_threshold_keeps_the_gain_and_a_useless_llm_is_never_asked() -> None:
     assert (values > fit_gate_threshold(values, gain)).tolist() == [False] * 70 + [True] * 30
     assert fit_gate_threshold(values, -gain) == NEVER
     assert fit_gate_threshold(np.zeros(0), np.zeros(0)) == NEVER
+    assert fit_gate_threshold(np.ones(100), gain) < 1  # all or none of texts of equal value
+    assert fit_gate_threshold(np.ones(100), gain, 0.31) == NEVER
+
+
+@pytest.mark.parametrize("price", [0.0, 0.02, 0.1])
+def test_what_is_asked_is_worth_its_price(price: float) -> None:
+    """The last texts that are queried gain the price, the first ones that are not gain less."""
+    rng = np.random.default_rng(0)
+    values = rng.random(100_000)
+    gain = (rng.random(100_000) < 0.3 * values**2).astype(float) - (rng.random(100_000) < 0.01)
+    threshold = fit_gate_threshold(values, gain, price)
+    assert 0.3 * threshold**2 - 0.01 == pytest.approx(price, abs=0.015)
+
+
+def test_gains_are_those_of_changed_answers() -> None:
+    before = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.9, 0.1]])
+    after = np.array([[0.99, 0.01], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8], [0.8, 0.2]])
+    promised = 1 / (3 * 0.6) * 0.6  # one more right answer, where the probabilities promise 1.8
+    found = expected_gain(before, after, np.array([0, 1, 0, 1, 1]))
+    np.testing.assert_allclose(found, [0.0, (1 + promised) / 2, (-1 + promised) / 2, (1 + promised) / 2, 0.0])
+    both = expected_gain(before[1:2], after[1:2], np.array([[0.0, 1.0]]))
+    np.testing.assert_allclose(both, [(1 + 0.8 * 0.8 - 0.2 * 0.2) / 2])
+    assert expected_gain(before, after, np.array([0, 0, 0, 1, 0])).max() <= 0  # more harm than good
+
+
+def test_an_encoder_that_is_always_right_asks_nothing() -> None:
+    """Surer answers are no gain, even where the encoder is unsure."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 500)
+    sure = rng.uniform(0.5, 0.999, (500, 1))
+    probs = np.where(np.eye(3)[labels] > 0, sure, (1 - sure) / 2)
+    scores = np.eye(3)[np.where(rng.random(500) < 0.9, labels, (labels + 1) % 3)][:, None]
+    fused = probs**2 / (probs**2).sum(axis=1, keepdims=True)
+    entry = calibrate_gate(probs, fused, scores, labels, np.arange(500) % 5)
+    assert entry["threshold"] == NEVER
+    config = LabelFusionConfig(num_labels=3, calibration={"gate": entry})
+    assert not select(np.log(probs), "auto", config).any()
 
 
 def test_the_gain_curve_starts_at_nothing_and_ends_at_all() -> None:
@@ -163,7 +201,7 @@ def test_an_llm_that_only_harms_is_not_asked_by_auto() -> None:
     assert entry["threshold"] == NEVER
 
 
-def test_a_cascade_asks_the_dear_llm_about_less() -> None:
+def test_a_cascade_leaves_out_what_is_not_worth_its_price() -> None:
     probs, first, _, labels = world(3000, (0.8, 0.8, 0.8))
     rng = np.random.default_rng(7)
     right = rng.random(3000) < 0.98
@@ -178,20 +216,25 @@ def test_a_cascade_asks_the_dear_llm_about_less() -> None:
             out = np.where(there[:, None], out * likelihood, out)
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
-    stages = calibrate_cascade(probs, fuse, scores, labels, np.arange(3000) % 5)
-    assert len(stages) == 2
-    now = probs
-    asked, heard = [], np.full_like(scores, np.nan)
-    for p in range(2):
-        values, threshold = gate_values(now, {"gate": {"stages": stages}}, False, stage=p)
-        assert threshold is not None
-        wanted = values > threshold
-        heard[wanted, p] = scores[wanted, p]
-        now = fuse(heard)
-        asked.append(float(wanted.mean()))
     everything = (fuse(scores).argmax(axis=1) == labels).mean()
-    assert asked[1] < asked[0] < 0.9
-    assert (now.argmax(axis=1) == labels).mean() > everything - 0.02
+    queries = {}
+    for price in (0.02, 0.2):
+        stages = calibrate_cascade(probs, fuse, scores, labels, np.arange(3000) % 5, price=price)
+        assert len(stages) == 2
+        now = probs
+        asked, heard = [], np.full_like(scores, np.nan)
+        for p in range(2):
+            values, threshold = gate_values(now, {"gate": {"stages": stages}}, False, stage=p)
+            assert threshold is not None
+            wanted = values > threshold
+            heard[wanted, p] = scores[wanted, p]
+            now = fuse(heard)
+            asked.append(float(wanted.mean()))
+        queries[price] = sum(asked)
+        lost = everything - (now.argmax(axis=1) == labels).mean()
+        assert max(asked) < 0.9
+        assert lost < price * (2 - sum(asked)) + 0.01  # less than what the queries that were not made would have cost
+    assert queries[0.2] < 0.7 * queries[0.02]
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -214,3 +214,37 @@ def test_multi_label_sets_are_those_of_mapie() -> None:
     oracle = MultiLabelClassificationController(lambda x: probs[np.ravel(x)], target_level=0.95, predict_params=grid)
     oracle.calibrate(np.arange(300)[:, None], truth[:300])
     assert cutoff == pytest.approx(float(oracle.best_predict_param[0]), abs=2e-4)
+
+
+def test_texts_unlike_the_training_texts_are_not_answered() -> None:
+    encoder, fused, values, labels = rows(500, 0, 1.0)
+    novelty = np.where(np.arange(500) % 50 == 0, 0.3, 0.0)
+    stored = calibrate_risk(encoder, fused, values, labels, novelty=novelty)
+    assert stored["rows"] == 500
+    control = risk_control(0.1, stored, False)
+    probs = np.tile([1.0, 0.0, 0.0, 0.0], (4, 1))
+    scores = np.array([0.0, 0.01, 0.5, 1.0])
+    assert control.answered(probs, scores).tolist() == [True, False, False, False]
+    assert control.label_sets(probs, novelty=scores).sum(axis=1).tolist() == [1, 4, 4, 4]
+    assert control.answered(probs).all()
+    # Errors that are not answered leave more room for the others.
+    assert control.confidence <= risk_control(0.1, calibrate_risk(encoder, fused, values, labels), False).confidence
+    # A model of an earlier version answers as it did.
+    earlier = risk_control(0.1, {k: v for k, v in stored.items() if k != "outside"}, False)
+    assert earlier.answered(probs, scores).all()
+    assert earlier.label_sets(probs, novelty=scores).sum(axis=1).tolist() == [1] * 4
+
+
+def test_the_guarantee_holds_although_some_texts_are_never_answered() -> None:
+    wrong, missed = [], []
+    for seed in range(100):
+        encoder, fused, values, labels = rows(200, seed, 1.0)
+        novel = (np.random.default_rng(seed).random(700) < 0.02).astype(float)
+        stored = calibrate_risk(encoder, fused, values, labels, novelty=novel[:200])
+        control = risk_control(0.1, stored, False)
+        _, probs, _, truth = rows(500, 10_000 + seed, 1.0)
+        answered, sets = control.answered(probs, novel[200:]), control.label_sets(probs, novelty=novel[200:])
+        wrong.append((answered & (probs.argmax(axis=1) != truth)).mean())
+        missed.append(1 - sets[np.arange(500), truth].mean())
+    assert 0.08 < np.mean(wrong) <= 0.105
+    assert 0.06 < np.mean(missed) <= 0.105

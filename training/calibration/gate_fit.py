@@ -12,15 +12,16 @@ from ...evaluation.metrics import is_right
 from ...evaluation.tradeoff_curve import gain_curve, gate_area
 from ...modeling_labelfusion.fusion import pool_features
 from ...modeling_labelfusion.monotone import calibrated
+from ...routing.decisions import decided_classes
 from ...routing.gate import NEVER, SHARES, Gate, expected_error, uncertainty
 from ...routing.out_of_distribution import doubted
+from ..fit_options import QUERY_PRICE
 from ..fusion.fusion_data import FusionData
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
     from ..fit_state import FitState
 
-KEPT_GAIN = 0.95
 STRENGTH = 20.0  # weight, in rows, of the average in the reliability of a class
 
 
@@ -29,12 +30,13 @@ def fit_gates(state: "FitState") -> "FitState":
     if state.fused_logits is None:
         return state
     config, data, rows = state.config, state.fusion_data(), state.fusable
-    folds, novelty = state.folds[rows], state.novelty[rows]
+    folds, novelty, price = state.folds[rows], state.novelty[rows], state.options.query_price
     encoder, scores, labels = state.encoder_probs[rows], data.llm_scores.numpy(), data.labels.numpy()
-    gate = calibrate_gate(encoder, state.probabilities, scores, labels, folds, config.decision_rule, novelty)
+    gate = calibrate_gate(encoder, state.probabilities, scores, labels, folds, config.decision_rule, novelty, price)
     if config.num_providers > 1:
         fuse = PartlyFused(state.model, data)
-        gate["stages"] = calibrate_cascade(encoder, fuse, scores, labels, folds, novelty)
+        rule = config.decision_rule
+        gate["stages"] = calibrate_cascade(encoder, fuse, scores, labels, folds, rule, novelty, price)
     config.calibration["gate"] = gate
     return state
 
@@ -110,6 +112,7 @@ def calibrate_gate(
     folds: NDArray[np.int64],
     rule: DecisionRule | None = None,
     novelty: NDArray[np.floating] | None = None,
+    price: float = QUERY_PRICE,
 ) -> dict[str, Any]:
     """Fit the gate with its threshold and held-out curve, as plain data for `config.calibration["gate"]`.
 
@@ -121,11 +124,12 @@ def calibrate_gate(
         folds: int64 `(n,)`: the value of each row comes from a gate fitted on the other folds.
         rule: Multi-label: how probabilities become labels.
         novelty: float `(n,)`, out of sample, see `doubted`.
+        price: Price of a query, in right answers, see `fit_gate_threshold`.
 
     Returns:
         `Gate.to_dict` of the gate (without `recall` and `rate` if `uncertainty` was clearly better); `curve`:
         `accuracy` (multi-label: exact match) and `threshold` at each of 101 query shares from 0 to 1; `compared`: for
-        each gate, the mean gain of its curve over querying at random.
+        each gate, the mean gain of its curve over querying at random; `price`.
     """
     multi_label = labels.ndim == 2
     gate, values = _cross_fitted(encoder_probs, llm_scores, labels, folds, novelty)
@@ -137,7 +141,8 @@ def calibrate_gate(
     ahead = soft * (_rank(doubt) - _rank(values))
     if ahead.mean() > 2 * ahead.std() / max(len(ahead), 1) ** 0.5:
         values, found = doubt, {"threshold": NEVER}
-    found["threshold"] = fit_gate_threshold(values, soft)
+    found["threshold"] = fit_gate_threshold(values, expected_gain(encoder_probs, fused_probs, labels, rule), price)
+    found["price"] = price
     found["curve"] = {
         "accuracy": [round(float(a), 5) for a in before.mean() + gain_curve(values, gain)],
         "threshold": [round(float(t), 6) for t in np.quantile(values, 1.0 - SHARES)] if len(values) else [],
@@ -153,7 +158,9 @@ def calibrate_cascade(
     llm_scores: NDArray[np.floating],
     labels: NDArray[Any],
     folds: NDArray[np.int64],
+    rule: DecisionRule | None = None,
     novelty: NDArray[np.floating] | None = None,
+    price: float = QUERY_PRICE,
 ) -> list[dict[str, Any]]:
     """Fit one gate for each of several LLMs, which are queried one after the other, from cheap to expensive.
 
@@ -166,7 +173,9 @@ def calibrate_cascade(
         llm_scores: float `(n, P, K)`, NaN for missing, in query order.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         folds: int64 `(n,)`.
+        rule: Multi-label: how probabilities become labels.
         novelty: float `(n,)`, out of sample, see `doubted`.
+        price: Price of a query, in right answers, see `fit_gate_threshold`.
 
     Returns:
         `Gate.to_dict` of each stage.
@@ -177,8 +186,7 @@ def calibrate_cascade(
         gate, values = _cross_fitted(now, llm_scores[:, p : p + 1], labels, folds, novelty)
         trial = heard.copy()
         trial[:, p] = llm_scores[:, p]
-        gain = _truth(fuse(trial), labels) - _truth(now, labels)
-        gate.threshold = fit_gate_threshold(values, gain)
+        gate.threshold = fit_gate_threshold(values, expected_gain(now, fuse(trial), labels, rule), price)
         asked = values > gate.threshold
         heard[asked, p] = llm_scores[asked, p]
         now = fuse(heard)
@@ -214,25 +222,57 @@ def simple_gates(encoder_probs: NDArray[np.floating], multi_label: bool) -> dict
     }
 
 
-def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating], kept_gain: float = KEPT_GAIN) -> float:
-    """Choose the threshold with the fewest queries that keeps most of the gain of the LLM.
+def expected_gain(
+    before: NDArray[np.floating], after: NDArray[np.floating], labels: NDArray[Any], rule: DecisionRule | None = None
+) -> NDArray[np.float64]:
+    """How much a query raises the accuracy, for each row.
+
+    This is the mean of two estimates: what the labels show (1, 0 or -1), which is unbiased but noisy, and what the
+    probabilities after the query expect, scaled down to the same sum if they promise more. Both are 0 where the answer
+    stays the same. If the labels show no gain in all, nothing is expected.
+
+    Args:
+        before: float `(n, K)`: probabilities without the answer.
+        after: float `(n, K)`: probabilities with it, out of sample and calibrated.
+        labels: int64 `(n,)`, or 0/1 `(n, K)`.
+        rule: Multi-label: how probabilities become labels.
+
+    Returns:
+        float64 `(n,)`, in accuracy (multi-label: exact match).
+    """
+    multi_label = labels.ndim == 2
+    chosen = [decided_classes(probs, multi_label, rule) for probs in (before, after)]
+    if multi_label:
+        first, then = (np.where(classes, after, 1.0 - after).prod(axis=1) for classes in chosen)
+    else:
+        first, then = ((after * classes).sum(axis=1) for classes in chosen)
+    shown = is_right(after, labels, rule).astype(np.float64) - is_right(before, labels, rule)
+    if shown.sum() <= 0:
+        return np.minimum(shown, 0.0)
+    promised = then - first
+    return np.asarray((shown + promised * min(1.0, shown.sum() / max(promised.sum(), 1e-9))) / 2)
+
+
+def fit_gate_threshold(values: NDArray[np.floating], gain: NDArray[np.floating], price: float = QUERY_PRICE) -> float:
+    """Choose the threshold with the largest gain after the price of the queries.
+
+    So the texts just above it gain the price or more, and those just below it gain less.
 
     Args:
         values: float `(n,)`: gate values of the texts.
-        gain: float `(n,)`: gain of querying; preferably in the probability of the true class, which is less noisy than
-            accuracy.
-        kept_gain: Share of the gain of always querying to keep.
+        gain: float `(n,)`: see `expected_gain`.
+        price: Price of a query, in right answers: 0.02 means that 50 queries must bring one more right answer.
 
     Returns:
-        A threshold; `NEVER` if the LLM adds nothing.
+        A threshold; `NEVER` if no share of queries is worth its price.
     """
     order = np.argsort(-values, kind="stable")
-    total = np.cumsum(gain[order])
-    if len(total) == 0 or total[-1] <= 0:
+    left = np.cumsum(gain[order] - price)
+    left[:-1][np.diff(values[order]) == 0] = -np.inf  # texts of equal value are treated equally
+    if len(left) == 0 or left.max() <= 0:
         return NEVER
-    enough = int(np.argmax(total >= kept_gain * total[-1]))
-    # Halfway to the next lower value, so that texts of equal value are treated equally.
-    last = values[order[enough]]
+    # Halfway to the next lower value.
+    last = values[order[int(np.argmax(left))]]
     return float((last + values[values < last].max(initial=0.0)) / 2)
 
 

@@ -23,7 +23,8 @@ def store_errors(state: "FitState") -> "FitState":
         values = np.zeros(len(fused))
     else:
         values = gate_values(encoder, config.calibration, state.task.multi_label, novelty=state.novelty[rows])[0]
-    risk = calibrate_risk(encoder, fused, values, state.labels[rows], config.decision_rule)
+    novelty = state.novelty[rows]
+    risk = calibrate_risk(encoder, fused, values, state.labels[rows], config.decision_rule, novelty)
     if state.fused_logits is None and config.num_providers:
         risk["encoder_only"] = True  # the default pool was not measured
     config.calibration["risk"] = risk
@@ -36,6 +37,7 @@ def calibrate_risk(
     values: NDArray[np.floating],
     labels: NDArray[Any],
     rule: DecisionRule | None = None,
+    novelty: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """Collect the held-out errors for `risk_control`, as plain data for `config.calibration["risk"]`.
 
@@ -47,23 +49,31 @@ def calibrate_risk(
         values: float `(n,)`: gate values.
         labels: int64 `(n,)`, or 0/1 `(n, K)`.
         rule: Multi-label: how probabilities become labels.
+        novelty: float `(n,)`: out-of-distribution scores, out of sample. The model abstains where they are above 0, so
+            errors there do not count. Default: it does not abstain for this reason.
 
     Returns:
-        `rows`: n; `shares`: 101 quantiles of `values`; and for `encoder` and `fused`: `wrong`, a list of (value,
-        confidence) of the wrong rows, and `missed`, a list of (value, probability, share of the row's true classes) of
-        each true class that was not predicted.
+        `rows`: n; `outside`: whether there is a `novelty`; `shares`: 101 quantiles of `values`; and for `encoder` and
+        `fused`: `wrong`, a list of (value, confidence) of the wrong rows, and `missed`, a list of (value, probability,
+        share of the row's true classes) of each true class that was not predicted.
     """
     multi_label = labels.ndim == 2
+    inside = np.ones(len(labels), dtype=bool) if novelty is None else np.asarray(novelty) <= 0
     if len(labels) > MOST_ROWS:
         some = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
         encoder_probs, fused_probs, values, labels = (a[some] for a in (encoder_probs, fused_probs, values, labels))
+        inside = inside[some]
     truth = labels > 0 if multi_label else np.eye(encoder_probs.shape[1], dtype=bool)[labels]
-    found: dict[str, Any] = {"rows": len(labels), "shares": _rounded(np.quantile(values, 1.0 - SHARES))}
+    found: dict[str, Any] = {
+        "rows": len(labels),
+        "outside": novelty is not None,
+        "shares": _rounded(np.quantile(values, 1.0 - SHARES)),
+    }
     for name, probs in (("encoder", encoder_probs), ("fused", fused_probs)):
         decided = decided_classes(probs, multi_label, rule)
-        wrong = (decided != truth).any(axis=1)
+        wrong = (decided != truth).any(axis=1) & inside
         confidence = 1.0 - expected_error(probs, multi_label)
-        row, label = np.nonzero(truth & ~decided)
+        row, label = np.nonzero(truth & ~decided & inside[:, None])
         share = 1.0 / truth.sum(axis=1).clip(1)
         found[name] = {
             "wrong": [_rounded(pair) for pair in zip(values[wrong], confidence[wrong], strict=True)],

@@ -1,7 +1,6 @@
-"""Contrastive training in the recipe, within the time limit and evaluated on held-out rows."""
+"""Contrastive training in the recipe, within the budget and evaluated on held-out rows."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,6 +15,7 @@ from ..fit_options import ContrastiveOptions
 from ..losses import clearly_better, log_loss
 from .contrastive import contrast
 from .probe import PENALTIES, cross_validate, fit_head, set_head
+from .train_budget import ENCODING, TrainBudget
 
 if TYPE_CHECKING:
     from ..fit_state import FitState
@@ -31,7 +31,7 @@ Parts: TypeAlias = list[NDArray[np.bool_]]  # rows that are held out in turn, bo
 Train: TypeAlias = Callable[[NDArray[np.bool_]], torch.Tensor]
 
 
-def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions) -> "FitState":
+def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions, budget: TrainBudget) -> "FitState":
     """Train the encoder contrastively, in place, and fit a probe on its new embeddings as head, if this is better.
 
     For each part, an encoder is trained without it, and a probe on its embeddings predicts the part, because embeddings
@@ -40,25 +40,25 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
 
     Args:
         state: State with the probe of the frozen encoder.
-        parts: Rows that are held out in turn; fewer parts are used if time is short.
+        parts: Rows that are held out in turn; fewer parts are used if the budget is short.
         options: Training options.
+        budget: The work that is allowed; what is done is taken off it.
 
     Returns:
-        The state with the out-of-fold logits of the trained encoder. If training did not help or there was no time,
-        state and model are unchanged except for the report.
+        The state with the out-of-fold logits of the trained encoder. If training did not help or was too much
+        work, state and model are unchanged except for the report.
     """
     model, forced = state.model, state.options.encoder_training == "contrastive"
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    plan = _plan(state, parts, options)
-    model.load_state_dict(start)
-    state = state.told(contrastive_estimate_minutes=round(plan.minutes, 2))
+    plan = _plan(parts, options, budget)
+    state = state.told(contrastive_tokens=round(plan.tokens))
     if not plan.affordable and not forced:
         return state
-    if plan.minutes > state.options.max_train_minutes:
+    if plan.tokens > budget.tokens:
         logger.warning(
-            "Contrastive training takes about %.1f minutes, more than `max_train_minutes`=%g: %d steps are the least.",
-            plan.minutes,
-            state.options.max_train_minutes,
+            "Contrastive training takes about %d tokens, more than `max_train_tokens`=%d: %d steps are the least.",
+            plan.tokens,
+            state.options.max_train_tokens,
             plan.steps,
         )
     total = plan.steps * (len(plan.parts) + 1)
@@ -67,6 +67,7 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
         def train(rows: NDArray[np.bool_]) -> torch.Tensor:
             used = [text for text, use in zip(state.texts, rows, strict=True) if use]
             labels = state.labels[rows]
+            budget.spend(plan.tokens / (len(plan.parts) + 1))
             contrast(state.encoder, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
             how = {"batch_size": options.batch_size, "max_length": options.max_length}
             return encode_texts(model, state.encoder.tokenizer, state.texts, **how)
@@ -89,27 +90,25 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
 
 @dataclass
 class _Plan:
-    """The training that fits into the time limit: parts, steps per part and for all rows, and the seconds needed."""
+    """The training that fits into the budget: parts, steps per part and for all rows, and the tokens needed."""
 
     parts: Parts
     steps: int
-    minutes: float
+    tokens: float
     affordable: bool
 
 
-def _plan(state: "FitState", parts: Parts, options: ContrastiveOptions) -> _Plan:
-    step_seconds = _seconds_per_step(state, options)
-    # Encoding a text takes at most half of a training step.
-    encode_seconds = 0.5 * step_seconds * len(state.texts) / options.batch_size
-    budget, least = 60 * state.options.max_train_minutes, min(FEWEST_STEPS, options.max_steps)
+def _plan(parts: Parts, options: ContrastiveOptions, budget: TrainBudget) -> _Plan:
+    per_step = options.batch_size * float(budget.lengths.mean())
+    encoding = ENCODING * float(budget.lengths.sum())
+    least = min(FEWEST_STEPS, options.max_steps)
     while True:
-        affordable = int((budget / (len(parts) + 1) - encode_seconds) / step_seconds)
+        affordable = int((budget.tokens / (len(parts) + 1) - encoding) / per_step)
         if affordable >= least or sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
             break
         parts = parts[:-1]
     steps = max(least, min(options.max_steps, affordable))
-    minutes = (len(parts) + 1) * (steps * step_seconds + encode_seconds) / 60
-    return _Plan(parts, steps, minutes, affordable >= least)
+    return _Plan(parts, steps, (len(parts) + 1) * (steps * per_step + encoding), affordable >= least)
 
 
 @dataclass
@@ -145,11 +144,3 @@ def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str,
         if state.options.encoder_training == "auto" and clearly_better(reference, loss, errors=1.0):
             break  # the other parts are unlikely to change the result
     return found
-
-
-def _seconds_per_step(state: "FitState", options: ContrastiveOptions) -> float:
-    """Measure the seconds per step on a few steps, which change the weights."""
-    ends = [time.perf_counter()]
-    rows = (state.texts, state.labels)
-    contrast(state.encoder, *rows, options, steps=4, on_step=lambda _: ends.append(time.perf_counter()))
-    return float(np.median(np.diff(ends)))

@@ -1,10 +1,10 @@
 """The steps of the recipe that encode the texts, fit the encoder and its linear head, and compute out-of-fold logits.
 
-A cross-validated linear probe is fitted on frozen embeddings. If time allows, contrastive training (for few rows) or
-fine-tuning from this warm start are then tried, and each is kept only if it is better on held-out rows.
+A cross-validated linear probe is fitted on frozen embeddings. If the budget allows, contrastive training (for few rows)
+or fine-tuning from this warm start are then tried, and each is kept only if it is better on held-out rows.
 """
 
-import time
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,13 @@ from .finetune import trained_share
 from .finetune_fit import fit_finetuned
 from .frozen_layers import remembered_below
 from .probe import fit_probe, set_head
+from .train_budget import OutOfTimeError, TrainBudget
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion.encoding import TextEncoder
     from ..fit_state import FitState
+
+logger = logging.getLogger(__name__)
 
 SMALL = 3000  # up to this number of rows the encoder is cross-fitted; above, one held-out part is enough
 
@@ -58,15 +61,29 @@ def train_encoder(state: "FitState") -> "FitState":
     state = state.told(encoder_training="probe", encoder_log_loss={"probe": round(probe.loss, 5)})
     covered = np.ones(len(state.texts), dtype=bool)
     state = replace(state, encoder_logits=probe.out_of_fold_logits, covered=covered, frozen=True)
-    parts = _held_out_parts(state)
-    started = time.perf_counter()
-    if wanted == "contrastive" or (wanted == "auto" and len(state.texts) in FEW_ROWS):
-        contrastive = ContrastiveOptions(max_length=options.finetune.max_length, seed=options.seed)
-        state = fit_contrastive(state, parts, contrastive)
-    if state.frozen and wanted in ("auto", "full", "lora"):
-        with remembered_below(state.model, trained_share(state.model, options.finetune)):
-            state = fit_finetuned(state, parts, probe, started)
-    return state
+    if wanted == "probe":
+        return state
+    parts, budget = _held_out_parts(state), TrainBudget.start(state.encoder, state.texts, options)
+    start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    try:
+        with budget.stopping(state.encoder):
+            if wanted == "contrastive" or (wanted == "auto" and len(state.texts) in FEW_ROWS):
+                contrastive = ContrastiveOptions(max_length=options.finetune.max_length, seed=options.seed)
+                state = fit_contrastive(state, parts, contrastive, budget)
+            if state.frozen and wanted in ("auto", "full", "lora"):
+                with remembered_below(state.model, trained_share(state.model, options.finetune)):
+                    state = fit_finetuned(state, parts, probe, budget)
+    except OutOfTimeError:
+        state.model.load_state_dict(start)
+        state.model.eval()
+        state = state.told(stopped=f"max_train_minutes={options.max_train_minutes:g}")
+        logger.warning(
+            "Training of the encoder was stopped after `max_train_minutes`=%g: the frozen encoder is used. Raise it, "
+            "or lower `max_train_tokens`=%d, which limits the training in the same way on every machine.",
+            options.max_train_minutes,
+            options.max_train_tokens,
+        )
+    return state.told(train_tokens=round(budget.spent))
 
 
 def _held_out_parts(state: "FitState") -> list[NDArray[np.bool_]]:

@@ -1,7 +1,6 @@
 """Fine-tunes the encoder, or its upper layers, on labels alone with the Trainer."""
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
 from ...modeling_labelfusion.encoding import max_length as length_limit
-from ...modeling_labelfusion.encoding import token_rows, tokenize
+from ...modeling_labelfusion.encoding import token_rows
 from ...modeling_labelfusion.hardware import fast_bf16
 from ..collator import LabelFusionDataCollator
 from ..fit_options import FinetuneOptions
@@ -24,8 +23,6 @@ from .weighted_rows import WEIGHT_KEY, WeightedRowsCollator, WeightedRowsTrainer
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
     from ...modeling_labelfusion.encoding import TextEncoder
-
-TIMED_BATCHES = 4
 
 
 class _Rows(torch.utils.data.Dataset):
@@ -154,32 +151,3 @@ def trained_share(model: "LabelFusionForSequenceClassification", options: Finetu
     if options.low_rank:
         return 1.0
     return options.trained_layers or (0.4 if model.device.type == "cpu" else 1.0)
-
-
-def seconds_per_row(
-    encoder: "TextEncoder", texts: list[str], options: FinetuneOptions, seed: int = 0
-) -> tuple[float, float]:
-    """Measure the seconds of a training step per row, for the first and for later passes over a text.
-
-    Uses a few batches of texts of similar length, as in training, and `remembered_below` where training uses it. The
-    weights do not change.
-    """
-    model, tokenizer = encoder.model, encoder.tokenizer
-    limit = length_limit(model, tokenizer, options.max_length)
-    size = min(options.batch_size, len(texts))
-    drawn = np.random.default_rng(seed).permutation(len(texts))[: TIMED_BATCHES * size]
-    some = sorted((texts[i] for i in drawn), key=len)
-    batches = [some[i : i + size] for i in range(0, len(some), size)]
-    seconds = [0.0, 0.0]
-    bf16 = fast_bf16(model.device)
-    with _trained_part(model, options):
-        for number, batch in enumerate([some[::TIMED_BATCHES], *batches]):  # the first is a warm-up, not counted
-            inputs = tokenize(tokenizer, batch, limit).to(model.device)
-            for again in range(2):
-                start = time.perf_counter()
-                with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                    total = model.encode(**inputs)[0].sum()
-                total.backward()
-                model.zero_grad(set_to_none=True)
-                seconds[again] += (time.perf_counter() - start) * (number > 0)
-    return seconds[0] / len(some), seconds[1] / len(some)

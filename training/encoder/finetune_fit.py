@@ -1,7 +1,6 @@
-"""Fine-tuning in the recipe, from the probe as a warm start, with the epochs that held-out rows and time allow."""
+"""Fine-tuning in the recipe, from the probe as a warm start, for the epochs that held-out rows and budget allow."""
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,10 @@ from ...modeling_labelfusion.hardware import fast_bf16
 from ..calibration.calibration_maps import fit_temperature
 from ..losses import clearly_better, log_loss
 from .contrastive_fit import FEWEST_JUDGED
-from .finetune import finetune, seconds_per_row, trained_share
+from .finetune import finetune, trained_share
 from .low_rank import merged_weights
 from .probe import PENALTIES, Probe, fit_head, set_head
+from .train_budget import TrainBudget
 
 if TYPE_CHECKING:
     from ..fit_state import FitState
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 SMALL_PART = 0.15  # share of the rows
 
 
-def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Probe, started: float) -> "FitState":
-    """Fine-tune the encoder, in place, if this is better and there is time.
+def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Probe, budget: TrainBudget) -> "FitState":
+    """Fine-tune the encoder, in place, if this is better and within the budget.
 
     With `encoder_training="full"` and `"lora"`, it is always fine-tuned and kept.
 
@@ -35,28 +35,26 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
         state: State with the probe of the frozen encoder.
         parts: Rows that are held out in turn, bool `(n,)` each.
         probe: The probe, which is the warm start and the reference to beat.
-        started: `time.perf_counter()` at the start of `max_train_minutes`.
+        budget: The work that `"auto"` allows; what is done is taken off it.
 
     Returns:
-        The state with the out-of-fold logits of the trained encoder. If training did not help or there was no time,
-        state and model are unchanged except for the report.
+        The state with the out-of-fold logits of the trained encoder. If training did not help or was too much
+        work, state and model are unchanged except for the report.
     """
     options, model = state.options, state.model
-    schedule = _Schedule.of(state, parts)
+    schedule = _Schedule.of(state, parts, budget.lengths)
     if options.encoder_training == "auto":
-        first, later = seconds_per_row(state.encoder, state.texts, options.finetune)
-        budget = options.max_train_minutes * 60 - (time.perf_counter() - started)
-        schedule.shorten(budget, first, later)
-        seconds = schedule.seconds(first, later)
-        state = state.told(finetune_estimate_minutes=round(seconds / 60, 1))
-        if seconds > budget:
+        schedule.shorten(budget.tokens)
+        state = state.told(finetune_tokens=schedule.tokens)
+        if schedule.tokens > budget.tokens:
             logger.warning(
-                "The encoder stays frozen: fine-tuning would take about %.1f minutes, more than is left of "
-                "`max_train_minutes`=%g. Raise it, or use a GPU or a smaller encoder.",
-                seconds / 60,
-                options.max_train_minutes,
+                "The encoder stays frozen: fine-tuning would take %d tokens, more than is left of "
+                '`max_train_tokens`=%d. Raise it, or give `encoder_training="full"`, which has no limit.',
+                schedule.tokens,
+                options.max_train_tokens,
             )
             return state
+    budget.spend(schedule.epochs * schedule.measuring)
     logits, covered, measured = _train_without_each_part(state, schedule, probe)
     rows = torch.from_numpy(covered)
     losses = [_calibrated_loss(state, of_epoch, rows) for of_epoch in logits]
@@ -69,6 +67,7 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     if options.encoder_training == "auto" and not clearly_better(losses[best], reference, errors=1.0):
         return state
     if schedule.again:  # same schedule as measured, stopped after the best epoch
+        budget.spend((best + 1) * int(schedule.lengths.sum()))
         rows_and_options = (state.texts, state.labels, options.finetune)
         finetune(
             state.encoder, *rows_and_options, num_epochs=schedule.epochs, stop_after=best + 1, weights=state.weights
@@ -85,32 +84,37 @@ class _Schedule:
     """The amount of training.
 
     Args:
-        rows: n.
+        lengths: int64 `(n,)`: tokens of each text.
         parts: Rows that are held out in turn.
         epochs: Maximum number of epochs.
         again: Whether a final training uses all rows; otherwise the evaluated encoder is kept.
     """
 
-    rows: int
+    lengths: NDArray[np.int64]
     parts: list[NDArray[np.bool_]]
     epochs: int
     again: bool
 
     @classmethod
-    def of(cls, state: "FitState", parts: list[NDArray[np.bool_]]) -> "_Schedule":
+    def of(cls, state: "FitState", parts: list[NDArray[np.bool_]], lengths: NDArray[np.int64]) -> "_Schedule":
         """The full schedule."""
         epochs = state.options.finetune.num_train_epochs or (5 if len(state.texts) <= 1000 else 3)
         # With a small held-out part, training again on all rows would hardly help.
-        return cls(len(state.texts), list(parts), epochs, len(parts) > 1 or parts[0].mean() > SMALL_PART)
+        return cls(lengths, list(parts), epochs, len(parts) > 1 or parts[0].mean() > SMALL_PART)
 
-    def seconds(self, first: float, later: float) -> float:
-        """Estimated seconds, from the seconds per row in the first and in later epochs."""
-        trained = sum(self.rows - int(part.sum()) for part in self.parts) + self.again * self.rows
-        return later * self.epochs * trained + (first - later) * self.rows
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the trained layers."""
+        return self.epochs * (self.measuring + self.again * int(self.lengths.sum()))
 
-    def shorten(self, budget: float, first: float, later: float) -> None:
+    @property
+    def measuring(self) -> int:
+        """Tokens of an epoch without each part in turn."""
+        return sum(int(self.lengths[~part].sum()) for part in self.parts)
+
+    def shorten(self, budget: float) -> None:
         """Drop epochs, parts and the final training until it fits into the budget or nothing is left to drop."""
-        while self.seconds(first, later) > budget:
+        while self.tokens > budget:
             if self.epochs > 2:
                 self.epochs -= 1
             elif sum(int(part.sum()) for part in self.parts[:-1]) >= FEWEST_JUDGED:

@@ -61,6 +61,11 @@ class FusionData:
         """The labels, with the weights of the rows if they have any."""
         return self.labels if self.weights is None else Weighted(self.labels, self.weights)
 
+    @property
+    def count(self) -> float:
+        """The number of rows; with weights, their sum."""
+        return max(float(len(self.labels) if self.weights is None else self.weights.sum()), 1.0)
+
     def answer(self, logits: torch.Tensor) -> torch.Tensor:
         """Final logits of the model, float `(n, K)`, from independent per-class logits."""
         return logits if self.label_sets is None else self.label_sets(logits)

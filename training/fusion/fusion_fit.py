@@ -19,6 +19,7 @@ from .baseline_fit import fit_baseline, out_of_fold
 from .fusion_data import FusionData
 from .mlp_fit import fit_mlp, mlp_out_of_fold
 from .pool_fit import PoolPath, average_pools, encoder_alone, fit_missing
+from .worse_answers import by_row, expected_drift, with_worse_answers
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
@@ -124,19 +125,24 @@ def fit_fusion(
         fusion: `"mlp"` includes the MLP, `"pool"` does not; `"encoder"` and `"llm"` use only that source.
         mlp_kwargs: For `FusionMLP`: `fusion_hidden_size`, `dropout`.
     """
+    n, known, known_folds = len(data.labels), data, folds
+    data, folds = with_worse_answers(data), np.tile(folds, 2)
     candidates = find_candidates(data, folds)
-    losses = [data.log_loss(candidate.logits) for candidate in candidates]
+    losses = [by_row(data.log_loss(candidate.logits)) for candidate in candidates]
     alone = fusion in ("encoder", "llm")
     chosen = _choose(candidates, losses, fusion)
     pool = fit_average(chosen, data)
     if not alone and data.llm_scores.shape[1] > 1:
         by_fold = zip(*(candidate.pools for _, candidate in chosen), strict=True)
         shares = [share for share, _ in chosen]
-        fit_missing(pool, data, folds, [average_pools(list(zip(shares, pools, strict=True))) for pools in by_fold])
+        fit_missing(
+            pool, known, known_folds, [average_pools(list(zip(shares, pools, strict=True))) for pools in by_fold]
+        )
     logits = torch.stack([share * candidate.logits for share, candidate in chosen]).sum(dim=0)
-    loss = data.log_loss(logits)
+    loss = by_row(data.log_loss(logits))
     report: dict[str, Any] = {
-        "rows": len(data.labels),
+        "rows": n,
+        "expected_drift": round(expected_drift(known), 4),
         "chosen": fusion if alone else "pool",
         "weights": {candidate.name: round(share, 3) for share, candidate in chosen},
         "log_loss": {c.name: round(float(loss.mean()), 5) for c, loss in zip(candidates, losses, strict=True)},
@@ -145,15 +151,15 @@ def fit_fusion(
     mlp = None
     if fusion == "mlp" and data.embeddings is not None:
         epochs, with_mlp = mlp_out_of_fold(data, folds, logits, mlp_kwargs or {})
-        loss_with_mlp = data.log_loss(with_mlp)
+        loss_with_mlp = by_row(data.log_loss(with_mlp))
         report["log_loss"]["fusion with mlp"] = round(float(loss_with_mlp.mean()), 5)
         if epochs and clearly_better(loss_with_mlp, loss):
             with torch.no_grad():
                 pooled = pool(data.encoder_logits, data.evidence, data.mask)
             mlp, logits = fit_mlp(data, pooled, epochs, mlp_kwargs or {}), with_mlp
             report |= {"chosen": "pool and mlp", "mlp_epochs": epochs}
-    sources = [data.answer(candidate.logits) for candidate in candidates if candidate.kind != "pool"]
-    return FusionFit(pool, mlp, data.answer(logits.detach()), sources, report)
+    sources = [known.answer(candidate.logits[:n]) for candidate in candidates if candidate.kind != "pool"]
+    return FusionFit(pool, mlp, known.answer(logits[:n].detach()), sources, report)
 
 
 def _choose(candidates: list[Candidate], losses: list[torch.Tensor], fusion: str) -> list[tuple[float, Candidate]]:

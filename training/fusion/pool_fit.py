@@ -34,7 +34,7 @@ class PoolPath:
     def fit(self, data: FusionData, count: int | None = None) -> list[ScorePool]:
         """Fit the pools of the first `count` penalties (default: all) on all rows of `data`."""
         num_providers, num_labels = data.llm_scores.shape[1:]
-        n = max(len(data.labels), 1)
+        n = data.count
         encoder_logits, evidence, mask = self._inputs(data)
         answers = mask.sum(dim=0).clamp_min(1.0) * num_labels
         scale = (evidence.square().sum(dim=(0, 2)) / answers).sqrt().clamp_min(1e-3)
@@ -57,7 +57,7 @@ class PoolPath:
                 ridge = (weight - prior).square().sum() + (encoder_scale * shift).square().sum()
                 # Biases only shift class frequencies and need little data, so their penalty is small.
                 held = penalty * extra + stiffness * ridge + min(penalty, 3.0) * bias.square().sum()
-                return data.log_loss(logits).mean() + 0.5 * held / n
+                return (data.log_loss(logits).sum() + 0.5 * held) / n
 
             minimize(objective, parameters, max_iter=60)
             with torch.no_grad():

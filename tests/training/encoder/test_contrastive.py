@@ -14,6 +14,7 @@ from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.training.encoder import contrastive_fit, encoder_fit
 from labelfusion.training.encoder.contrastive import batches, contrast, contrastive_loss, upper_layers
 from labelfusion.training.encoder.probe import fit_head, fit_probe
+from labelfusion.training.encoder.train_budget import TrainBudget, token_counts
 from labelfusion.training.fit_options import ContrastiveOptions, FitOptions
 from labelfusion.training.fit_state import FitState
 from labelfusion.training.folds import assign_folds
@@ -134,10 +135,12 @@ def run(model: Any, tokenizer: Any, texts: list[str], labels: Any, **kwargs: Any
     """`fit_contrastive` over three parts; its answer and its report."""
     folds = assign_folds(labels, 3, texts)
     training = "contrastive" if kwargs.get("forced") else "auto"
-    options = FitOptions(encoder_training=training, max_train_minutes=kwargs.get("max_minutes", 5.0))
+    options = FitOptions(encoder_training=training, max_train_tokens=kwargs.get("max_tokens", 500_000))
     state = FitState.start(model, tokenizer, texts, labels, None, options, encode_texts(model, tokenizer, texts))
     parts = [folds == f for f in range(3)]
-    state = contrastive_fit.fit_contrastive(state, parts, kwargs.get("options", OPTIONS))
+    budget = TrainBudget.start(state.encoder, texts, options)
+    state = contrastive_fit.fit_contrastive(state, parts, kwargs.get("options", OPTIONS), budget)
+    assert budget.tokens + budget.spent == options.max_train_tokens
     return None if state.frozen else (state.encoder_logits, state.covered), state.report
 
 
@@ -158,10 +161,10 @@ def test_answers_are_those_of_encoders_that_did_not_see_the_rows(
     result, report = run(model, tiny_tokenizer, texts, noise)
     folds = assign_folds(noise, 3, texts)
     parts = [{t for t, f in zip(texts, folds, strict=True) if f == fold} for fold in range(3)]
-    assert [part & trained for part, trained in zip(parts, seen[1:], strict=False)] == [set(), set(), set()]
+    assert [part & trained for part, trained in zip(parts, seen, strict=True)] == [set(), set(), set()]
     assert report["encoder_log_loss"]["contrastive"] > 0.6
     assert result is None
-    assert len(seen) == 4
+    assert len(seen) == 3
     assert all(torch.equal(start[name], tensor) for name, tensor in model.state_dict().items())
     # An encoder that is asked about rows that it has seen is sure of the noise.
     contrast(TextEncoder(model, tiny_tokenizer), texts, noise, OPTIONS, steps=60)
@@ -177,28 +180,28 @@ def test_the_budget_bounds_it(
     model = make_model(num_labels=2, num_providers=0)
     trained: list[int] = []
     monkeypatch.setattr(contrastive_fit, "contrast", lambda *_, steps, **__: trained.append(steps))
-    monkeypatch.setattr(contrastive_fit, "_seconds_per_step", lambda *_: 0.1)  # encoding all: another 0.3
     options = ContrastiveOptions(max_steps=100, batch_size=16)
+    (length,) = set(token_counts(TextEncoder(model, tiny_tokenizer), texts).tolist())
+    step = 16 * length  # encoding all is the work of three steps
 
-    def minutes(seconds: float, forced: bool = False) -> Any:
+    def trying(steps: float, forced: bool = False) -> Any:
         trained.clear()
-        (result, report) = run(
-            model, tiny_tokenizer, texts, labels, options=options, max_minutes=seconds / 60, forced=forced
-        )
+        tokens = int(steps * step)
+        (result, report) = run(model, tiny_tokenizer, texts, labels, options=options, max_tokens=tokens, forced=forced)
         return report, None if result is None else int(result[1].sum())
 
-    assert minutes(100, forced=True)[1] == 96
+    assert trying(1000, forced=True)[1] == 96
     assert trained == [100] * 4  # three parts and the whole: all that was asked for
-    assert minutes(21.4, forced=True)[1] == 96
+    assert trying(214, forced=True)[1] == 96
     assert trained == [50] * 4
-    report, answered = minutes(7.25, forced=True)
+    report, answered = trying(72.5, forced=True)
     assert trained == [21] * 3  # one part fewer before there are too few steps
     assert answered == 64
-    assert 6 / 60 < report["contrastive_estimate_minutes"] <= 0.12
-    report, answered = minutes(2, forced=False)
+    assert 60 * step < report["contrastive_tokens"] <= 72.5 * step
+    report, answered = trying(20, forced=False)
     assert (trained, answered) == ([], None)
-    assert report["contrastive_estimate_minutes"] > 2 / 60
-    minutes(2, forced=True)
+    assert report["contrastive_tokens"] > 20 * step
+    trying(20, forced=True)
     assert trained == [contrastive_fit.FEWEST_STEPS] * 3  # the choice is never left to a handful of rows
 
 
@@ -227,7 +230,7 @@ def test_a_scored_row_does_not_judge_alone(
     scores = np.full((rows, 1, 2), np.nan, dtype=np.float32)
     scores[7] = [0.9, 0.1]
     model = make_model(num_labels=2)
-    options = FitOptions(encoder_training="contrastive", max_train_minutes=0.0)
+    options = FitOptions(encoder_training="contrastive", max_train_tokens=0)
     state = fit(FitState.start(model, tiny_tokenizer, texts, labels, scores, options))
     report, covered = state.report, ~np.isnan(state.encoder_probs[:, 0])
     assert covered[7]
@@ -256,7 +259,7 @@ def test_several_labels_a_text(make_model: Fixture, tiny_tokenizer: PreTrainedTo
     assert spread() > before + 0.15
     assert covered.all()
     assert logits.shape == (40, 2)
-    options = FitOptions(encoder_training="contrastive", max_train_minutes=0.0)
+    options = FitOptions(encoder_training="contrastive", max_train_tokens=0)
     report = fit_model(model, tiny_tokenizer, texts, labels, None, options)
     assert report["encoder_training"] == "contrastive"
     assert model.config.thresholds is not None
@@ -266,7 +269,7 @@ def test_several_labels_a_text(make_model: Fixture, tiny_tokenizer: PreTrainedTo
 def test_front_door_and_command(tiny_encoder_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, labels = reviews(36)
     names = np.array(["yes", "no"])[labels]
-    options: dict[str, Any] = {"encoder_training": "contrastive", "max_train_minutes": 0.02, "device": "cpu"}
+    options: dict[str, Any] = {"encoder_training": "contrastive", "max_train_tokens": 0, "device": "cpu"}
     clf = AutoFusionClassifier(encoder=tiny_encoder_dir, llm=None, **options).fit(texts, names)
     assert clf.report_["encoder_training"] == "contrastive"
     clf.save_pretrained(tmp_path / "saved")
@@ -275,5 +278,5 @@ def test_front_door_and_command(tiny_encoder_dir: str, tmp_path: Path, capsys: p
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(f"{t},{y}\n" for t, y in zip(texts, names, strict=True)))
     command = ["train", str(data), "--encoder", tiny_encoder_dir, "--output-dir", str(tmp_path / "model")]
-    assert main([*command, "--encoder-training", "contrastive", "--max-train-minutes", "0.02", "--device", "cpu"]) == 0
+    assert main([*command, "--encoder-training", "contrastive", "--max-train-tokens", "0", "--device", "cpu"]) == 0
     assert "Encoder: trained contrastively (" in capsys.readouterr().out

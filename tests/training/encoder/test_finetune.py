@@ -1,4 +1,4 @@
-"""Fine-tuning within the recipe: frozen layers run once, the measured encoder is kept, time is bounded."""
+"""Fine-tuning within the recipe: frozen layers run once, the measured encoder is kept, work is bounded."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
 from labelfusion.training.encoder import encoder_fit, finetune_fit, frozen_layers
 from labelfusion.training.encoder.finetune import finetune
 from labelfusion.training.encoder.frozen_layers import remembered_below
+from labelfusion.training.encoder.train_budget import token_counts
 from labelfusion.training.fit_options import FinetuneOptions, FitOptions
 from labelfusion.training.recipe import fit_model
 from tiny_encoders import COMMON, ENCODERS
@@ -164,9 +165,9 @@ def test_an_encoder_that_was_measured_on_a_small_part_is_kept(
         assert float(loss) == pytest.approx(report["encoder_log_loss"]["full"], abs=0.05)
 
 
-@pytest.mark.parametrize(("minutes", "trained"), [(100.0, [40, 40, 40, 60]), (1.5, [40]), (0.1, [])])
-def test_less_time_means_fewer_epochs_and_parts_and_then_none(
-    minutes: float, trained: list[int], make_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("tokens", "trained"), [(100_000, [40, 40, 40, 60]), (1_200, [40]), (100, [])])
+def test_a_smaller_budget_means_fewer_epochs_and_parts_and_then_none(
+    tokens: int, trained: list[int], make_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
 
@@ -177,11 +178,15 @@ def test_less_time_means_fewer_epochs_and_parts_and_then_none(
 
     monkeypatch.setattr(finetune_fit, "finetune", recorded)
     monkeypatch.setattr(finetune_fit, "clearly_better", lambda *_, **__: True)
-    monkeypatch.setattr(finetune_fit, "seconds_per_row", lambda *_: (1.0, 1.0))
     monkeypatch.setattr(finetune_fit, "FEWEST_JUDGED", 20)
     monkeypatch.setattr(encoder_fit, "FEW_ROWS", range(0))  # no contrastive training before it
-    report = fitted(make_model(num_labels=2, num_providers=1), tiny_tokenizer, 60, max_train_minutes=minutes)
+    report = fitted(make_model(num_labels=2, num_providers=1), tiny_tokenizer, 60, max_train_tokens=tokens)
     assert rows == trained
+    lengths = token_counts(TextEncoder(make_model(num_providers=0), tiny_tokenizer), texts_of(60)[0])
+    # Two epochs without each third, then the best epochs on all rows; or one of these thirds, and no more.
+    expected = {4: 4 + report.get("num_train_epochs", 0), 1: 4 / 3, 0: 0}[len(trained)] * lengths.sum()
+    assert report["train_tokens"] == pytest.approx(expected, rel=0.1)
+    assert report["train_tokens"] <= tokens
     assert report["encoder_training"] == ("full" if trained else "probe")
 
 
