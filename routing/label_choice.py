@@ -68,8 +68,7 @@ def informative(
     Greedy maximisation of facility location, which reaches at least 1 - 1/e of the best value (Nemhauser et al. 1978),
     with gains weighted by doubt; for batches to label see Wei, Iyer and Bilmes 2015, "Submodularity in data subset
     selection and active learning". The gain of a text is its squared doubt times its coverage: the sum over all texts
-    of how much more similar it is to them than what is chosen or labelled so far. `benchmarks/suggest.py` compares it
-    with the margin alone and with BADGE (Ash et al. 2020, arXiv:1906.03671).
+    of how much more similar it is to them than what is chosen or labelled so far.
 
     Args:
         points: float32 `(N, d)`: see `directions`.

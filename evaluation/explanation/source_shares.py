@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from ...modeling_labelfusion.encoding import TextEncoder, evaluating
-from ...modeling_labelfusion.head_parts import head_parts, part_names
 from ...pipelines.formatting import source_names
+from .head_parts import head_parts, part_names
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification

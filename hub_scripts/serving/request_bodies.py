@@ -96,7 +96,7 @@ class PredictBody(BaseModel):
             if not isinstance(text, str):
                 raise RequestError(field, f"`{field}` must be a text or {{'text': ..., 'llm_scores': ...}}.")
             if isinstance(item, dict) and item.get("text_pair") is not None:
-                raise RequestError(field, f"`{field}` has a `text_pair`; join the two texts into one `text`.")
+                raise RequestError(field, f"`{field}` has a `text_pair`: this server takes single texts only.")
             limits.check(text, field)
             rows.append((text, item.get("llm_scores") if isinstance(item, dict) else None))
         given = self.parameters.llm_scores if self.parameters else None

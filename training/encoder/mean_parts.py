@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...evaluation.explanation.head_parts import head_parts, part_names
 from ...modeling_labelfusion.encoding import evaluating
-from ...modeling_labelfusion.head_parts import head_parts, part_names
 
 if TYPE_CHECKING:
     from ..fit_state import FitState

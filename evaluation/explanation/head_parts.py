@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from .modeling_labelfusion import LabelFusionForSequenceClassification
+    from ...modeling_labelfusion import LabelFusionForSequenceClassification
 
 
 def part_names(model: "LabelFusionForSequenceClassification") -> list[str]:
