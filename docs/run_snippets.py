@@ -1,8 +1,8 @@
 """Run the Python and Bash snippets of pages, and write what they print below them.
 
-`python docs/run_snippets.py docs/tutorials/few-labels.md --write` runs the snippets of a page in order, in an empty folder
-into which the data files beside the page are copied. The snippets of a page share their variables. A block of text that
-follows a snippet holds its output; `--write` renews it. Exit status 1 if a snippet fails.
+`python docs/run_snippets.py docs/tutorials/few-labels.md --write` runs the snippets of a page in order, in an empty
+folder into which the data files beside the page are copied. The snippets of a page share their variables. A block of
+text that follows a snippet holds its output; `--write` renews it. Exit status 1 if a snippet fails.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["configuration", "modeling_labelfusion", "scoring", "routing", "pipelines", "evaluation", "training", "hub_scripts"]
+ROOMS = re.findall(r"^ROOMS := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[0].split()
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.csv")
 OUTSIDE = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(((?:\.\./)+[^)\s]*)\)")
 
