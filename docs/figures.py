@@ -57,16 +57,20 @@ def curves(page: str) -> dict[str, tuple[float, list[float]]]:
 def cost_accuracy(path: Path) -> None:
     """Draw the accuracy gained against the share of texts queried."""
     found = curves((DOCS / "tradeoff.md").read_text(encoding="utf-8"))
-    figure, axes = plt.subplots(1, len(found), figsize=(11, 2.9), layout="constrained", sharey=True)
-    for axis, (name, (encoder, gains)) in zip(axes, found.items(), strict=True):
+    columns = -(-len(found) // 2)
+    figure, grid = plt.subplots(2, columns, figsize=(7.5, 4.8), layout="constrained", sharey=True)
+    axes = grid.ravel()
+    for axis in axes[len(found) :]:
+        axis.axis("off")
+    for axis, (name, (encoder, gains)) in zip(axes, found.items(), strict=False):
         axis.plot([0, 10, 20, 30, 50, 100], gains, "o-", color=BLUE, lw=2, ms=4)
         axis.plot([0, 100], [0, gains[-1]], ":", color="#7b8794", lw=1.5)
-        axis.set_title(f"{NAMES.get(name, name)}\n{encoder:.1f} % → {encoder + gains[-1]:.1f} %", fontsize=10)
+        axis.set_title(f"{NAMES.get(name, name)}\n{encoder:.1f} % → {encoder + gains[-1]:.1f} %", fontsize=11)
         axis.set_xticks([0, 30, 100], ["0 %", "30 %", "100 %"])
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(-0.3, 1.06 * max(max(g) for _, g in found.values()))
-    axes[0].set_ylabel("accuracy gained, points")
-    figure.supxlabel("texts sent to the LLM (line: chosen by the gate; dotted: at random)", fontsize=10)
+    figure.supylabel("accuracy gained, points", fontsize=11)
+    figure.supxlabel("texts sent to the LLM (line: chosen by the gate; dotted: at random)", fontsize=11)
     figure.savefig(path, dpi=140, metadata={"Software": None})
 
 
@@ -86,7 +90,7 @@ def gate_picture(path: Path) -> None:
 
 def model_picture(path: Path) -> None:
     """Draw what happens to a text."""
-    figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 3.1), layout="constrained")
     axis.set(xlim=(0, 100), ylim=(0, 36))
     axis.axis("off")
 
