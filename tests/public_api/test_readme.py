@@ -13,7 +13,10 @@ SECTIONS = {"business": "market stock price bank", "sports": "team game match go
 
 
 def snippets() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    """Those of the README, then those of the page on Trainer and PEFT that continues it."""
+    readme, interfaces = (ROOT / name for name in ("README.md", "docs/interfaces.md"))
+    found = [re.findall(r"```python\n(.*?)```", p.read_text(encoding="utf-8"), re.DOTALL) for p in (readme, interfaces)]
+    return [*found[0], *found[1][2:]]  # pipeline and model are on both
 
 
 def write_data(path: Path, n: int) -> None:
