@@ -97,14 +97,14 @@ def model_picture(path: Path) -> None:
     def box(x: float, y: float, width: float, text: str, colour: str) -> None:
         style: dict[str, Any] = {"boxstyle": "round,pad=0.3,rounding_size=1", "fc": "white", "ec": colour, "lw": 1.8}
         axis.add_patch(mpl.patches.FancyBboxPatch((x, y), width, 6, **style))
-        axis.text(x + width / 2, y + 3, text, ha="center", va="center", fontsize=10, color=INK)
+        axis.text(x + width / 2, y + 3, text, ha="center", va="center", fontsize=9, color=INK)
 
     def arrow(start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
         axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.4})
         axis.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 1, text, ha="center", fontsize=9, color=INK)
 
     box(1, 25, 8, "text", INK)
-    box(17, 25, 16, "encoder and heads", BLUE)
+    box(17, 25, 16, "encoder, heads", BLUE)
     box(17, 14, 16, "gate", GREEN)
     box(17, 3, 16, "LLMs", ORANGE)
     box(45, 25, 16, "temperature", BLUE)
