@@ -152,8 +152,8 @@ def write(done: dict[tuple[Any, ...], Any], path: Path) -> None:
             f"## Encoder {encoder}",
             "",
             f"* Robust fusion significantly below its encoder: {', '.join(below) or 'nowhere'}.",
-            f"* Gain given up where the LLMs are as good as in the fit: at most {max(most[1], 0):.2f} points ({most[0]}); "
-            f"on average {np.mean([lost for _, lost in given_up]):+.2f}.",
+            f"* Gain given up where the LLMs are as good as in the fit: at most {max(most[1], 0):.2f} points "
+            f"({most[0]}); on average {np.mean([lost for _, lost in given_up]):+.2f}.",
             f"* Not measured yet: {', '.join(n for n in SIZES if n not in dict(given_up)) or 'none'}.",
             "",
             "| " + " | ".join(head) + " |",
