@@ -67,6 +67,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
         ),
         "* The guaranteed risk was exceeded, within sampling noise or not, by "
         + (f"{', '.join(broken)}." if broken else "none."),
+        *([f"* Not measured yet: {', '.join(missing)}."] if (missing := [n for n in SIZES if n not in found]) else []),
         "* The default `query_price` was chosen on other splits of four of these data sets (all but Reuters).",
         "* The weight of the expected error in the gate (`HEDGE`) and the constants of the out-of-distribution score "
         "(`DIRECTIONS`, `BEGIN`, `WIDTH`) were chosen on these data sets.",
