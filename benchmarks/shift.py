@@ -105,7 +105,7 @@ def write(done: dict[tuple[Any, ...], Any], path: Path) -> None:
         "  the LLM's accuracy on the scored rows more ([`worse_answers.py`](../training/fusion/worse_answers.py)).",
         "* *Plain*: the same fit without it, which takes the scored rows as they are.",
         "* Differences are in points of accuracy, paired by row, with 95 % bootstrap intervals over the rows.",
-        "  For several labels a text, the thresholds belong to a fit: each fusion is compared with the encoder under its own.",
+        "  For several labels a text, each fusion is compared with the encoder under the thresholds of the same fit.",
         "* The share was chosen on other splits of ag_news, climate_stance and semeval_stance. The number of standard",
         "  errors lies between two values that were tried there.",
         "",
