@@ -9,6 +9,7 @@ arXiv:2305.09781, serves the same end there.)
 """
 
 import copy
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +113,8 @@ class CausalLM:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self._lock, self._tokenizing = threading.Lock(), threading.Lock()
+        # Transformers 5.24 has renamed the argument in some models.
+        self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         plain, marked = self._encode(["a"])[0], list(tokenizer("a").input_ids)
         # What the tokenizer puts in front of every sequence, such as <bos>.
         self.start: list[int] = marked[: marked.index(plain[0])] if plain and plain[0] in marked else []
@@ -156,10 +159,10 @@ class CausalLM:
             return Prefix(tokens)
         from transformers import DynamicCache
 
-        ids = torch.tensor([list(tokens)], device=self.model.device)
+        ids, cache = torch.tensor([list(tokens)], device=self.model.device), DynamicCache()
         with self._lock, torch.inference_mode():
-            out = self.model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
-        return Prefix(tokens, out.past_key_values)
+            self.model(input_ids=ids, **{self._cache: cache}, use_cache=True, logits_to_keep=1)
+        return Prefix(tokens, cache)
 
     def log_likelihoods(
         self,
@@ -262,7 +265,7 @@ class CausalLM:
                 input_ids=ids.to(device),
                 attention_mask=mask[:, None].to(device),
                 position_ids=(past + positions).to(device),
-                past_key_values=cache,
+                **{self._cache: cache},
                 use_cache=cache is not None,
                 logits_to_keep=(width + tree.reads).to(device),
             ).logits

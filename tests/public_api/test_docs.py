@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -140,3 +141,12 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?https?://", page)
+
+
+def test_the_notebook_is_that_of_its_page() -> None:
+    page, target = "docs/tutorials/few-labels.md", "examples/few-labels.ipynb"
+    code = "import json; from pathlib import Path; from make_notebook import notebook; "
+    code += f"print(json.dumps(notebook(Path({page!r}), Path({target!r}))))"
+    command, env = [sys.executable, "-c", code], {"PYTHONPATH": str(DOCS)}
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
+    assert json.loads(made.stdout) == json.loads((ROOT / target).read_text(encoding="utf-8"))
