@@ -140,19 +140,23 @@ def fit_fusion(
         )
     logits = torch.stack([share * candidate.logits for share, candidate in chosen]).sum(dim=0)
     loss = by_row(data.log_loss(logits))
+
+    def measured(logits: torch.Tensor) -> float:
+        """The log loss with the answers as they are; the choices take that with worse ones."""
+        return round(float(known.log_loss(logits[:n]).mean()), 5)
+
     report: dict[str, Any] = {
         "rows": n,
         "expected_drift": round(expected_drift(known), 4),
         "chosen": fusion if alone else "pool",
         "weights": {candidate.name: round(share, 3) for share, candidate in chosen},
-        "log_loss": {c.name: round(float(loss.mean()), 5) for c, loss in zip(candidates, losses, strict=True)},
+        "log_loss": {**{c.name: measured(c.logits) for c in candidates}, "fusion": measured(logits)},
     }
-    report["log_loss"]["fusion"] = round(float(loss.mean()), 5)
     mlp = None
     if fusion == "mlp" and data.embeddings is not None:
         epochs, with_mlp = mlp_out_of_fold(data, folds, logits, mlp_kwargs or {})
         loss_with_mlp = by_row(data.log_loss(with_mlp))
-        report["log_loss"]["fusion with mlp"] = round(float(loss_with_mlp.mean()), 5)
+        report["log_loss"]["fusion with mlp"] = measured(with_mlp)
         if epochs and clearly_better(loss_with_mlp, loss):
             with torch.no_grad():
                 pooled = pool(data.encoder_logits, data.evidence, data.mask)

@@ -387,7 +387,7 @@ def test_votes_on_a_text_are_asked_once_share_a_fold_and_are_measured_once(
         folds.append((list(groups), found.tolist()))
         return found
 
-    monkeypatch.setattr("labelfusion.training.encoder.encoder_fit.assign_folds", assign)
+    monkeypatch.setattr("labelfusion.training.fit_state.assign_folds", assign)
     clf = make(llm=llm, annotators="soft").fit(FILES / "label_studio.json")
     assert len(asked) == len(set(asked)) == 20
     assert folds
