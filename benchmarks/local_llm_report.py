@@ -23,6 +23,7 @@ def write_tables(results: dict[str, Any], names: Sequence[str], path: Path) -> N
         "strategies": strategies_table([part for key, part in results.items() if key.startswith("strategies ")]),
         "lengths": lengths_table(results.get("lengths", {})),
         "throughput": throughput_table(results.get("throughput", {})),
+        "llama.cpp": llamacpp_table(results.get("llama.cpp", {})),
     }
     text = path.read_text(encoding="utf-8")
     for key in ("strategies", "lengths", "throughput"):
@@ -89,6 +90,21 @@ def throughput_table(part: dict[str, Any]) -> list[str]:
         for way, rate in value.items():
             if not way.endswith("_tokens"):
                 lines.append(row(key, value["prefix_tokens"], way, f"{rate:.2f}", f"{best / rate:.1f}"))
+    return lines
+
+
+def llamacpp_table(part: dict[str, Any]) -> list[str]:
+    heads = ("way", "texts/s", "times llama.cpp's", "CPU ms a text", f"accuracy ({part.get('rows')} rows)")
+    lines = table(*heads, "same class as float32")
+    for way, value in part.items():
+        if isinstance(value, dict):
+            low, high = value["ratios"]
+            speed = (
+                f"{value['rate']:.1f}",
+                f"{value['ratio']:.2f} ({low:.2f} to {high:.2f})",
+                f"{value['cpu_ms']:.0f}",
+            )
+            lines.append(row(way, *speed, cell(value), f"{value['agrees']:.1%}"))
     return lines
 
 
