@@ -173,9 +173,9 @@ def main() -> None:
         START + "## Growth",
         "",
         f"`python benchmarks/growth.py --runs {args.runs} --write`: `fit` with a frozen encoder (`{args.encoder}`,",
-        f"{MAX_LENGTH} tokens of a text) and `predict` on the same rows, {os.cpu_count()} CPU cores, medians. Where not",
-        f"varied: {ROWS:,} rows, {CLASSES} classes, {LLMS} LLM; {CLASS_ROWS:,} rows where classes vary. Memory: growth of",
-        "the peak over a process that has fitted 64 rows.",
+        f"{MAX_LENGTH} tokens of a text) and `predict` on the same rows, {os.cpu_count()} CPU cores, medians. Where",
+        f"not varied: {ROWS:,} rows, {CLASSES} classes, {LLMS} LLM; {CLASS_ROWS:,} rows where classes vary. Memory:",
+        "growth of the peak over a process that has fitted 64 rows.",
         "",
         "![Time against rows, classes and LLMs](growth.png)",
     ]
