@@ -137,10 +137,10 @@ def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str,
         state.model.load_state_dict(start)
         done = np.where(folds <= i, folds, -1)
         covered = done >= 0
-        logits, best, _ = cross_validate(by_part, targets, done, state.task)
-        frozen, _, _ = cross_validate(state.embeddings, targets, done, state.task)
-        loss, reference = (log_loss(x[covered], targets[covered], multi_label) for x in (logits, frozen))
-        found = _CrossTrained(logits, covered, best, loss, reference)
+        trained = cross_validate(by_part, targets, done, state.task)
+        frozen = cross_validate(state.embeddings, targets, done, state.task)
+        loss, reference = (log_loss(x.logits[covered], targets[covered], multi_label) for x in (trained, frozen))
+        found = _CrossTrained(trained.logits, covered, trained.best, loss, reference)
         if state.options.encoder_training == "auto" and clearly_better(reference, loss, errors=1.0):
             break  # the other parts are unlikely to change the result
     return found

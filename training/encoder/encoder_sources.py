@@ -1,8 +1,7 @@
 """The step of the recipe that stacks more classifiers on the encoder's linear head: a TF-IDF head and a kernel head."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from ...configuration import Task
 from ...modeling_labelfusion.heads import PAIR_BUCKETS, KernelHead, lexical_ids
 from ..losses import Targets, log_loss, minimize
-from .probe import best_penalty, fit_probe, penalty_path
+from .penalty_path import Features, cross_fit, penalty_path
+from .probe import fit_probe
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -24,6 +24,7 @@ FEWEST_ROWS = 100  # with fewer, the TF-IDF head and the kernel head were never 
 LEAST_WEIGHT = 0.02
 # Penalties on the weights of words, from strong to weak; each fit starts from the previous one.
 LEXICAL_PENALTIES = (0.3, 0.03, 0.01)
+LEXICAL_TOLERANCE = 0.01  # finer weights of rare words take long, and were no better on held-out rows
 KERNEL_PENALTIES = (300.0, 30.0, 3.0)
 LANDMARKS = 1000
 
@@ -174,22 +175,28 @@ def fit_words(
         task: The K classes.
     """
 
-    def unseen(fold: int) -> Iterator[torch.Tensor]:
-        train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        known, idf = _vocabulary([bags[i] for i in train], lexical_size)
-        features = _tf_idf([bags[i] for i in train], known, idf)
-        there = _tf_idf([bags[i] for i in held_out], known, idf)
-        for w, b in _path(features, labels[train], task, LEXICAL_PENALTIES):
-            yield torch.from_numpy(there @ w.numpy().T) + b
+    from scipy.sparse import csr_array
 
-    logits, best, loss = best_penalty(unseen, labels, folds, task)
-    known, idf = _vocabulary(bags, lexical_size)
-    features = _tf_idf(bags, known, idf)
-    *_, (w, b) = _path(features, labels, task, LEXICAL_PENALTIES[: best + 1])
+    ends = np.cumsum([0, *(len(bag) for bag in bags)])
+    there = np.concatenate(bags)
+    columns = np.flatnonzero(np.bincount(there, minlength=lexical_size) >= 2)
+    place = np.full(lexical_size, -1, dtype=np.int64)
+    place[columns] = np.arange(len(columns))
+    used = place[there] >= 0
+    ends = np.concatenate([[0], np.cumsum(used)])[ends]
+    counts = csr_array((np.ones(ends[-1], dtype=np.float32), place[there[used]], ends), shape=(len(bags), len(columns)))
+
+    def without(group: list[int]) -> Features:
+        return _tf_idf(counts, torch.from_numpy(folds[:, None] != np.array(group)))
+
+    found = cross_fit(without, labels, folds, task, LEXICAL_PENALTIES, LEXICAL_TOLERANCE)
+    seen, penalty = torch.ones(len(bags), 1, dtype=torch.bool), LEXICAL_PENALTIES[found.best]
+    features = _tf_idf(counts, seen)
+    *_, (w, _) = penalty_path(features, labels, seen, task, (penalty,), LEXICAL_TOLERANCE, found.weights)
+    idf = _idf(counts, seen)
     weight = torch.zeros(lexical_size + 1, task.num_labels + 1)
-    columns = torch.from_numpy(np.flatnonzero(known >= 0))
-    weight[columns] = torch.cat([w.T * idf[:, None], idf[:, None].square()], dim=1)
-    return Words(logits, loss, weight, b)
+    weight[torch.from_numpy(columns)] = torch.cat([w[:-1, 0] * idf, idf.square()], dim=1)
+    return Words(found.logits, found.loss, weight, w[-1, 0])
 
 
 def bags_of_words(encoder: "TextEncoder", texts: list[str]) -> tuple[list[NDArray[np.int64]], int]:
@@ -202,36 +209,27 @@ def bags_of_words(encoder: "TextEncoder", texts: list[str]) -> tuple[list[NDArra
     return bags, size
 
 
-def _vocabulary(bags: list[NDArray[np.int64]], lexical_size: int) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """Column of each word, `(lexical_size,)`, -1 for words in fewer than two texts; and the idf of the columns."""
-    texts_with = np.bincount(np.concatenate(bags), minlength=lexical_size)
-    known = np.where(texts_with >= 2, np.cumsum(texts_with >= 2) - 1, -1)
-    idf = np.log((1 + len(bags)) / (1 + texts_with[known >= 0])) + 1
-    return known, torch.from_numpy(idf).float()
+def _idf(counts: "csr_array", seen: torch.Tensor) -> torch.Tensor:
+    """float32 `(words, fits)`: idf among the rows of each fit, 0 for words in fewer than two of them."""
+    texts_with = torch.from_numpy(counts.T @ seen.float().numpy())
+    return torch.where(texts_with >= 2, ((1 + seen.sum(dim=0)) / (1 + texts_with)).log() + 1, 0.0)
 
 
-def _tf_idf(bags: list[NDArray[np.int64]], known: NDArray[np.int64], idf: torch.Tensor) -> "csr_array":
-    """Sparse float32 `(n, words)`, rows of length 1."""
-    from scipy.sparse import csr_array
-    from sklearn.preprocessing import normalize
+def _tf_idf(counts: "csr_array", seen: torch.Tensor) -> Features:
+    """Rows of length 1, for fits on the rows `seen`, bool `(n, fits)`; `counts` `(n, words)` has zeros and ones."""
+    transposed, idf = counts.T.tocsr(), _idf(counts, seen)
+    # SciPy's sparse product is about ten times faster than torch's.
+    lengths = torch.from_numpy(counts @ idf.square().numpy())
+    norms = torch.where(lengths > 0, lengths.rsqrt(), 0.0)
 
-    columns = [known[bag][known[bag] >= 0] for bag in bags]
-    place, ends = np.concatenate(columns), np.cumsum([0, *(len(c) for c in columns)])
-    return normalize(csr_array((idf.numpy()[place], place, ends), shape=(len(bags), len(idf))), copy=False)
+    def product(matrix: "csr_array", x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(matrix @ x.reshape(len(x), -1).numpy()).view(-1, *x.shape[1:])
 
+    def forward(weights: torch.Tensor) -> torch.Tensor:
+        return norms[:, :, None] * product(counts, idf[:, :, None] * weights)
 
-def _path(
-    x: "csr_array", y: Targets, task: Task, penalties: tuple[float, ...]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    transposed = x.T.tocsr()
+    def backward(errors: torch.Tensor) -> torch.Tensor:
+        return idf[:, :, None] * product(transposed, norms[:, :, None] * errors)
 
-    class Product(torch.autograd.Function):  # SciPy's is about ten times faster than torch's sparse product
-        @staticmethod
-        def forward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(x @ w.numpy().T)
-
-        @staticmethod
-        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-            return torch.from_numpy(transposed @ grad.numpy()).T
-
-    return penalty_path(Product.apply, x.shape[1], y, task, penalties, max_iter=40)
+    squares = idf.square() * torch.from_numpy(transposed @ (norms.square() * seen).numpy())
+    return Features(forward, backward, squares / seen.sum(dim=0))

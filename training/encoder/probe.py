@@ -1,16 +1,16 @@
 """Fits a linear head on frozen embeddings: fast, and the warm start of fine-tuning."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ...configuration import Task
-from ..losses import Targets, log_loss, minimize
+from ..losses import Targets
+from .penalty_path import TOLERANCE, CrossFit, Features, cross_fit, penalty_path
 
 if TYPE_CHECKING:
     from ...modeling_labelfusion import LabelFusionForSequenceClassification
@@ -54,9 +54,11 @@ def fit_probe(
         task: The K classes.
         penalties: The candidates, from strong to weak.
     """
-    logits, best, loss = cross_validate(embeddings, labels, folds, task, penalties)
-    weight, bias = fit_head(embeddings, labels, task, penalties[: best + 1])
-    return Probe(weight, bias, logits, penalties[best], loss)
+    axes = Axes.of(embeddings)
+    features = axes.features()
+    found = cross_fit(lambda _: features, labels, folds, task, penalties)
+    weight, bias = axes.fit(labels, task, (penalties[found.best],), found.weights)
+    return Probe(weight, bias, found.logits, penalties[found.best], found.loss)
 
 
 def cross_validate(
@@ -65,7 +67,7 @@ def cross_validate(
     folds: NDArray[np.int64],
     task: Task,
     penalties: tuple[float, ...] = PENALTIES,
-) -> tuple[torch.Tensor, int, float]:
+) -> CrossFit:
     """Choose the penalty of a probe by out-of-fold loss.
 
     Args:
@@ -75,61 +77,19 @@ def cross_validate(
         folds: int64 `(n,)`; -1: never held out.
         task: The K classes.
         penalties: The candidates, from strong to weak.
-
-    Returns:
-        Out-of-fold logits float32 `(n, K)` (0 in rows that are never held out), the index of the penalty, and the mean
-        log loss.
     """
-
-    def unseen(fold: int) -> Iterator[torch.Tensor]:
-        features, _, _ = _standardised(embeddings[fold] if isinstance(embeddings, dict) else embeddings)
-        train, held_out = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
-        for w, b in _path(features[train], labels[train], task, penalties):
-            yield F.linear(features[held_out], w, b)
-
-    return best_penalty(unseen, labels, folds, task)
-
-
-def best_penalty(
-    unseen: Callable[[int], Iterator[torch.Tensor]],
-    labels: Targets,
-    folds: NDArray[np.int64],
-    task: Task,
-) -> tuple[torch.Tensor, int, float]:
-    """Fit all folds, penalty by penalty, and stop when the loss rises, because weak penalties are the slowest.
-
-    Args:
-        unseen: Yields for a fold the logits `(rows, K)` of its rows from fits on the other folds, at each penalty.
-        labels: int64 `(n,)` or float32 `(n, K)`; or `Weighted`.
-        folds: int64 `(n,)`; -1: never held out.
-        task: The K classes.
-
-    Returns:
-        As in `cross_validate`.
-    """
-    held_out = {int(fold): torch.from_numpy(folds == fold) for fold in np.unique(folds[folds >= 0])}
-    covered = torch.from_numpy(folds >= 0)
-    best_logits, best, least = torch.empty(0), 0, float("inf")
-    for i, parts in enumerate(zip(*map(unseen, held_out), strict=True)):
-        logits = torch.zeros(len(labels), task.num_labels)
-        for rows, part in zip(held_out.values(), parts, strict=True):
-            logits[rows] = part
-        loss = float(log_loss(logits[covered], labels[covered], task.multi_label).mean())
-        if loss < least:
-            best_logits, best, least = logits, i, loss
-        elif i > best + 1 or loss > 1.02 * least:
-            break
-    return best_logits, best, least
+    if isinstance(embeddings, dict):
+        by_fold = {fold: Axes.of(of_fold).points for fold, of_fold in embeddings.items()}
+        return cross_fit(lambda group: _stacked([by_fold[i] for i in group]), labels, folds, task, penalties)
+    features = Axes.of(embeddings).features()
+    return cross_fit(lambda _: features, labels, folds, task, penalties)
 
 
 def fit_head(
     embeddings: torch.Tensor, labels: Targets, task: Task, penalties: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, at the last of the penalties."""
-    features, mean, scale = _standardised(embeddings)
-    *_, (w, b) = _path(features, labels, task, penalties)
-    weight = w / scale
-    return weight, b - weight @ mean
+    return Axes.of(embeddings).fit(labels, task, penalties)
 
 
 def set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -139,38 +99,65 @@ def set_head(model: "LabelFusionForSequenceClassification", weight: torch.Tensor
         model.encoder_head.bias.copy_(bias)
 
 
-def _standardised(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    mean = embeddings.mean(dim=0)
-    # One scale for all dimensions: a per-dimension scale would blow up dead dimensions (variance 1e-32).
-    scale = (embeddings - mean).square().mean().sqrt().clamp_min(1e-6)
-    return (embeddings - mean) / scale, mean, scale
+@dataclass
+class Axes:
+    """Embeddings in the coordinates of their principal axes, in which a fit with a penalty needs few iterations.
 
-
-def penalty_path(
-    product: Callable[[torch.Tensor], torch.Tensor],
-    num_features: int,
-    y: Targets,
-    task: Task,
-    penalties: tuple[float, ...],
-    max_iter: int = 60,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield weights `(K, num_features)` and biases `(K,)` of logistic regressions, each started from the previous one.
-
-    `product` multiplies the features `(n, num_features)`, dense or sparse, with such weights. They have the layout of
-    `nn.Linear`, because its gradient takes a quarter of the time of the transposed layout.
+    Args:
+        points: float32 `(n, rank)`: standardised embeddings.
+        axes: float32 `(hidden, rank)` and
+        mean: float32 `(hidden,)`: `points = (embeddings - mean) @ axes`, up to the scale.
+        scale: One for all dimensions: a scale of its own would blow up a dead dimension (variance 1e-32).
     """
-    w = torch.zeros(task.num_labels, num_features, requires_grad=True)
-    b = torch.zeros(task.num_labels, requires_grad=True)
-    for penalty in penalties:
 
-        def objective(penalty: float = penalty) -> torch.Tensor:
-            return log_loss(product(w) + b, y, task.multi_label).mean() + 0.5 * penalty * w.square().sum() / len(y)
+    points: torch.Tensor
+    axes: torch.Tensor
+    mean: torch.Tensor
+    scale: torch.Tensor
 
-        minimize(objective, [w, b], max_iter=max_iter)
-        yield w.detach().clone(), b.detach().clone()
+    @classmethod
+    def of(cls, embeddings: torch.Tensor) -> "Axes":
+        """Of float32 `(n, hidden)`."""
+        mean = embeddings.mean(dim=0)
+        scale = (embeddings - mean).square().mean().sqrt().clamp_min(1e-6)
+        x = (embeddings - mean) / scale
+        tall = len(x) >= x.shape[1]
+        squares, vectors = torch.linalg.eigh(x.T @ x if tall else x @ x.T)
+        kept = squares > 1e-6 * squares[-1].clamp_min(1e-6)
+        axes = vectors[:, kept] if tall else x.T @ (vectors[:, kept] / squares[kept].sqrt())
+        return cls(x @ axes, axes, mean, scale)
+
+    def features(self) -> Features:
+        """The points as the features of any number of fits."""
+        # Both products have the many rows on the right: for few classes, the other way takes up to five times as long.
+        points, (n, size) = self.points, self.points.shape
+
+        def forward(weights: torch.Tensor) -> torch.Tensor:
+            return (weights.reshape(size, -1).T.contiguous() @ points.T).T.reshape(n, *weights.shape[1:])
+
+        def backward(errors: torch.Tensor) -> torch.Tensor:
+            return (errors.reshape(n, -1).T @ points).T.reshape(size, *errors.shape[1:])
+
+        return Features(forward, backward, points.square().mean(dim=0)[:, None])
+
+    def fit(
+        self, labels: Targets, task: Task, penalties: tuple[float, ...], start: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fit all rows; weight `(K, hidden)` and bias `(K,)`, for the raw embeddings, at the last of the penalties."""
+        seen = torch.ones(len(self.points), 1, dtype=torch.bool)
+        *_, (weights, _) = penalty_path(self.features(), labels, seen, task, penalties, TOLERANCE / 10, start)
+        weight = (self.axes @ weights[:-1, 0]).T / self.scale
+        return weight, weights[-1, 0] - weight @ self.mean
 
 
-def _path(
-    x: torch.Tensor, y: Targets, task: Task, penalties: tuple[float, ...]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    return penalty_path(lambda w: F.linear(x, w), x.shape[1], y, task, penalties)
+def _stacked(points: list[torch.Tensor]) -> Features:
+    """Fits with points `(n, rank)` of their own."""
+    stacked = pad_sequence([x.T for x in points], batch_first=True)  # (fits, rank, n)
+
+    def forward(weights: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(stacked.transpose(1, 2), weights.transpose(0, 1)).transpose(0, 1)
+
+    def backward(errors: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(stacked, errors.transpose(0, 1)).transpose(0, 1)
+
+    return Features(forward, backward, stacked.square().mean(dim=2).T)
