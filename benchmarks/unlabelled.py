@@ -1,11 +1,12 @@
 """Starting without labels: what the encoder learns from an LLM's labels, with 0, 20 and 100 gold rows.
 
-    python benchmarks/unlabelled.py --data ../shared/data [--part ag_news] [--encoder FOLDER] [--seeds 2] [--write]
+    python benchmarks/unlabelled.py --data ../shared/data [--part ag_news] [--encoder FOLDER] [--write]
 
-On every data set with recorded LLM answers: up to 800 rows with answers, 30 % of them are for testing. The others are
-texts without labels, but for the gold rows. Compared on the test rows: the LLM alone (several: the mean of their
+Data and encoder outputs are those of `benchmarks/accuracy.py`, the LLM answers are recorded ones. Each data set is
+split into five folds; each is the test set once. Of the other rows, up to 1,000 are texts without labels, but for the
+gold rows. Compared on the test rows: the LLMs' labels (several LLMs: by the label model, and by the mean of their
 log-probabilities), a fit on the gold rows alone with their LLM answers, and the fit on gold rows and texts: encoder
-alone, which asks no LLM, and fusion.
+alone, which asks no LLM, and fusion. Every result is kept in `--cache`; a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -15,95 +16,144 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from labelfusion.training.unlabelled import pseudo_labels
-
-from labelfusion import AutoFusionClassifier
+import torch
+from accuracy import FOLDS
+from accuracy_data import PARTS, Embedder, load
+from labelfusion.configuration import DecisionRule
+from labelfusion.evaluation.metrics import is_right
+from labelfusion.modeling_labelfusion.encoding import TextEncoder
+from labelfusion.scoring.probabilities import to_probabilities
+from labelfusion.training.data import LabelledTexts
+from labelfusion.training.fit_options import FitOptions
+from labelfusion.training.fit_state import FitState
+from labelfusion.training.folds import assign_folds
+from labelfusion.training.label_model import combine_answers
+from labelfusion.training.recipe import fit
+from labelfusion.training.unlabelled import add_pseudo_labels
+from numpy.typing import NDArray
+from transformers.utils import logging as transformers_logging
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "unlabelled.md"
 START, END = "<!-- made by benchmarks/unlabelled.py -->\n", "<!-- end -->\n"
-PARTS = ("ag_news", "climate_stance", "movie_reviews", "reuters10", "semeval_stance")
+SETS = ("semeval_stance", "climate_stance", "ag_news", "movie_reviews", "reuters10")
 GOLD = (0, 20, 100)
-ROWS = 800
+ROWS = 1000
+SHOWN = ("mean of the LLMs", "LLMs' labels", "fit on gold alone", "encoder alone", "fusion")
 
 
-def load(folder: Path) -> tuple[pd.DataFrame, list[str], bool]:
-    """Rows with recorded answers of all LLMs, labels by name; class names; whether a text may have several."""
-    about = json.loads((folder / "metadata.json").read_text())
-    names, multi_label = about["label_names"], about["multi_label"]
-    tables = [pd.read_parquet(file) for file in sorted(folder.glob("*.parquet"))]
-    table = pd.concat([t for t in tables if "llm_scores" in t], ignore_index=True)
-    answered = [row is not None and all(s is not None and s[0] is not None for s in row) for row in table.llm_scores]
-    table = table[answered]
-    table["llm_scores"] = table.llm_scores.map(lambda row: [list(map(float, scores)) for scores in row])
-    column = "labels" if multi_label else "label"
-    table[column] = [
-        [name for name, yes in zip(names, row, strict=True) if yes] if multi_label else names[row]
-        for row in table[column]
-    ]
-    return table.rename(columns={column: "label"}), names, multi_label
+class Rows:
+    """The texts and the test rows of a fold."""
 
+    def __init__(self, name: str, fold: int, embed: Embedder, folder: Path) -> None:
+        self.part, self.embed, self.fold = PARTS[name], embed, fold
+        self.data = load(folder, name, embed.cache).scored
+        assert self.data.labels is not None
+        assert self.data.llm_scores is not None
+        self.labels, self.scores = self.data.labels, self.data.llm_scores
+        self.embeddings = embed(self.data.texts, self.part.max_length, f"{name}/{self.part.scored}")
+        answered = ~np.isnan(self.scores).any(axis=(1, 2))
+        held_out = assign_folds(self.labels, FOLDS, self.data.texts, seed=100) == fold
+        self.test = np.flatnonzero(held_out & answered)
+        self.train = np.random.default_rng(fold).permutation(np.flatnonzero(~held_out & answered))[:ROWS]
+        self.multi_label = self.labels.ndim == 2
 
-def measure(folder: Path, encoder: str, seed: int) -> list[dict[str, Any]]:
-    """Accuracies (several labels: exact match) for each number of gold rows."""
-    table, names, multi_label = load(folder)
-    table = table.sample(min(ROWS, len(table)), random_state=seed)
-    count = round(0.7 * len(table))
-    train, test = table[:count], table[count:]
-    truth, texts, scores = test.label.tolist(), test.text.tolist(), np.array(test.llm_scores.tolist())
-    options: dict[str, Any] = {
-        "multi_label": multi_label,
-        "encoder_training": "probe",
-        "label_column": "label",
-        "seed": seed,
-    }
-    labels, _ = pseudo_labels(scores, multi_label)
-    llm = [[n for n, yes in zip(names, row, strict=True) if yes] if multi_label else names[row] for row in labels]
+    def right(self, probs: NDArray[np.floating], rule: DecisionRule | None = None) -> float:
+        """Accuracy on the test rows, in percent; several labels: exact match."""
+        rule = rule or DecisionRule([0.5] * probs.shape[1] if self.multi_label else None, 0)
+        return 100 * float(is_right(probs, self.labels[self.test], rule).mean())
 
-    def share_right(found: Any) -> float:
-        right = [set(a) == set(b) if multi_label else a == b for a, b in zip(found, truth, strict=True)]
-        return 100 * float(np.mean(right))
+    def llms(self, method: str) -> float:
+        """Accuracy of the LLMs' labels, which are found without any label of people."""
+        rows = np.concatenate([self.train, self.test])
+        logits, _ = combine_answers(self.scores[rows], self.multi_label, method)
+        return self.right(to_probabilities(logits[len(self.train) :], self.multi_label))
 
-    rows = []
-    for gold in GOLD:
-        row = {"data set": folder.name, "gold rows": gold, "texts": count, "LLM alone": share_right(llm)}
-        row["fit on gold alone"] = float("nan")
+    def fitted(self, gold: int, with_texts: bool) -> tuple[float, float]:
+        """Accuracies of the encoder alone and of the fusion."""
+        some, rest, classes = self.train[:gold], self.train[gold:], self.data.classes
+        texts = self.data.texts
+        data = LabelledTexts([texts[i] for i in some], self.labels[some], self.scores[some], classes)
+        labels, scores, by_row, mask = self.labels[some], self.scores[some], np.ones(gold), None
+        rows = some
+        if with_texts:
+            # The place of each row beside its text, so that rows which the label model repeats find their embeddings.
+            others = LabelledTexts([texts[i] for i in rest], None, self.scores[rest], classes)
+            data, scores, by_row, mask, _ = add_pseudo_labels(data, scores, others, self.scores[rest])
+            assert data.labels is not None
+            place = {text: i for i, text in zip(self.train, [texts[i] for i in self.train], strict=True)}
+            labels, rows = data.labels, np.array([place[text] for text in data.texts])
+        model = self.embed.model([str(c) for c in classes], scores.shape[1], self.multi_label)
+        options = FitOptions(encoder_training="probe")
+        options.finetune.max_length = self.part.max_length
+        weights = None if np.ptp(by_row) == 0 else (by_row / by_row.mean()).astype(np.float32)
+        settings = (options, self.embeddings[rows], weights, mask)
+        fit(FitState.start(model, self.embed.tokenizer, data.texts, labels, scores, *settings))
+        encoder = TextEncoder(model, self.embed.tokenizer, max_length=self.part.max_length)
+        whole = encoder.complete([texts[i] for i in self.test], self.embeddings[self.test])
+        with torch.no_grad():
+            fused, alone = model.fuse(whole, torch.from_numpy(self.scores[self.test]))
+        found = [to_probabilities(x.float().numpy(), self.multi_label) for x in (alone, fused)]
+        return self.right(found[0], model.config.decision_rule), self.right(found[1], model.config.decision_rule)
+
+    def measure(self, gold: int) -> dict[str, float]:
+        """The figures with so many gold rows."""
+        found = {"texts": float(len(self.train))}
+        found |= {"mean of the LLMs": self.llms("mean"), "LLMs' labels": self.llms("auto")}
         if gold:
-            alone = AutoFusionClassifier(encoder, "recorded", names, **options).fit(train[:gold])
-            row["fit on gold alone"] = share_right(alone.predict(texts, llm_scores=scores))
-        clf = AutoFusionClassifier(encoder, "recorded", names, **options)
-        rest = train[gold:].drop(columns="label")
-        clf.fit(train[:gold] if gold else None, unlabelled=rest)
-        row["encoder alone"] = share_right(clf.predict(texts, llm_policy="never"))
-        row["fusion"] = share_right(clf.predict(texts, llm_scores=scores))
-        rows.append(row)
-    return rows
+            found["fit on gold alone"] = self.fitted(gold, with_texts=False)[1]
+        found["encoder alone"], found["fusion"] = self.fitted(gold, with_texts=True)
+        return found
+
+
+def table(results: list[dict[str, Any]]) -> list[str]:
+    """Markdown: means over the folds, and the standard errors of the differences that matter."""
+    names = ["encoder", "data set", "gold rows", "texts", *SHOWN, "encoder - labels", "fusion - labels"]
+    lines = ["| " + " | ".join(names) + " |", "| --- | --- " + "| ---: " * (len(names) - 2) + "|"]
+    frame = pd.DataFrame(results)
+    for name in ("encoder alone", "fusion"):
+        frame[f"{name.split()[0]} - labels"] = frame[name] - frame["LLMs' labels"]
+    for (encoder, part, gold), rows in frame.groupby(["encoder", "part", "gold"], sort=False):
+        cells = [str(encoder), str(part), str(gold), f"{rows.texts.mean():.0f}"]
+        cells += ["" if rows[name].isna().all() else f"{rows[name].mean():.1f}" for name in SHOWN]
+        for name in names[-2:]:
+            cells.append(f"{rows[name].mean():+.1f} ± {rows[name].std() / len(rows) ** 0.5:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with one folder a data set")
-    parser.add_argument("--part", nargs="*", default=list(PARTS), choices=list(PARTS), help="data sets")
+    parser.add_argument("--part", nargs="*", default=list(SETS), choices=list(SETS), help="data sets")
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
-    parser.add_argument("--seeds", type=int, default=2, help="splits of each data set")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/unlabelled.md")
-    given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for part in given.part:
-        for seed in range(given.seeds):
-            rows += measure(given.data / part, given.encoder, seed)
-            print(pd.DataFrame(rows[-len(GOLD) :]).to_string(index=False, float_format="{:.1f}".format), flush=True)
-    table = pd.DataFrame(rows).groupby(["data set", "gold rows"], sort=False).mean().reset_index()
-    if given.write:
-        lines = [
-            "| " + " | ".join(map(str, table.columns)) + " |",
-            "| --- " + "| ---: " * (len(table.columns) - 1) + "|",
-        ]
-        for row in table.to_dict("records"):
-            cells = [
-                str(v) if k == "data set" else f"{v:.0f}" if k in ("gold rows", "texts") else f"{v:.1f}"
-                for k, v in row.items()
-            ]
-            lines.append("| " + " | ".join(cells).replace("nan", "") + " |")
+    parser.add_argument("--gold", nargs="*", type=int, default=list(GOLD), help="numbers of gold rows")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="encode in bfloat16")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
+    parser.add_argument("--write", action="store_true", help="write all results in the cache into docs/unlabelled.md")
+    args = parser.parse_args()
+    transformers_logging.set_verbosity_error()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    log = args.cache / "unlabelled.jsonl"
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    embed, name = Embedder(args.encoder, args.cache, args.device, args.bf16), Path(args.encoder).name
+    for part in args.part:
+        for fold in range(FOLDS):
+            rows = None
+            for gold in args.gold:
+                key = {"encoder": name, "part": part, "gold": gold, "fold": fold}
+                if any(key.items() <= result.items() for result in done):
+                    continue
+                rows = rows or Rows(part, fold, embed, args.data)
+                done.append(key | rows.measure(gold))
+                with log.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+                print({k: round(v, 1) if isinstance(v, float) else v for k, v in done[-1].items()}, flush=True)
+    done = [json.loads(line) for line in log.read_text().splitlines()]
+    order = {part: i for i, part in enumerate(SETS)}
+    lines = table(sorted(done, key=lambda r: (r["encoder"], order[r["part"]], r["gold"], r["fold"])))
+    print("\n".join(lines))
+    if args.write:
         before, rest = PAGE.read_text().split(START)
         PAGE.write_text(before + START + "\n".join(lines) + "\n" + END + rest.split(END)[1])
 

@@ -13,6 +13,7 @@ from .training.calibration.thresholds import METRICS
 from .training.data import LabelledTexts
 from .training.encoder.low_rank import check_peft
 from .training.fit_options import ENCODER_TRAINING, MAX_TRAIN_TOKENS
+from .training.label_model import LABEL_MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ def check_options(clf: Any) -> None:
         raise ValueError(f"`threshold_metric` is {clf.threshold_metric!r}; expected one of {', '.join(METRICS)}.")
     if clf.empty_texts not in ("error", "skip"):
         raise ValueError(f"`empty_texts` is {clf.empty_texts!r}; expected 'error' or 'skip'.")
+    if clf.label_model not in LABEL_MODELS:
+        raise ValueError(f"`label_model` is {clf.label_model!r}; expected one of {', '.join(LABEL_MODELS)}.")
     for name in ("num_train_epochs", "batch_size", "train_batch_size", "max_length", "max_scored_rows"):
         value = getattr(clf, name)
         if value is None and name in ("num_train_epochs", "max_length"):

@@ -29,7 +29,7 @@ from .training.fit_options import MAX_TRAIN_TOKENS, QUERY_PRICE, FinetuneOptions
 from .training.fit_state import FitState
 from .training.recipe import fit
 from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
-from .training.unlabelled import add_pseudo_labels, room
+from .training.unlabelled import add_pseudo_labels, described, room
 from .weights import check_class_weight, read_weights, weigh
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             rows out, `predict` returns None and `predict_proba` NaN.
         annotators: How to handle texts with labels of several annotators, in the export of an annotation tool:
             `"majority"` takes the class with the most votes (a tie leaves the text out), `"soft"` makes each vote a
-            row of the training data. `evaluate` takes the majority in either case.
+            row of the training data. `evaluate` and the figures of the report take the majority in either case.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         class_weight: Weights of the classes in `fit`, as `{class: weight}` (1 for the others), or `"balanced"`: the
             same total weight for each class. A multi-label row has the mean weight of its classes, 1 without any.
@@ -89,6 +89,9 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         threshold_metric: Multi-label: `"accuracy"` (exact match), `"micro_f1"` or `"macro_f1"`.
         query_price: Price of an LLM query for `llm_policy="auto"`, in right answers: with 0.02, the model queries where
             50 queries or fewer bring one more right answer, as estimated on held-out rows; 0: wherever it helps.
+        label_model: How the labels of several LLMs are combined for texts without labels: `"mean"` of their
+            log-probabilities; `"dawid_skene"`, which estimates each LLM's confusion matrix from how they agree; or
+            `"auto"`: the latter for three LLMs or more and one class a text.
         max_scored_rows: Maximum number of training rows sent to the LLM in `fit`; the other rows train the encoder
             only.
         max_cost_usd: US dollars that `fit` may spend on the LLM, or a `scoring.budget.Budget` that several calls share.
@@ -147,6 +150,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         calibration: str = "auto",
         threshold_metric: str = "accuracy",
         query_price: float = QUERY_PRICE,
+        label_model: str = "auto",
         max_scored_rows: int = 1000,
         max_cost_usd: float | Budget | None = None,
         write_guidelines: bool = False,
@@ -190,6 +194,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         self.calibration = calibration
         self.threshold_metric = threshold_metric
         self.query_price = query_price
+        self.label_model = label_model
         self.max_scored_rows = max_scored_rows
         self.max_cost_usd = max_cost_usd
         self.write_guidelines = write_guidelines
@@ -272,15 +277,17 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             more, spent = score(
                 others, options=replace(scoring, max_rows=room(scoring.max_rows, scores), write_guidelines=False)
             )
-            data, scores, gold = add_pseudo_labels(data, scores, others, more)
+            data, scores, by_row, gold, accuracies = add_pseudo_labels(data, scores, others, more, self.label_model)
             cost, embedded = cost + spent, []
             check_data(data)
-            _, weights = weigh(data, np.ones(len(data)), self.class_weight)
+            _, weights = weigh(data, by_row, self.class_weight)
         # Nearest-neighbour prompts take examples from the training texts, which stay in memory and are not saved.
         nearest = any(p.prompt == "nearest" for p in self.model_.config.providers)
         self._pool = pool if nearest else None
         embeddings = embedded[0] if embedded else None
         start = FitState.start(*parts, data.texts, _labels(data), scores, options, embeddings, weights, gold)
+        if others is not None:
+            start = start.told(label_model=described(options.label_model, len(llms), self.multi_label, accuracies))
         state = fit(start)
         self.report_ = state.report
         reviewed = np.ones(len(data), dtype=bool) if gold is None else gold  # not the labels of LLMs
@@ -351,6 +358,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             calibration=self.calibration,
             threshold_metric=self.threshold_metric,
             query_price=self.query_price,
+            label_model=self.label_model,
+            votes=self.annotators == "soft",
             finetune=finetune,
             batch_size=self.batch_size,
             bf16=self.bf16,

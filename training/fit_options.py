@@ -96,6 +96,9 @@ class FitOptions:
             `"macro_f1"`.
         query_price: Price of an LLM query for `llm_policy="auto"`, in right answers: 0.02 means that 50 queries must
             bring one more right answer, as estimated on held-out rows.
+        label_model: How the labels of several LLMs are combined for texts without labels, one of `LABEL_MODELS`.
+        votes: Rows with the same text are votes of annotators: the figures of the report count each text once, with
+            its majority label.
         finetune: Options of the fine-tuning.
         batch_size: Texts per forward pass when encoding.
         bf16: Encode in bfloat16, see `encode_texts`.
@@ -110,6 +113,8 @@ class FitOptions:
     calibration: str = "auto"
     threshold_metric: str = "accuracy"
     query_price: float = QUERY_PRICE
+    label_model: str = "auto"
+    votes: bool = False
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
     bf16: bool = False

@@ -202,8 +202,37 @@ class FitState:
         return replace(self, report=report)
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of the out-of-fold answers, rounded for the report."""
+        """Metrics of the out-of-fold answers, rounded for the report. With votes, each text counts once."""
         config = self.config
         decisions = (self.task.multi_label, config.thresholds, config.min_labels)
-        found = classification_metrics(self.probabilities, self.labels[self.judged], *decisions)
+        probs, labels = self.probabilities, self.labels[self.judged]
+        if self.options.votes:
+            texts = [text for text, judged in zip(self.texts, self.judged, strict=True) if judged]
+            rows, labels = majority_labels(texts, labels, self.task.num_labels)
+            probs = probs[rows]
+        found = classification_metrics(probs, labels, *decisions) if len(labels) else {}
         return {name: round(value, 5) for name, value in found.items()}
+
+
+def majority_labels(texts: list[str], labels: NDArray[Any], num_labels: int) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """The majority label of each distinct text with votes for several; those with a tie are left out.
+
+    Args:
+        texts: n texts, one for each vote.
+        labels: int64 `(n,)` or 0/1 `(n, K)`: the votes.
+        num_labels: K.
+
+    Returns:
+        The row of each text's first vote, int `(m,)`, and the labels of these texts, as `labels`.
+    """
+    _, first, text_of = np.unique(np.asarray(texts, dtype=object), return_index=True, return_inverse=True)
+    votes = labels if labels.ndim == 2 else np.eye(num_labels)[labels]
+    counts = np.zeros((len(first), num_labels))
+    np.add.at(counts, text_of, votes)
+    if labels.ndim == 2:
+        number = np.bincount(text_of)[:, None]
+        clear, chosen = (2 * counts != number).all(axis=1), (2 * counts > number).astype(labels.dtype)
+    else:
+        best = np.sort(counts, axis=1)
+        clear, chosen = best[:, -1] > best[:, -2], counts.argmax(axis=1)
+    return first[clear], chosen[clear]

@@ -75,6 +75,8 @@ def fit(state: FitState, recipe: Sequence[Step] | None = None) -> FitState:
         state = step(state)
     if state.gold.all():
         state = state.told(out_of_sample=state.metrics())
+        if state.options.votes:
+            state = state.told(judged_by="majority of the annotators")
     else:  # nothing is known of any source's accuracy
         state = state.told(agreement_with_llms=round(agreement(state), 5))
     state = state.told(seconds=round(time.perf_counter() - started, 1))

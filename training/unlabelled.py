@@ -5,38 +5,66 @@ generalises over texts that are alike, so that it corrects part of the LLMs' err
 show how good a source is: whatever compares sources or calibrates probabilities is fitted on gold rows alone.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..modeling_labelfusion.fusion import pool_features
 from .data import LabelledTexts, concatenate
+from .label_model import RIGHT, SPREAD, TIE, choose_label_model, combine_answers
 
 if TYPE_CHECKING:
     from .fit_state import FitState
 
 FEWEST_GOLD = 20  # rows, and two a class, for a fusion that is fitted on them
-FLOOR = 0.02  # of an LLM's probabilities, whose certainty nobody has checked
+LOG_ODDS = 3.0  # that an LLM's answer counts for without gold rows: 20 to 1
+USUALLY = 0.95  # share of texts with a class, above which each text gets one (multi-label)
 
 
-def pseudo_labels(scores: NDArray[np.floating], multi_label: bool) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The LLMs' labels: those of the mean of their log-probabilities (log-linear pool with equal weights).
+@dataclass
+class PseudoLabels:
+    """The labels that the LLMs give to texts together.
+
+    Args:
+        rows: int64 `(m,)`: the text of each label. A text without an answer has none; one on which the LLMs are split
+            evenly has one for each side.
+        labels: int64 `(m,)`, or float32 `(m, K)` of 0/1.
+        weights: float64 `(m,)`: those of a text add up to 1.
+        accuracies: Estimated accuracy of each LLM, if the label model estimates it.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[Any]
+    weights: NDArray[np.float64]
+    accuracies: list[float] | None
+
+
+def pseudo_labels(
+    scores: NDArray[np.floating], multi_label: bool, method: str = "auto", gold: NDArray[Any] | None = None
+) -> PseudoLabels:
+    """Label texts by the LLMs' answers, see `label_model.combine_answers`.
 
     Args:
         scores: float `(n, P, K)`, NaN for missing.
         multi_label: Whether the classes are independent.
-
-    Returns:
-        int64 `(n,)`, or float32 `(n, K)` of 0/1; and bool `(n,)`: rows with a score of at least one LLM.
+        method: One of `LABEL_MODELS`.
+        gold: Known labels of the first rows.
     """
-    p = np.clip(scores.astype(np.float64), FLOOR, 1 - FLOOR)
-    logits = np.log(p) - np.log1p(-p) if multi_label else np.log(p)
-    answered = ~np.isnan(scores).any(axis=2)
-    count = answered.sum(axis=1)
-    mean = np.where(answered[..., None], logits, 0.0).sum(axis=1) / np.maximum(count, 1)[:, None]
-    return ((mean > 0).astype(np.float32) if multi_label else mean.argmax(axis=1)), count > 0
+    logits, accuracies = combine_answers(scores, multi_label, method, gold)
+    answered = (~np.isnan(scores).any(axis=2)).any(axis=1)
+    if multi_label:
+        split = answered & (np.abs(logits) < TIE).any(axis=1)
+        rows = np.concatenate([np.flatnonzero(answered), np.flatnonzero(split)])
+        with_split = np.concatenate([logits[answered] > -TIE, logits[split] > TIE])
+        order = np.argsort(rows, kind="stable")
+        rows, labels = rows[order], with_split[order].astype(np.float32)
+    else:
+        best = logits >= logits.max(axis=1, keepdims=True) - TIE
+        rows, labels = np.nonzero(best & answered[:, None])  # type: ignore[assignment]
+    return PseudoLabels(rows, labels, 1 / np.bincount(rows, minlength=len(scores))[rows], accuracies)
 
 
 def room(max_rows: int, scores: NDArray[np.floating] | None) -> int:
@@ -44,12 +72,21 @@ def room(max_rows: int, scores: NDArray[np.floating] | None) -> int:
     return max_rows if scores is None else max(0, max_rows - int((~np.isnan(scores).any(axis=2)).any(axis=1).sum()))
 
 
+def described(wanted: str, num_llms: int, multi_label: bool, accuracies: list[float] | None) -> dict[str, Any]:
+    """The label model for the report. The accuracies are estimates from how the LLMs agree, not measured ones."""
+    report: dict[str, Any] = {"chosen": choose_label_model(wanted, num_llms, multi_label)}
+    if accuracies is not None:
+        report["estimated_accuracy"] = [round(accuracy, 3) for accuracy in accuracies]
+    return report
+
+
 def add_pseudo_labels(
     data: LabelledTexts,
     scores: NDArray[np.float32] | None,
     others: LabelledTexts,
     other_scores: NDArray[np.float32] | None,
-) -> tuple[LabelledTexts, NDArray[np.float32], NDArray[np.bool_]]:
+    method: str = "auto",
+) -> tuple[LabelledTexts, NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], list[float] | None]:
     """Append the texts that LLMs have labelled to those of people.
 
     Args:
@@ -57,22 +94,29 @@ def add_pseudo_labels(
         scores: float32 `(n, P, K)`; None: no rows.
         others: m texts without labels. Those without a score are left out.
         other_scores: float32 `(m, P, K)`.
+        method: One of `LABEL_MODELS`. It sees the gold rows too.
 
     Returns:
-        The rows with labels, their scores, and bool `(rows,)`: which are gold.
+        The rows with labels, their scores, their weights, bool `(rows,)`: which are gold, and the LLMs' estimated
+        accuracies. A text on which the LLMs are split evenly is several rows.
     """
     assert other_scores is not None
-    multi_label = data.labels is not None and data.labels.ndim == 2
-    labels, known = pseudo_labels(other_scores, multi_label)
-    texts = [text for text, there in zip(others.texts, known, strict=True) if there]
-    added = LabelledTexts(texts, labels[known], other_scores[known], others.classes)
-    count = len(data)
+    count, multi_label = len(data), data.labels is not None and data.labels.ndim == 2
+    if count and scores is not None:
+        found = pseudo_labels(np.concatenate([scores, other_scores]), multi_label, method, data.labels)
+    else:
+        found = pseudo_labels(other_scores, multi_label, method)
+        found.rows += count
+    kept = found.rows >= count
+    rows, labels = found.rows[kept] - count, found.labels[kept]
+    added = LabelledTexts([others.texts[i] for i in rows], labels, other_scores[rows], others.classes)
     if count:
         added = concatenate(
             LabelledTexts(data.texts, data.labels, scores, data.classes, [], data.rows, data.count), added
         )
     assert added.llm_scores is not None
-    return added, added.llm_scores, np.arange(len(added)) < count
+    weights = np.concatenate([np.ones(count), found.weights[kept]])
+    return added, added.llm_scores, weights, np.arange(len(added)) < count, found.accuracies
 
 
 def keep_gold(state: "FitState") -> "FitState":
@@ -96,9 +140,44 @@ def keep_gold(state: "FitState") -> "FitState":
 
 
 def pool_without_gold(state: "FitState") -> "FitState":
-    """The step of the recipe that keeps the default pool, because nothing shows which source is better."""
-    state.model.score_pool.reset_parameters()
-    return state.told(fusion={"rows": 0, "chosen": "default pool: too few gold rows to fit one"})
+    """The step of the recipe that sets the fusion where nothing shows which source is better.
+
+    An LLM's answer counts for `LOG_ODDS` on average, whether its scores are graded or all 0 and 1. With the label model
+    of Dawid and Skene, each answer counts as the LLM's confusion matrix says.
+    """
+    pool, task, config = state.model.score_pool, state.task, state.config
+    evidence, mask = pool_features(torch.from_numpy(state.llm_scores), task.multi_label, config.score_floor)
+    pool.reset_parameters()
+    weight = pool.weight.detach().cpu().clone()
+    if choose_label_model(state.options.label_model, pool.num_providers, task.multi_label) == "dawid_skene":
+        weight = _confusion_weights(evidence, torch.from_numpy(state.labels), task.multi_label)
+    said = torch.einsum("npj,pjk->nk", evidence, weight)[mask.sum(dim=1) > 0]
+    if task.multi_label:
+        margin = said.abs().mean()
+        some = (state.llm_scores[state.scored] > 0.5).reshape(int(state.scored.sum()), -1).any(axis=1)
+        config.min_labels = int(some.mean() >= USUALLY)
+    else:
+        top = said.topk(2, dim=1).values
+        margin = (top[:, 0] - top[:, 1]).mean()
+    with torch.no_grad():
+        pool.weight.copy_(weight * (LOG_ODDS / max(float(margin), 1e-3)))
+    return state.told(fusion={"rows": 0, "chosen": "fixed weights: too few gold rows to fit any"})
+
+
+def _confusion_weights(evidence: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """float32 `(P, K, K)`: weights for `evidence` `(n, P, K)` from how the LLMs answered for each of the labels."""
+    num_labels = evidence.shape[2]
+    answers = (evidence > 0).float() if multi_label else evidence.softmax(dim=2) * evidence.any(dim=2, keepdim=True)
+    if multi_label:
+        weights = torch.zeros(evidence.shape[1], num_labels, num_labels)
+        for k in range(num_labels):
+            yes, no = (answers[labels[:, k] == v, :, k] for v in (1, 0))
+            found, alarm = ((x.sum(dim=0) + SPREAD) / (len(x) + 2 * SPREAD) for x in (yes, no))
+            weights[:, k, k] = (found.logit() - alarm.logit()).clamp_min(0)
+        return weights
+    counts = torch.einsum("nj,npk->pjk", torch.eye(num_labels)[labels], answers)
+    counts += SPREAD + RIGHT * torch.eye(num_labels)
+    return (counts / counts.sum(dim=2, keepdim=True)).log().transpose(1, 2)
 
 
 def agreement(state: "FitState") -> float:

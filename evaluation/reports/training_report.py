@@ -43,6 +43,8 @@ def training_summary(clf: "AutoFusionClassifier") -> str:
         for name, value in report.get("out_of_sample", {}).items()
     ]
     judged = "All figures are out of sample: each row was judged by a fit that had not seen it."
+    if "judged_by" in report:
+        judged += f" Right is the {plain(report['judged_by'])}; texts with a tie are left out."
     if "gold_rows" in report:
         judged = f"{report['gold_rows']} rows have labels of people; the others have those of the LLMs. " + (
             "The figures are of the former, out of sample."
@@ -51,6 +53,10 @@ def training_summary(clf: "AutoFusionClassifier") -> str:
         )
     if "agreement_with_llms" in report:
         figures.append(["Encoder gives the LLMs' label, out of fold", f"{report['agreement_with_llms']:.4f}"])
+    for name, value in zip(
+        source_names(clf.model_.config), report.get("label_model", {}).get("estimated_accuracy", []), strict=False
+    ):
+        figures.append([f"{plain(name)}: accuracy, estimated from how the LLMs agree, not measured", f"{value:.3f}"])
     lines = [
         "# Training",
         f"{report['rows']} rows of {plain(report['data'])}, {report['scored_rows']} of them with LLM scores; "

@@ -24,11 +24,53 @@ def make(tiny_encoder_dir: str) -> Any:
 
 def test_pseudo_labels_are_those_of_the_pool() -> None:
     scores = np.array([[[0.6, 0.4], [0.1, 0.9]], [[0.6, 0.4], [np.nan, np.nan]], [[np.nan] * 2] * 2])
-    labels, known = pseudo_labels(scores, multi_label=False)
-    assert labels[:2].tolist() == [1, 0]
-    assert known.tolist() == [True, True, False]
-    labels, _ = pseudo_labels(scores, multi_label=True)
-    assert labels[:2].tolist() == [[0, 1], [1, 0]]
+    found = pseudo_labels(scores, multi_label=False)
+    assert (found.rows.tolist(), found.labels.tolist(), found.weights.tolist()) == ([0, 1], [1, 0], [1, 1])
+    found = pseudo_labels(scores, multi_label=True)
+    assert (found.rows.tolist(), found.labels.tolist()) == ([0, 1], [[0, 1], [1, 0]])
+
+
+def test_llms_that_are_split_evenly_do_not_give_the_first_class() -> None:
+    scores = np.array([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]])
+    found = pseudo_labels(scores, multi_label=False)
+    assert (found.rows.tolist(), found.labels.tolist()) == ([0, 0, 1], [1, 2, 0])
+    assert found.weights.tolist() == [0.5, 0.5, 1.0]
+    found = pseudo_labels(scores, multi_label=True)
+    assert (found.rows.tolist(), found.labels.tolist()) == ([0, 0, 1], [[0, 1, 1], [0, 0, 0], [1, 0, 0]])
+
+
+def several(n: int = 300) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Texts, a good LLM beside two poor ones that make the same errors, and the right classes."""
+    texts, truth = texts_and_labels(n)
+    rng = np.random.default_rng(0)
+    wrong = (truth + 1) % 3
+    said = [np.where(rng.random(n) < right, truth, wrong) for right in (0.95, 0.5)]
+    scores = np.stack([np.eye(3)[said[0]], np.eye(3)[said[1]], np.eye(3)[said[1]]], axis=1)
+    return texts, scores, truth
+
+
+def test_the_label_model_is_reported(make: Any) -> None:
+    texts, scores, _ = several()
+    data = {"text": texts, "llm_scores": scores.tolist()}
+    clf = make().fit(unlabelled=data)
+    assert clf.report_["label_model"]["chosen"] == "dawid_skene"
+    assert len(clf.report_["label_model"]["estimated_accuracy"]) == 3
+    assert training_summary_of(clf).count("not measured") == 3
+    mean = make(label_model="mean").fit(unlabelled=data)
+    assert mean.report_["label_model"] == {"chosen": "mean"}
+    assert "not measured" not in training_summary_of(mean)
+
+
+def test_graded_answers_count_as_much_as_hard_ones(make: Any) -> None:
+    texts, truth = texts_and_labels(200)
+    graded = np.where(np.eye(3)[truth] > 0, 0.4, 0.3)
+    more, _ = texts_and_labels(60, seed=3)
+    wrong = np.eye(3)[np.zeros(60, dtype=int)]
+    answers = []
+    for scores, new in ((graded, np.where(wrong > 0, 0.4, 0.3)), (np.eye(3)[truth], wrong)):
+        clf = make().fit(unlabelled={"text": texts, "llm_scores": scores[:, None].tolist()})
+        answers.append(clf.predict_proba(more, llm_scores=new[:, None]))
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
 
 
 def test_texts_without_labels(make: Any, tmp_path: Path) -> None:
@@ -126,6 +168,7 @@ def test_several_labels(make: Any) -> None:
     [
         ({"labels": None}, {"train": ["a", "b"]}, "need the names of the classes"),
         ({"llm": None}, {"train": ["a", "b"]}, "need an LLM"),
+        ({"label_model": "snorkel"}, {"train": ["a", "b"]}, "`label_model` is 'snorkel'; expected one of auto, mean"),
         ({}, {}, "`train` is missing"),
         ({"llm": {"model": "recorded", "prompt": "few-shot"}}, {"train": ["a", "b"]}, "needs labelled examples"),
         ({}, {"train": ["a", "b"], "sample_weight": [1, 2]}, "`sample_weight` cannot"),

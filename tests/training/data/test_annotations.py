@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
+from labelfusion.evaluation.reports.training_report import training_summary
 from labelfusion.hub_scripts.cli import main
 from labelfusion.training.data import TableLayout, annotations, prepare
 from labelfusion.training.data.annotations import find_tool, read_export
+from labelfusion.training.fit_state import majority_labels
 from labelfusion.training.folds import assign_folds
 from llm_server import LLMServer
 
@@ -414,3 +417,30 @@ def test_training_learns_the_shares_of_the_votes(tmp_path: Path, make: Callable[
     assert film["majority"][0] > 0.9
     assert film["majority"][1] < 0.1
     assert film["soft"].tolist() == pytest.approx([0.75, 0.25], abs=0.05)
+
+
+def test_figures_of_the_fit_are_against_the_majority(tmp_path: Path, make: Callable[..., AutoFusionClassifier]) -> None:
+    """A model that always gives the majority is right on all texts, and on three quarters of the votes."""
+    votes = {"movie": ["film", "film", "sport", "film"], "team": ["sport", "film", "sport", "sport"]}
+    lines = [
+        {"text": f"the {word} w{i}", "_input_hash": f"{word}{i}", "accept": [vote], "answer": "accept"}
+        | {"_annotator_id": who}
+        for i in range(30)
+        for word, chosen in votes.items()
+        for who, vote in enumerate(chosen)
+    ]
+    path = tmp_path / "votes.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    clf = make(annotators="soft").fit(path)
+    assert clf.report_["out_of_sample"]["accuracy"] == 1.0
+    clf.report_["data"] = "votes"
+    assert "majority of the annotators" in training_summary(clf)
+
+
+def test_majority_labels() -> None:
+    texts = ["a", "b", "a", "c", "a", "c"]
+    rows, labels = majority_labels(texts, np.array([1, 2, 1, 0, 0, 1]), 3)
+    assert (rows.tolist(), labels.tolist()) == ([0, 1], [1, 2])
+    sets = np.array([[1, 1], [0, 0], [1, 0], [1, 1], [1, 0], [1, 0]], dtype=np.float32)
+    rows, labels = majority_labels(texts, sets, 2)
+    assert (rows.tolist(), labels.tolist()) == ([0, 1], [[1, 0], [0, 0]])
