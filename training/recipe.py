@@ -22,7 +22,7 @@ from .fit_state import FitState
 from .fusion.fusion_fit import fuse
 from .fusion.label_sets import judge_classes_together
 from .score_checks import check_scores
-from .unlabelled import agreement, enough_gold, keep_gold, pool_without_gold
+from .unlabelled import agreement, enough_gold, fuse_with_few, keep_gold, pool_without_gold
 
 Step: TypeAlias = Callable[[FitState], FitState]
 
@@ -46,7 +46,15 @@ RECIPE: list[Step] = [
 # With texts that only LLMs have labelled: they train the encoder, and what judges the sources sees gold rows alone.
 ENCODER_STEPS = RECIPE[1 : RECIPE.index(calibrate_llm_scores)]
 UNLABELLED_RECIPE = [*ENCODER_STEPS, pool_without_gold]
-FEW_LABELS_RECIPE = [*ENCODER_STEPS, keep_gold, check_scores, *RECIPE[RECIPE.index(calibrate_llm_scores) :]]
+FEW_LABELS_RECIPE = [
+    *ENCODER_STEPS,
+    pool_without_gold,
+    keep_gold,
+    check_scores,
+    calibrate_llm_scores,
+    fuse_with_few,
+    *RECIPE[RECIPE.index(fuse) + 1 :],
+]
 
 
 def recipe_for(state: FitState) -> list[Step]:

@@ -5,6 +5,7 @@ generalises over texts that are alike, so that it corrects part of the LLMs' err
 show how good a source is: whatever compares sources or calibrates probabilities is fitted on gold rows alone.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from ..modeling_labelfusion.fusion import pool_features
 from .data import LabelledTexts, concatenate
+from .fusion.fusion_fit import fuse
+from .fusion.pool_fit import average_pools
 from .label_model import RIGHT, SPREAD, TIE, choose_label_model, combine_answers
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 FEWEST_GOLD = 20  # rows, and two a class, for a fusion that is fitted on them
 LOG_ODDS = 3.0  # that an LLM's answer counts for without gold rows: 20 to 1
+FIXED_ROWS = 20  # what the fixed weights count for beside gold rows
 USUALLY = 0.95  # share of texts with a class, above which each text gets one (multi-label)
 
 
@@ -162,6 +166,28 @@ def pool_without_gold(state: "FitState") -> "FitState":
     with torch.no_grad():
         pool.weight.copy_(weight * (LOG_ODDS / max(float(margin), 1e-3)))
     return state.told(fusion={"rows": 0, "chosen": "fixed weights: too few gold rows to fit any"})
+
+
+def fuse_with_few(state: "FitState") -> "FitState":
+    """The step of the recipe that fits the fusion on few gold rows, and averages it with the pool of fixed weights.
+
+    On 20 rows a fit may well take a student for as good as its teacher. The fixed weights count as `FIXED_ROWS` rows.
+    """
+    model, fixed = state.model, copy.deepcopy(state.model.score_pool)
+    state = fuse(state)
+    if state.fused_logits is None or model.baseline is not None or state.config.fusion not in ("mlp", "pool"):
+        return state
+    data = state.fusion_data()
+    share = len(data.labels) / (len(data.labels) + FIXED_ROWS)
+    with torch.no_grad():
+        alone = data.answer(fixed.cpu()(data.encoder_logits, data.evidence, data.mask))
+        mixed = average_pools([(share, copy.deepcopy(model.score_pool).cpu()), (1 - share, fixed)])
+        model.score_pool.load_state_dict(mixed.state_dict())
+        if model.fusion_mlp is not None:
+            for parameter in model.fusion_mlp.out_proj.parameters():
+                parameter.mul_(share)
+    state = state.told(fusion={"share_of_fixed_weights": round(1 - share, 3)})
+    return replace(state, fused_logits=share * state.fused_logits + (1 - share) * alone)
 
 
 def _confusion_weights(evidence: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> torch.Tensor:

@@ -117,6 +117,25 @@ def test_a_few_gold_rows_judge_the_sources(make: Any) -> None:
     clf = make().fit(frame(30), unlabelled=good)
     assert clf.report_["out_of_sample"]["accuracy"] > 0.8
     assert clf.report_["fusion"]["rows"] == 30
+    assert clf.report_["fusion"]["share_of_fixed_weights"] == 0.4  # 20 of 20 + 30
+
+
+def test_a_fit_on_few_rows_is_held_by_the_fixed_weights(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fusion of the model is the mean of both, in log-odds."""
+    from labelfusion.training import unlabelled
+
+    texts, _ = texts_and_labels(40, seed=2)
+    scores = np.eye(3)[np.zeros(40, dtype=int)][:, None]
+    logits = {}
+    for rows in (0, 20, 10**9):
+        monkeypatch.setattr(unlabelled, "FIXED_ROWS", rows)
+        clf = make(calibration="none", fusion="pool").fit(
+            frame(20), unlabelled=frame(270, seed=4).drop(columns="label")
+        )
+        found = np.log(clf.predict_proba(texts, llm_scores=scores))
+        logits[rows] = found - found.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(logits[20], (logits[0] + logits[10**9]) / 2, atol=1e-3)
+    assert np.abs(logits[0] - logits[10**9]).max() > 0.1
 
 
 def test_gold_labels_are_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
