@@ -72,6 +72,7 @@ def build_card(folder: Path, repo_id: str | None = None, **known: Any) -> "Model
         multi_label=config.multi_label,
         labels=", ".join(f"{plain(n)}{_described(config, n)}" for n in config.label_names) + ".",
         self_contained=config.self_contained,
+        text_pairs=config.text_pairs,
         model_id=json.dumps(name, ensure_ascii=False),
         results=_results(config, report),
         calibration=_calibration(folder, config, report),
