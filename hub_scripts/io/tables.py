@@ -45,6 +45,7 @@ class Table:
         self.source, self.split, self._options = source, split, export
         self._text_pair_column = text_pair_column
         path = Path(source)
+        self.counted: int | None = None  # rows, once they have been read
         self.suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
         self._is_export = find_tool(source) is not None
         if self._is_export:
@@ -75,7 +76,9 @@ class Table:
         known = None if self.suffix else (self._hub.info.splits or {}).get(self.split)
         if known is not None and known.num_examples:
             return int(known.num_examples)
-        return sum(1 for _ in self)
+        if self.counted is None:
+            self.counted = sum(1 for _ in self)
+        return self.counted
 
     def __iter__(self) -> Iterator[Row]:
         """All rows as dicts."""
@@ -172,6 +175,7 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
         if blank:
             count += 1
             empty += [total - 1] if count <= 5 else []
+    table.counted = total
     if count and empty_texts == "error":
         with naming(table.source):
             raise empty_error(count, empty, total, text_column)
