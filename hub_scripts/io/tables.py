@@ -16,7 +16,7 @@ from ...configuration.text_pair import pair_up
 from ...training.data import empty_error, is_empty_text, naming
 from ...training.data.annotations import find_tool, read_export
 from ...training.data.cell_files import DELIMITERS
-from ...training.data.data_table import LABEL_COLUMNS, TEXT_PAIR
+from ...training.data.data_table import LABEL_COLUMNS, TEXT_PAIR, hub_data
 from ...training.data.files import SUFFIXES, read_rows
 from .formulas import escape_formula
 
@@ -135,9 +135,7 @@ class Table:
 
     @cached_property
     def _hub(self) -> Any:
-        from datasets import load_dataset
-
-        return load_dataset(self.source, split=self.split, streaming=True)
+        return hub_data(self.source, split=self.split, streaming=True)
 
 
 def check_columns(table: Table, out: Path) -> None:
