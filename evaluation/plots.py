@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 # The Okabe-Ito palette, which colour-blind readers can distinguish; markers and widths differ as well.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -161,9 +162,11 @@ def save_tradeoff(found: dict[str, Any], path: Path) -> Path:
     ]
     # Skip a dimension without variation, such as the cost of free answers.
     axes_of = [k for k in known if len({point[k[0]] for point in found["curve"]} - {None}) > 1]
-    figure = Figure(figsize=(5.6 * len(axes_of), 4.6), layout="constrained")
+    across = min(2, len(axes_of))  # more panels in a row are too small on a page
+    down = -(-len(axes_of) // 2)
+    figure = Figure(figsize=(5.6 * across, 4.2 * down), layout="constrained")
     for i, (name, title, unit) in enumerate(axes_of):
-        axes = figure.add_subplot(1, len(axes_of), i + 1)
+        axes = figure.add_subplot(down, across, i + 1)
         # Skip unknown values. At the last point encoder and LLMs start together, so the latency may drop there.
         curve = [point for point in found["curve"] if point[name] is not None][: -1 if name.startswith("p") else None]
         x = [unit * point[name] for point in curve]
@@ -180,6 +183,9 @@ def save_tradeoff(found: dict[str, Any], path: Path) -> Path:
                 axes.plot([unit * point[name]], [point["accuracy"]], markersize=8, label=_literal(label), **style)
         axes.set_xlabel(title)
         axes.set_ylabel(found["metric"])
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if name == "share":
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(alpha=0.25)
         if i == 0:
             axes.legend(frameon=False, fontsize=9)

@@ -139,7 +139,7 @@ def _ask_everything(
             seconds[i, p] = time.perf_counter() - started
             scores[row, p], costs[row, p] = answers.scores[0, p], answers.cost_usd[0]
     rest = np.setdiff1d(open_, sample)
-    asker = Asker(config, clf._scorers, budget, progress=clf.progress)
+    asker = Asker(config, clf._scorers, budget, progress=clf.shows_progress)
     for p in asked if len(rest) else []:
         answers = asker.submit([table.texts[i] for i in rest], only=p).result()
         scores[rest, p], costs[rest, p] = answers.scores[:, p], answers.cost_usd

@@ -72,9 +72,9 @@ def told(interrupt: KeyboardInterrupt, verb: str, args: argparse.Namespace | Non
     if kept:
         text = f"{'; '.join(kept)}: the same command goes on there."
     elif getattr(args, "no_cache", False):
-        text = "without the score store nothing is kept."
+        text = "Without the score store nothing is kept."
     else:
-        text = "no LLM answer had come that would be kept: the same command starts anew."
+        text = "Nothing is kept yet: the same command starts anew."
     print(f"labelfusion {verb}: interrupted ({signal.Signals(number).name}). {text}", file=sys.stderr)
     return 128 + number
 

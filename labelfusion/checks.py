@@ -79,7 +79,10 @@ def check_data(data: LabelledTexts) -> None:
     if labels.ndim == 1 and len(np.unique(labels)) < 2:
         raise ValueError(f"All {len(data)} training rows have the class {data.names()[0]!r}; two are needed.")
     if len(data) < 4:
-        raise ValueError(f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum.")
+        raise ValueError(
+            f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum. Label more, or let an "
+            "LLM label texts: docs/unlabelled.md."
+        )
     if len(set(data.texts)) < 2:
         raise ValueError(
             f"All {len(data)} training rows have the same text; two different ones are needed. Is `text_column` right?"

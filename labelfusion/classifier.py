@@ -102,7 +102,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         cache: Whether to read paid answers from, and write them to, the score store.
         device: Torch device. Default: a GPU if there is one.
         seed: Random seed of all steps.
-        progress: Show progress bars.
+        progress: Show progress bars, or lines where stderr is a file. Default: in a terminal and in a notebook.
 
     Attributes:
         model_: The fitted [`LabelFusionForSequenceClassification`].
@@ -157,7 +157,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         cache: bool = True,
         device: str | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         if isinstance(encoder, dict):
             original = from_original(encoder)
@@ -337,7 +337,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             max_cost_usd=as_budget(self.max_cost_usd),
             write_guidelines=self.write_guidelines,
             seed=self.seed,
-            progress=self.progress,
+            progress=self.shows_progress,
         )
 
     def _fit_options(self) -> FitOptions:
@@ -348,7 +348,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             batch_size=self.train_batch_size,
             max_length=self.max_length,
             seed=self.seed,
-            progress=self.progress,
+            progress=self.shows_progress,
         )
         return FitOptions(
             encoder_training=self.encoder_training,
@@ -364,7 +364,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             batch_size=self.batch_size,
             bf16=self.bf16,
             seed=self.seed,
-            progress=self.progress,
+            progress=self.shows_progress,
         )
 
 

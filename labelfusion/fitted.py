@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
+from .configuration.progress_bar import is_watched
 from .evaluation.diagnosis.training_label_errors import Review
 from .llms import LLM, ScorerCache, as_list
 from .modeling_labelfusion import LabelFusionForSequenceClassification
@@ -38,7 +39,7 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
     bf16: bool
     cache: bool
     device: str | None
-    progress: bool
+    progress: bool | None
 
     model_: LabelFusionForSequenceClassification
     tokenizer_: Any
@@ -59,7 +60,7 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
         texts = self._read_texts(texts)
         given = texts.llm_scores if llm_scores is None else llm_scores
         rows = read_inputs(texts.texts, given, self.empty_texts)
-        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.progress)
+        encoder = TextEncoder(self.model_, self.tokenizer_, **self.encoding_options(), progress=self.shows_progress)
         parts = list(infer(encoder, rows, routing, self._scorers))
         return Inference.concatenate(parts or [Inference.empty(self.model_.config)])
 
@@ -109,6 +110,11 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
         found = encode_texts(self.model_, self.tokenizer_, texts, **self.encoding_options())
         return found[:, : self.model_.config.hidden_size].numpy()
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether calls show progress bars: as `progress` says, or where somebody watches."""
+        return is_watched() if self.progress is None else self.progress
+
     def encoding_options(self) -> dict[str, Any]:
         """Encoding arguments of `pipelines.inference.infer`."""
         return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
@@ -117,7 +123,7 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
         """See `ScorerCache`; `pool` and `cache` default to those of this classifier."""
         built: ScorerCache = self.__dict__.setdefault("_built", ScorerCache())
         pool, cache = pool or getattr(self, "_pool", None), self.cache if cache is None else cache
-        options: dict[str, Any] = {"cache": cache, "progress": self.progress, "embed": self._embed}
+        options: dict[str, Any] = {"cache": cache, "progress": self.shows_progress, "embed": self._embed}
         options["store"] = getattr(self, "_store", None)
         return built.get(self.model_.config, as_list(self.llm), pool=pool, **options)
 

@@ -9,7 +9,7 @@ import torch
 from .label_arrays import OUTPUTS, check_output, class_array
 from .llms import LLM
 from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .modeling_labelfusion.tokenizer_files import load_tokenizer
+from .modeling_labelfusion.tokenizer_files import absent_model, load_tokenizer
 from .scoring.providers.consent import is_hub_id
 
 STATE_FILE = "auto_classifier.json"
@@ -39,7 +39,10 @@ def save(clf: Any, folder: Path) -> None:
 def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], options: dict[str, Any]) -> Any:
     """A fitted classifier of class `cls`, see `AutoFusionClassifier.from_pretrained`."""
     source = str(folder_or_repo)
-    model = LabelFusionForSequenceClassification.from_pretrained(source)
+    try:
+        model = LabelFusionForSequenceClassification.from_pretrained(source)
+    except OSError as error:
+        raise absent_model(source, error) from error
     classes, output, known = _read_state(_state_file(source), source, model.config.label_names)
     params = {"multi_label": model.config.multi_label, **known, **options}
     declared: Any = list(model.config.providers) or None

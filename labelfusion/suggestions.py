@@ -226,7 +226,7 @@ def _by_model(
 ) -> list[Task]:
     """Choose by the doubt of a fitted model; the rows of the tasks are those in `texts`."""
     config = clf.model_.config
-    encoder = TextEncoder(clf.model_, clf.tokenizer_, **clf.encoding_options(), progress=clf.progress)
+    encoder = TextEncoder(clf.model_, clf.tokenizer_, **clf.encoding_options(), progress=clf.shows_progress)
     encoded = encoder([*texts, *labelled])
     answers = _answers(clf, encoder, encoded[: len(texts)], read_inputs(texts, scores), asking)
     points = directions(encoded[:, : config.hidden_size].numpy())
@@ -277,7 +277,7 @@ def _by_encoder(clf: Any, texts: list[str], scores: Any, n: int, labelled: list[
     names = classes if len(classes) > 1 else ["0", "1"]
     model = LabelFusionForSequenceClassification.from_encoder_pretrained(source, labels=names, pooling=clf.pooling)
     model = model.to(torch_device(clf.device))
-    encoder = TextEncoder(model, load_tokenizer(source), **clf.encoding_options(), progress=clf.progress)
+    encoder = TextEncoder(model, load_tokenizer(source), **clf.encoding_options(), progress=clf.shows_progress)
     points = directions(encoder([*texts, *labelled])[:, : model.config.hidden_size].numpy())
     pool, known = points[: len(texts)], points[len(texts) :]
     chosen, sizes = typical(pool, n, known, clf.seed)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..configuration import LabelFusionConfig
+from ..configuration.progress_bar import progress_bar
 from ..configuration.text_pair import TextPair
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class TextEncoder:
             evaluating(model),
             torch.inference_mode(),
             torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self.bf16),
-            tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not self.progress) as bar,
+            progress_bar(len(distinct), "Encoding", disable=not self.progress) as bar,
         ):
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]

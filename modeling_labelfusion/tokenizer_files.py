@@ -1,6 +1,7 @@
 """Loads a tokenizer. Unlike those of Transformers, its errors name the damaged file."""
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ def load_tokenizer(folder_or_repo: str | Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_repo)
-    except OSError:
-        raise
+    except OSError as error:
+        raise absent_model(str(folder_or_repo), error) from error
     except Exception as error:  # from `json`, the backend, or damaged content
         raise tokenizer_error(str(folder_or_repo), error) from None
     # Without files, Transformers creates a tokenizer with only special tokens, which makes all texts identical.
@@ -33,6 +34,22 @@ def load_tokenizer(folder_or_repo: str | Path) -> Any:
     if tokenizer.pad_token is None:  # GPT-2 and others; any token works, as it is masked
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
     return tokenizer
+
+
+def absent_model(source: str, error: OSError) -> OSError:
+    """`error`, or a clearer one if the model `source` is no folder, not in the cache, and could not be fetched."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError
+
+    with suppress(HFValidationError):
+        if Path(source).exists() or try_to_load_from_cache(source, "config.json") is not None:
+            return error
+    reason = redact(str(error)).partition("\n")[0].rstrip(".")
+    return OSError(
+        f"There is no model {source!r}: no folder here has this name, and nothing was fetched from the Hub ({reason}). "
+        "Give a folder, a Hub id such as 'roberta-base', or an embedded model: "
+        "docs/troubleshooting.md#keys-and-models."
+    )
 
 
 def tokenizer_error(source: str, error: Exception | None = None) -> OSError:

@@ -112,10 +112,10 @@ class Asker:
         """
         scorers = {i: scorer for i, scorer in self._resolve().items() if only in (None, i)}
         waited_s = np.zeros(len(texts)) if waited_s is None else waited_s
-        asking = Asking(self._ask(scorers, texts, waited_s), self._jobs)
-        # A local LLM and the encoder compete for the same cores or GPU, so running them one after the other is faster.
         local = [scorer.kind == ProviderKind.LOCAL for scorer in scorers.values()]
         self._local = all(local)
+        asking = Asking(self._ask(scorers, texts, waited_s), self._jobs)
+        # A local LLM and the encoder compete for the same cores or GPU, so running them one after the other is faster.
         if any(local):
             asking.result()
         return asking

@@ -63,19 +63,32 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nFitted in {clf.report_['seconds_in_all']:.0f} s. {_chosen(clf.report_)}\n", flush=True)
 
     left = None if args.max_cost_usd is None else Budget(args.max_cost_usd, clf.report_["cost_usd"])
-    always = clf.evaluate(test, max_cost_usd=left)
+    started_asking = time.perf_counter()
+    scores = clf.predict_sources(test, max_cost_usd=left).llm_scores
+    seconds = time.perf_counter() - started_asking
+    page = args.output_dir.rstrip("/\\") + "-report.html"  # beside the model, which may be published: it shows texts
+    always = {**clf.evaluate(test, llm_scores=scores, html=page), "seconds": seconds}
     never = clf.evaluate(test, llm_policy="never")
     partly = clf.evaluate(test, llm_policy=SHARE, max_cost_usd=left)
     print("\n" + table(always, never, partly) + "\n")
 
     clf.save_pretrained(args.output_dir)
+    folder = Path(args.output_dir) / "evaluation"
+    clf.tradeoff(test.assign(llm_scores=list(scores)), latency_rows=0, folder=folder)
     print(f"Saved to {args.output_dir}. Loading it again:\n")
     print(f'  pipe = pipeline("labelfusion-classification", model="{args.output_dir}")\n', flush=True)
     pipe: Any = pipeline("labelfusion-classification", model=args.output_dir)  # type: ignore[call-overload]
     texts = hard_texts(clf, test)
     for text, answer in zip(texts, pipe(texts, return_sources=True), strict=True):
         show(text, answer)
-    print(f"Done in {time.perf_counter() - started:.0f} s.")
+    print(f"Report    {page}: open it in a browser")
+    if (folder / "tradeoff.png").exists():
+        print(f"Picture   {folder / 'tradeoff.png'}: accuracy against the share of texts sent to the LLM")
+    print(f"Model     {args.output_dir}\nDone in {time.perf_counter() - started:.0f} s.\n")
+    if args.data is None:
+        print("Next: `labelfusion demo --data FILE.csv` does the same with your texts, in the columns text and label.")
+    else:
+        print(f"Next: `labelfusion predict {args.output_dir} FILE.csv answers.csv` classifies new texts.")
     return 0
 
 

@@ -173,8 +173,7 @@ def _answer_all(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Classify the rows missing from the journal and add them to it. Returns: totals over the whole journal."""
-    from tqdm import tqdm
-
+    from ...configuration.progress_bar import progress_bar
     from ...scoring.budget import Budget
 
     column = args.text_column
@@ -184,10 +183,9 @@ def _answer_all(
     budget = Budget(limit, max(counts["cost_usd"], journal.spent), journal.spend)
     waiting: list[Any] = []  # rows that were read but not yet answered
     rows_in = _read(table, column, start, waiting)
-    total = len(table) if table.suffix == ".parquet" else None
     with (
         _noted(journal, budget),
-        tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar,
+        progress_bar(len(table), "predict", initial=start) as bar,
         closing(clf.stream_sources(rows_in, routing.policy, budget, deadline_s=routing.deadline_s)) as parts,
     ):
         for part in parts:

@@ -149,12 +149,12 @@ class _FolderRun:
 
     def _shown(self, engine: Engine, jobs: list[Job], what: str) -> Iterator[tuple[int, Counts]]:
         """Do the jobs that are not done, with a progress bar in rows."""
-        from tqdm import tqdm
+        from ...configuration.progress_bar import progress_bar
 
         numbers = [number for number, job in enumerate(jobs) if not job.is_done]
         total, rows = sum(piece.rows for piece in self.pieces), sum(jobs[n].piece.rows for n in numbers)
         cost = self.journal.spent
-        with tqdm(total=total, initial=total - rows, unit=" rows", desc=what) as bar:
+        with progress_bar(total, what, "row", initial=total - rows) as bar:
             for place, counts in engine.run([jobs[number] for number in numbers]):
                 bar.update(jobs[numbers[place]].piece.rows)
                 cost += counts.cost_usd

@@ -16,7 +16,7 @@ from ...configuration.text_pair import pair_up
 from ...training.data import empty_error, is_empty_text, naming
 from ...training.data.annotations import find_tool, read_export
 from ...training.data.cell_files import DELIMITERS
-from ...training.data.data_table import LABEL_COLUMNS, TEXT_PAIR
+from ...training.data.data_table import LABEL_COLUMNS, TEXT_PAIR, hub_data
 from ...training.data.files import SUFFIXES, read_rows
 from .formulas import escape_formula
 
@@ -45,6 +45,7 @@ class Table:
         self.source, self.split, self._options = source, split, export
         self._text_pair_column = text_pair_column
         path = Path(source)
+        self.counted: int | None = None  # rows, once they have been read
         self.suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
         self._is_export = find_tool(source) is not None
         if self._is_export:
@@ -75,7 +76,9 @@ class Table:
         known = None if self.suffix else (self._hub.info.splits or {}).get(self.split)
         if known is not None and known.num_examples:
             return int(known.num_examples)
-        return sum(1 for _ in self)
+        if self.counted is None:
+            self.counted = sum(1 for _ in self)
+        return self.counted
 
     def __iter__(self) -> Iterator[Row]:
         """All rows as dicts."""
@@ -132,9 +135,7 @@ class Table:
 
     @cached_property
     def _hub(self) -> Any:
-        from datasets import load_dataset
-
-        return load_dataset(self.source, split=self.split, streaming=True)
+        return hub_data(self.source, split=self.split, streaming=True)
 
 
 def check_columns(table: Table, out: Path) -> None:
@@ -172,6 +173,7 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
         if blank:
             count += 1
             empty += [total - 1] if count <= 5 else []
+    table.counted = total
     if count and empty_texts == "error":
         with naming(table.source):
             raise empty_error(count, empty, total, text_column)

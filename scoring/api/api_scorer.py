@@ -22,7 +22,7 @@ from ..prompting.prompts import Example
 from ..providers.endpoints import resolve
 from ..providers.error_replies import FILTERED, TOO_LONG
 from ..providers.pricing import require_price
-from ..providers.request_error import RequestError
+from ..providers.request_error import UNCONNECTED, RequestError
 from ..reasons import Missing, MissingKind
 from ..score_batch import Capabilities, ScoreBatch, ScoringError, UnansweredError, missing
 from ..session.cancellation import gather_or_drain, leave_wire
@@ -125,7 +125,9 @@ class APIScorer:
             if row not in call.errors:
                 call.note(row, call.stopped or Missing(MissingKind.STOPPED, "not asked"))
         if call.stopped and call.broken is None:
-            logger.warning("%s: stopped early: %s.", self.name, call.stopped.rstrip("."))
+            server = self.endpoint.base if UNCONNECTED in call.stopped else None
+            asked = f" Is a server running at {server}?" if server else ""
+            logger.warning("%s: stopped early: %s.%s", self.name, call.stopped.rstrip("."), asked)
         method = name or self.provider.method
         batch = ScoreBatch(call.scores, method, call.usage, dict(call.errors), call.cached)
         if call.broken is not None:
@@ -361,7 +363,7 @@ class APIScorer:
         try:
             found = await self._choice.find(todo, ask, shared.store)
         except ScoringError as error:
-            raise ScoringError(f"{self.name}: {error}") from None
+            raise ScoringError(str(error) if str(error).startswith(self.name) else f"{self.name}: {error}") from None
         for row, reason in found.unread.items():
             call.failed(shared, [row], reason)
         if found.trouble and not call.stopped:

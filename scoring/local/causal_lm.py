@@ -341,6 +341,9 @@ def load_causal_lm(
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. Default: bfloat16 where the device is fast in it, else float32.
         device: Torch device. Default: a GPU if there is one, else the CPU.
         use_safetensors: Whether weights are read from safetensors alone. Default: preferably.
+
+    Raises:
+        ValueError: If it is a model of another kind, such as an encoder.
     """
     device, kind = pick_dtype(dtype, device)
     key = (str(path), str(kind), str(device))
@@ -349,7 +352,13 @@ def load_causal_lm(
         if lm is None:
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind, use_safetensors=use_safetensors)
+            options: dict[str, Any] = {"dtype": kind, "use_safetensors": use_safetensors}
+            model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+            if absent := sorted(info["missing_keys"]):
+                raise ValueError(
+                    f"{str(path)!r} is no causal language model: it has no weights {absent[0]!r}. Is it an encoder? "
+                    "As `llm`, give a model that generates text; see docs/llm-providers.md."
+                )
             lm = _loaded[key] = CausalLM(model.to(device), AutoTokenizer.from_pretrained(path))
         return lm
 

@@ -3,9 +3,8 @@
 import threading
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from ...configuration import LLMProvider, Task
+from ...configuration.progress_bar import progress_bar
 from ...configuration.secrets import redact
 from ..methods.decision import DecisionMethod
 from ..methods.request_method import UnansweredError, UnsupportedError
@@ -71,7 +70,7 @@ class LocalDecisionScorer(LocalScorer):
             self._check(stop)
             requests.append(model.prompts(self.request(model.cut(quote(texts[i]), max_tokens))))
             tokens += sum(inputs["input_ids"].shape[1] for inputs, _ in requests[-1])
-        with tqdm(total=len(rows), desc=self.name, unit="text", disable=not self.progress) as bar:
+        with progress_bar(len(rows), self.name, disable=not self.progress) as bar:
 
             def on_batch(done: int) -> None:
                 bar.update(done)

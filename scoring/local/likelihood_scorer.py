@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from ...configuration import LLMProvider
+from ...configuration.progress_bar import progress_bar
 from ..probabilities import softmax
 from ..prompting.prompts import example_labels
 from ..reasons import Missing, MissingKind
@@ -169,7 +169,7 @@ class LikelihoodScorer(LocalScorer):
         tokens = 0
         by_template = []
         blank: set[int] = set()
-        with tqdm(total=len(rows) * len(questions), desc=self.name, unit="text", disable=not self.progress) as bar:
+        with progress_bar(len(rows) * len(questions), self.name, disable=not self.progress) as bar:
 
             def on_batch(done: int) -> None:
                 bar.update(done)

@@ -73,7 +73,8 @@ class Endpoint:
         value = os.environ.get(self.key_env) if self.key_env else None
         if not value and self.key_required:
             raise ScoringError(
-                f"{self.price_name or self.model} needs a key: set the environment variable {self.key_env}."
+                f"{self.price_name or self.model} needs a key: set the environment variable {self.key_env}. "
+                "Models that need none: docs/troubleshooting.md#keys-and-models."
             )
         return value or None
 

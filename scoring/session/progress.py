@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...configuration.progress_bar import progress_bar
+
 
 @dataclass
 class Progress:
@@ -49,12 +51,10 @@ class Progress:
 
 
 class ProgressBar:
-    """A tqdm bar for `Progress`: rate and time left, dollars, answers from the store, failures."""
+    """A bar for `Progress`: rate and time left, dollars, answers from the store, failures."""
 
     def __init__(self, total: int, description: str = "LLM scores") -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=total, desc=description, unit="text", mininterval=0.2)
+        self._bar = progress_bar(total, description)
 
     def __call__(self, progress: Progress) -> None:
         """Show `progress`."""

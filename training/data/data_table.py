@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...configuration.secrets import redact
 from .annotations import EXPORT_SUFFIXES, read_export
 from .arrow_columns import to_objects, to_series
 from .cell_files import DELIMITERS
@@ -47,6 +48,25 @@ class TableLayout:
         """The columns to read from a file."""
         labels = {self.label_column} if self.label_column else {*LABEL_COLUMNS}
         return {self.text_column, self.text_pair_column or TEXT_PAIR, SCORES, *(self.label_columns or ())} | labels
+
+
+def hub_data(name: str, **options: Any) -> Any:
+    """A data set on the Hub, or in its cache.
+
+    Raises:
+        FileNotFoundError: If it cannot be had; `name` may also be that of a file.
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, **options)
+    except (FileNotFoundError, ConnectionError) as error:
+        reason = redact(str(error)).partition("\n")[0].rstrip(".")
+        kinds = ", ".join((*SUFFIXES, *EXPORT_SUFFIXES))
+        raise FileNotFoundError(
+            f"There is no file {name!r} here, and no data set of this name was fetched from the Hub ({reason}). Give "
+            f"the path of a file that ends in {kinds}, or a Hub id such as 'fancyzhx/ag_news'."
+        ) from error
 
 
 def read_table(
@@ -91,10 +111,8 @@ def read_table(
         if path.exists() or isinstance(data, Path):
             kinds = ", ".join((*SUFFIXES, *EXPORT_SUFFIXES))
             raise ValueError(f"{str(path)!r} is not a data file; expected one of {kinds}.")
-        from datasets import load_dataset
-
         name, _, part = str(data).partition(":")
-        return read_table(load_dataset(name, split=part or split), split, text_column, label_column, columns, **export)
+        return read_table(hub_data(name, split=part or split), split, text_column, label_column, columns, **export)
     if isinstance(data, tuple) and len(data) == 2:
         texts, labels = data
         if len(texts) != len(labels):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from ...configuration.progress_bar import progress_bar
 from ...modeling_labelfusion.encoding import encode_texts
 from ..fit_options import ContrastiveOptions
 from ..losses import clearly_better, log_loss
@@ -62,7 +62,7 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
             plan.steps,
         )
     total = plan.steps * (len(plan.parts) + 1)
-    with tqdm(total=total, desc="Contrastive training", unit="step", disable=not state.options.progress) as bar:
+    with progress_bar(total, "Contrastive training", "step", disable=not state.options.progress) as bar:
 
         def train(rows: NDArray[np.bool_]) -> torch.Tensor:
             used = [text for text, use in zip(state.texts, rows, strict=True) if use]

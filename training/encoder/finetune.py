@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
+from ...configuration.progress_bar import progress_bar
 from ...modeling_labelfusion.encoding import max_length as length_limit
 from ...modeling_labelfusion.encoding import token_rows
 from ...modeling_labelfusion.hardware import fast_bf16
@@ -49,12 +50,12 @@ class _AfterEpoch(TrainerCallback):
 
 
 class _Progress(ProgressCallback):
-    """The Trainer's progress bar with a name, and without intermediate metrics."""
+    """This package's bar in place of the Trainer's, without intermediate metrics."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("Fine-tuning")
+        if state.is_world_process_zero:
+            self.training_bar = progress_bar(state.max_steps, "Fine-tuning", "step")
+        self.current_step = 0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         pass
@@ -123,6 +124,7 @@ def finetune(
         )
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(_Progress())
+        trainer.pop_callback(PrinterCallback)  # it prints the run's figures to stdout if there is no bar
         trainer.train()
     model.eval()
 

@@ -35,6 +35,16 @@ def test_a_users_file_and_model(
         assert row in printed
     assert (folder / "model.safetensors").exists()
     assert printed.count("    fusion ") == 4
+    page = tmp_path / "model-report.html"
+    assert f"Report    {page}: open it in a browser" in printed
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert not list(folder.rglob("*.html"))  # it shows texts, and the model may be published
+    if find_spec("matplotlib") is not None:
+        assert f"Picture   {folder / 'evaluation' / 'tradeoff.png'}" in printed
+        assert (folder / "evaluation" / "tradeoff.png").stat().st_size > 10_000
+    assert (
+        printed.splitlines()[-1] == f"Next: `labelfusion predict {folder} FILE.csv answers.csv` classifies new texts."
+    )
 
 
 def test_too_few_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,3 +195,15 @@ def test_odd_and_long_texts_are_trained_on(model: Any, tiny_tokenizer: Any) -> N
     options = FinetuneOptions(batch_size=2, max_length=100_000)  # far more than the encoder has positions
     finetune(TextEncoder(model, tiny_tokenizer), texts, np.array([0, 0, 1, 1]), options, num_epochs=1)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_fine_tuning_prints_no_figures_of_the_trainer(
+    model: Any, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str], progress: bool
+) -> None:
+    texts, labels = texts_of(16)
+    encoder = TextEncoder(model, tiny_tokenizer)
+    finetune(encoder, texts, labels, FinetuneOptions(batch_size=8, progress=progress), num_epochs=1)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "\r" not in printed.err  # no bar in a log

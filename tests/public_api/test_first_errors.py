@@ -1,0 +1,82 @@
+"""The errors that users meet first: they name what was given, and what to do."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from labelfusion.hub_scripts.cli import main
+from labelfusion.scoring.local.causal_lm import load_causal_lm
+
+from labelfusion import AutoFusionClassifier
+
+ROOT = Path(__file__).parents[2]
+ROOMS = "modeling_labelfusion scoring routing pipelines evaluation training hub_scripts labelfusion"
+TEXTS, LABELS = ["good film", "bad film", "nice food", "awful food"], ["p", "n", "p", "n"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.xlsx", "nowhere", "me/nowhere"])
+def test_a_data_set_that_is_nowhere(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FileNotFoundError, match=f"There is no file '{name}' here, and no data set of this name"):
+        AutoFusionClassifier(llm=None).fit(name)
+    scoring = ["score", name, "out.csv", "--labels", "a,b", "--llm", "openai/gpt-5-nano"]
+    for command in (["train", name, "--output-dir", "m"], scoring):
+        assert main(command) == 2
+        assert f"There is no file '{name}' here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["roberta-bas", "./nowhere", "/nowhere/at/all", "local/nowhere"])
+def test_a_model_that_is_nowhere(name: str) -> None:
+    with pytest.raises(OSError, match=f"There is no model '{name.removeprefix('local/')}': no folder here"):
+        AutoFusionClassifier(name, llm=None).fit(TEXTS, LABELS)
+    with pytest.raises(OSError, match=f"There is no model '{name}': no folder here"):
+        AutoFusionClassifier.from_pretrained(name)
+
+
+def test_no_key(tiny_encoder_dir: str) -> None:
+    with pytest.raises(Exception, match=r"needs a key: set the environment .* OPENAI_API_KEY.*troubleshooting\.md"):
+        AutoFusionClassifier(tiny_encoder_dir).fit(TEXTS, LABELS)
+
+
+def test_an_encoder_is_no_llm(tiny_encoder_dir: str) -> None:
+    with pytest.raises(ValueError, match="is no causal language model"):
+        load_causal_lm(tiny_encoder_dir, "float32", "cpu")
+
+
+def test_a_server_that_does_not_run(tiny_encoder_dir: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/v1"  # the discard port
+    llm: Any = {"model": "openai/m", "api_base": address, "method": "auto"}
+    clf = AutoFusionClassifier(tiny_encoder_dir, llm, encoder_training="probe", cache=False)
+    with pytest.raises(ValueError, match=r"The LLM gave no answer for any of 4 rows: .*connection failed"):
+        clf.fit(TEXTS, LABELS)
+    assert f"Is a server running at {address}?" in caplog.text
+
+
+def test_too_few_rows_and_no_label_column(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pd.DataFrame({"text": TEXTS[:2], "label": LABELS[:2]}).to_csv("few.csv", index=False)
+    assert main(["train", "few.csv", "--output-dir", "m"]) == 2
+    assert re.search(r"2 labelled rows are too few .* docs/unlabelled\.md\.", capsys.readouterr().err)
+    pd.DataFrame({"text": TEXTS}).to_csv("texts.csv", index=False)
+    assert main(["train", "texts.csv", "--output-dir", "m"]) == 2
+    assert "no column 'label' or 'labels'; the columns are text." in capsys.readouterr().err
+
+
+def test_the_pages_that_messages_name_exist() -> None:
+    from test_docs import anchors
+
+    named = 0
+    for room in ROOMS.split():
+        for path in (ROOT / room).rglob("*.py"):
+            for page, anchor in re.findall(r"docs/([\w/-]+\.md)(?:#([\w-]+))?", path.read_text(encoding="utf-8")):
+                assert (ROOT / "docs" / page).exists(), (path, page)
+                assert not anchor or anchor in anchors(ROOT / "docs" / page), (path, anchor)
+                named += 1
+    assert named >= 5
