@@ -51,7 +51,7 @@ class ContrastiveOptions:
     """Options of contrastive training of the encoder.
 
     Args:
-        max_steps: Maximum number of steps.
+        max_steps: Maximum number of steps. Default: 0.4 per row, between 40 and 100.
         learning_rate: Peak learning rate. Default: 2e-4, or 4e-5 for encoders of 50M parameters or more.
         batch_size: Texts per step.
         temperature: Temperature of the similarities. With a small one, the closest wrong pairs count most.
@@ -60,13 +60,17 @@ class ContrastiveOptions:
         seed: Seed of batches and dropout.
     """
 
-    max_steps: int = 100
+    max_steps: int | None = None
     learning_rate: float | None = None
     batch_size: int = 32
     temperature: float = 0.1
     trained_layers: float = 0.5
     max_length: int | None = None
     seed: int = 0
+
+    def steps(self, rows: int) -> int:
+        """The maximum number of steps for a number of rows."""
+        return self.max_steps or min(max(round(0.4 * rows), 40), 100)
 
 
 @dataclass

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...modeling_labelfusion.encoding import TextEncoder
 
 TEXTS_A_CLASS = 4  # texts per class in a batch
+PADDED_APART = 4  # parts of a batch, by length, that are encoded one after the other: half of the tokens were padding
 
 
 def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -85,10 +86,10 @@ def contrast(
         texts: n texts.
         labels: int64 `(n,)` or float32 `(n, K)`.
         options: How.
-        steps: Steps of the schedule. Default: `options.max_steps`.
+        steps: Steps of the schedule. Default: `options.steps(n)`.
         on_step: Called after each step with its number, from 1.
     """
-    model, tokenizer, steps = encoder.model, encoder.tokenizer, steps or options.max_steps
+    model, tokenizer, steps = encoder.model, encoder.tokenizer, steps or options.steps(len(texts))
     limit = length_limit(model, tokenizer, options.max_length)
     sets = labels if labels.ndim == 2 else np.eye(model.config.num_labels, dtype=np.float32)[labels]
     bf16 = fast_bf16(model.device)
@@ -102,13 +103,17 @@ def contrast(
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda s: min((s + 1) / warm_up, (steps - s) / max(1, steps - warm_up))
         )
-        rows = batches(sets, options.batch_size, options.seed)
+        rows, lengths = batches(sets, options.batch_size, options.seed), np.array([len(text) for text in texts])
         for step in range(1, steps + 1):
             batch = next(rows)
-            inputs = tokenize(tokenizer, [texts[i] for i in batch], limit).to(model.device)
+            batch = batch[np.argsort(lengths[batch], kind="stable")]
             model.encoder.train()
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                embeddings = model.encode(**inputs)[0][:, : model.config.hidden_size]
+                encoded = [
+                    model.encode(**tokenize(tokenizer, [texts[i] for i in part], limit).to(model.device))[0]
+                    for part in np.array_split(batch, min(PADDED_APART, len(batch)))
+                ]
+            embeddings = torch.cat(encoded)[:, : model.config.hidden_size]
             loss = contrastive_loss(embeddings, torch.from_numpy(sets[batch]).to(model.device), options.temperature)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

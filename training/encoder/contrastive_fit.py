@@ -14,6 +14,7 @@ from ...modeling_labelfusion.encoding import encode_texts
 from ..fit_options import ContrastiveOptions
 from ..losses import clearly_better, log_loss
 from .contrastive import contrast
+from .frozen_layers import remembered_below
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 from .train_budget import ENCODING, TrainBudget
 
@@ -68,7 +69,8 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
             used = [text for text, use in zip(state.texts, rows, strict=True) if use]
             labels = state.labels[rows]
             budget.spend(plan.tokens / (len(plan.parts) + 1))
-            contrast(state.encoder, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
+            with remembered_below(model, options.trained_layers):
+                contrast(state.encoder, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
             how = {"batch_size": options.batch_size, "max_length": options.max_length}
             return encode_texts(model, state.encoder.tokenizer, state.texts, **how)
 
@@ -101,13 +103,14 @@ class _Plan:
 def _plan(parts: Parts, options: ContrastiveOptions, budget: TrainBudget) -> _Plan:
     per_step = options.batch_size * float(budget.lengths.mean())
     encoding = ENCODING * float(budget.lengths.sum())
-    least = min(FEWEST_STEPS, options.max_steps)
+    most = options.steps(len(budget.lengths))
+    least = min(FEWEST_STEPS, most)
     while True:
         affordable = int((budget.tokens / (len(parts) + 1) - encoding) / per_step)
         if affordable >= least or sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
             break
         parts = parts[:-1]
-    steps = max(least, min(options.max_steps, affordable))
+    steps = max(least, min(most, affordable))
     return _Plan(parts, steps, (len(parts) + 1) * (steps * per_step + encoding), affordable >= least)
 
 

@@ -54,8 +54,7 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
                 options.max_train_tokens,
             )
             return state
-    budget.spend(schedule.epochs * schedule.measuring)
-    logits, covered, measured = _train_without_each_part(state, schedule, probe)
+    logits, covered, measured = _train_without_each_part(state, schedule, probe, budget)
     rows = torch.from_numpy(covered)
     losses = [_calibrated_loss(state, of_epoch, rows) for of_epoch in logits]
     best = int(np.argmin([float(loss.mean()) for loss in losses]))
@@ -132,8 +131,15 @@ def _calibrated_loss(state: "FitState", logits: torch.Tensor, rows: torch.Tensor
     return log_loss(logits[rows] / temperature, targets, state.task.multi_label)
 
 
+def _hopeless(state: "FitState", logits: torch.Tensor, probe: Probe, rows: torch.Tensor) -> bool:
+    """Whether the probe is clearly better than every epoch of fine-tuning on the rows that were held out so far."""
+    reference = _calibrated_loss(state, probe.out_of_fold_logits, rows)
+    losses = [_calibrated_loss(state, of_epoch, rows) for of_epoch in logits]
+    return clearly_better(reference, min(losses, key=lambda loss: float(loss.mean())), errors=1.0)
+
+
 def _train_without_each_part(
-    state: "FitState", schedule: _Schedule, probe: Probe
+    state: "FitState", schedule: _Schedule, probe: Probe, budget: TrainBudget
 ) -> tuple[torch.Tensor, NDArray[np.bool_], dict[str, torch.Tensor]]:
     """Fine-tune without each part in turn, and reset the model.
 
@@ -153,11 +159,14 @@ def _train_without_each_part(
         seen = [text for text, use in zip(texts, part, strict=True) if not use]
         watch = _Watch(state, part, logits, keep_best=not schedule.again)
         weights = None if state.weights is None else state.weights[~part]
+        budget.spend(schedule.epochs * int(schedule.lengths[~part].sum()))
         finetune(
             state.encoder, seen, labels[~part], options, num_epochs=schedule.epochs, on_epoch=watch, weights=weights
         )
         covered |= part
         model.load_state_dict(start)
+        if state.options.encoder_training == "auto" and _hopeless(state, logits, probe, torch.from_numpy(covered)):
+            break  # the other parts are unlikely to change the result
     return logits, covered, watch.weights
 
 

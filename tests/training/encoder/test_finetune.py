@@ -178,6 +178,7 @@ def test_a_smaller_budget_means_fewer_epochs_and_parts_and_then_none(
 
     monkeypatch.setattr(finetune_fit, "finetune", recorded)
     monkeypatch.setattr(finetune_fit, "clearly_better", lambda *_, **__: True)
+    monkeypatch.setattr(finetune_fit, "_hopeless", lambda *_: False)
     monkeypatch.setattr(finetune_fit, "FEWEST_JUDGED", 20)
     monkeypatch.setattr(encoder_fit, "FEW_ROWS", range(0))  # no contrastive training before it
     report = fitted(make_model(num_labels=2, num_providers=1), tiny_tokenizer, 60, max_train_tokens=tokens)
@@ -188,6 +189,26 @@ def test_a_smaller_budget_means_fewer_epochs_and_parts_and_then_none(
     assert report["train_tokens"] == pytest.approx(expected, rel=0.1)
     assert report["train_tokens"] <= tokens
     assert report["encoder_training"] == ("full" if trained else "probe")
+
+
+def test_fine_tuning_that_cannot_win_ends_after_one_part(
+    make_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def spoil(encoder: TextEncoder, texts: list[str], *args: Any, on_epoch: Any = None, **kwargs: Any) -> None:
+        rows.append(len(texts))
+        with torch.no_grad():
+            encoder.model.encoder_head.weight.zero_()
+        on_epoch()
+
+    monkeypatch.setattr(finetune_fit, "finetune", spoil)
+    monkeypatch.setattr(encoder_fit, "FEW_ROWS", range(0))
+    model = make_model(num_labels=2, num_providers=1)
+    report = fitted(model, tiny_tokenizer, 60, max_train_tokens=100_000)
+    assert rows == [40]  # the other two thirds are not tried
+    assert report["encoder_training"] == "probe"
+    assert model.encoder_head.weight.abs().max() > 0
 
 
 def test_odd_and_long_texts_are_trained_on(model: Any, tiny_tokenizer: Any) -> None:
