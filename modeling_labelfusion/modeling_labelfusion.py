@@ -15,7 +15,7 @@ from .baselines import BaselineFusion
 from .classification_head import OLD_NAMES, ClassificationHead
 from .encoders import load_encoder, without_pooler
 from .fusion import FusionMLP, ScorePool, pool_features
-from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead
+from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead, QuickHead
 from .monotone import calibrated, map_scores
 from .plain_state import PlainState
 from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
@@ -50,6 +50,7 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         self.kernel_head: KernelHead | None = None
         self.novelty_head: NoveltyHead | None = None
         self.label_set_head: LabelSetHead | None = None
+        self.quick_head: QuickHead | None = None
         self.set_heads(**{name: getattr(config, name) for name in HEADS})
         self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
         self.register_load_state_dict_pre_hook(_with_new_names)
@@ -134,7 +135,8 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         """Create additional heads, all zeros. Heads that are not named are kept.
 
         Args:
-            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`; 0 removes the head.
+            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`,
+                `quick_size`; 0 removes the head.
         """
         for name, size in sizes.items():
             head = HEADS[name](size, self.config.hidden_size, self.num_labels) if size else None
@@ -150,13 +152,19 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         self.encoder.set_input_embeddings(value)
 
     def encode(
-        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        encoder: Any = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, Any]:
         """Run the encoder.
 
         Args:
             input_ids: int64 `(batch, sequence)`.
             attention_mask: `(batch, sequence)`, 1 for tokens and 0 for padding.
+            encoder: What is run in place of the encoder, such as an `OpenVinoEncoder`.
             **kwargs: Other inputs of the encoder. Inputs that it does not accept (`token_type_ids` for DistilBERT) are
                 dropped.
 
@@ -172,7 +180,8 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         wanted, inner = inputs["output_hidden_states"], self.config.pooling_layers
         some = isinstance(wanted, list | tuple)  # numbers of layers
         inputs["output_hidden_states"] = [*wanted, *inner] if some else wanted or bool(inner)
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
+        run = self.encoder if encoder is None else encoder
+        outputs = run(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
         layers = [outputs.hidden_states[i] for i in inner]
         if layers and some:
             shown = {i % len(outputs.hidden_states) for i in wanted}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Inference", "infer", "run"]
 
 LIST_WINDOW = 8192  # texts of a list that are processed at once
-ENCODING = ("batch_size", "max_length", "bf16", "progress")
+ENCODING = ("batch_size", "max_length", "bf16", "progress", "backend")
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
             None or NaN for missing. A text with any scores is not sent to an LLM.
         empty_texts: `"error"`, or `"skip"`: a text that is missing, empty or blank gets NaN.
         **options: Those of `Routing.parse` (`llm_policy`, `max_cost_usd`, ...; a share of the texts is exact) and of
-            `TextEncoder` (`batch_size`, `max_length`, `bf16`, `progress`).
+            `TextEncoder` (`batch_size`, `max_length`, `bf16`, `progress`, `backend`).
 
     Raises:
         ValueError: For invalid texts, scores or options.
@@ -99,10 +99,12 @@ def infer(
     blanks, is_list = Blanks(Inference.empty(config)), isinstance(rows, list)
     rows = blanks.leave_out(check_pairs(rows, config))
     if not is_list:
-        return blanks.put_back(Engine(encoder, asker, policy, StreamSelector(policy, config)).run(rows, size))
+        return blanks.put_back(
+            Engine(encoder, asker, policy, StreamSelector(policy, config), routing.speed).run(rows, size)
+        )
     rows = list(rows)
     given_scores([scores for _, scores in rows], config)  # validate before any paid request
     if policy in ("always", "never") or isinstance(policy, float) or routing.budget is not None:
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
     choose = choose or partial(select, policy=policy, config=config)
-    return blanks.put_back(Engine(encoder, asker, policy, choose).run(iter(rows), size))
+    return blanks.put_back(Engine(encoder, asker, policy, choose, routing.speed).run(iter(rows), size))

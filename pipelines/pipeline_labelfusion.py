@@ -108,10 +108,13 @@ class LabelFusionPipeline(Pipeline):
             hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; the first answer counts.
             max_risk: Abstain on doubtful texts (`abstained`, with `label` None and a `label_set`), so that at most this
                 share of all texts gets a wrong answer, see [`RiskControl`].
+            speed: `"full"`; or `"balanced"`, `"fast"`: a head that needs no encoder answers easy texts, and at most 0.1
+                or 0.3 points of accuracy are lost, as expected on held-out rows.
             llm_scores: Precomputed scores for a list or a single text: one entry `(num_providers, num_labels)` per
                 text, None or NaN for missing. A text with scores is not sent to the LLMs.
             empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: its result is None.
             max_length: Longest input in tokens. Default and maximum: the limit of tokenizer and encoder.
+            backend: `"torch"`, or `"openvino"`, which is faster on many CPUs.
             truncation: Accepted for compatibility; texts are always truncated.
             padding: Accepted for compatibility; batches are always padded.
 
@@ -191,9 +194,11 @@ class LabelFusionPipeline(Pipeline):
         deadline_s: float | None = UNSET,
         hedge_s: float | str | None = UNSET,
         max_risk: float | None = UNSET,
+        speed: str = UNSET,
         llm_scores: Any = UNSET,
         empty_texts: str = UNSET,
         max_length: int | None = UNSET,
+        backend: str = UNSET,
         truncation: bool = True,
         padding: bool | str = True,
         return_all_scores: bool = UNSET,
@@ -219,13 +224,14 @@ class LabelFusionPipeline(Pipeline):
             "target_accuracy": target_accuracy,
             "deadline_s": deadline_s,
             "hedge_s": hedge_s,
+            "speed": speed,
             "llm_scores": llm_scores,
             "empty_texts": empty_texts,
         }
         style = {"top_k": top_k, "function_to_apply": function_to_apply}
         groups = (
             {"max_length": max_length},
-            {**forward, "max_length": max_length},
+            {**forward, "max_length": max_length, "backend": backend},
             style | {"return_sources": return_sources, "max_risk": max_risk},
         )
         preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)

@@ -20,7 +20,15 @@ from ..folders.folder_run import add_folder_options, run_folder
 from ..io.formulas import add_escape_formulas
 from ..io.journal import Journal, one_run
 from ..io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
-from ..options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, load_classifier
+from ..options import (
+    add_columns,
+    add_encoding,
+    add_guarantees,
+    add_llm_policy,
+    add_max_cost,
+    add_speed,
+    load_classifier,
+)
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -44,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_llm_policy(parser)
     add_max_cost(parser)
     add_guarantees(parser)
+    add_speed(parser)
     add("--deadline-s", type=float, metavar="S", help="seconds after which a text goes without the LLM's answer")
     add("--top-k", type=int, metavar="K", help="add a column `top_k` with the K best classes and their probabilities")
     add(
@@ -83,10 +92,14 @@ def _run_folder(args: argparse.Namespace) -> int:
 
     config = LabelFusionConfig.from_pretrained(args.model)
     classes, saved = saved_settings(args.model, config.label_names)
-    routing = {name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "max_risk")}
+    routing = {
+        name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "max_risk", "speed")
+    }
     policy = Routing.parse(config, **routing).policy
     encoding = {name: value for name in ("batch_size", "max_length") if (value := saved.get(name)) is not None}
-    encoding |= {name: getattr(args, name) for name in ("batch_size", "bf16") if getattr(args, name) is not None}
+    encoding |= {
+        name: getattr(args, name) for name in ("batch_size", "bf16", "backend") if getattr(args, name) is not None
+    }
     work = PredictWork(
         args.model,
         classes,
@@ -109,14 +122,15 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     from ...pipelines.answer_columns import AnswerColumns
     from ...routing.run_options import Routing
 
-    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
+    encoding = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
+    clf = load_classifier(args.model, **encoding)
     clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config
     pairs = args.text_pair_column or clf.text_pair_column
     table = Table(args.input, args.split, pairs, text_column=args.text_column, labelled=False)
     empty = check_texts(table, args.text_column, args.empty_texts)
-    guarantees = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
+    guarantees = {name: getattr(args, name) for name in ("target_accuracy", "max_risk", "speed")}
     routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **guarantees)
     columns = AnswerColumns(config, clf.classes_.tolist(), args.top_k, args.with_sources, routing.control)
     _check_columns(table, out, columns.names)
@@ -186,7 +200,9 @@ def _answer_all(
     with (
         _noted(journal, budget),
         progress_bar(len(table), "predict", initial=start) as bar,
-        closing(clf.stream_sources(rows_in, routing.policy, budget, deadline_s=routing.deadline_s)) as parts,
+        closing(
+            clf.stream_sources(rows_in, routing.policy, budget, deadline_s=routing.deadline_s, speed=routing.speed)
+        ) as parts,
     ):
         for part in parts:
             record = {
@@ -234,7 +250,18 @@ def _digest(rows: list[Any]) -> str:
 
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
     """The settings that must match to continue a journal; budget and speed may change."""
-    free = {"config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device"}
+    free = {
+        "config",
+        "verb",
+        "output",
+        "overwrite",
+        "max_cost_usd",
+        "deadline_s",
+        "batch_size",
+        "bf16",
+        "device",
+        "backend",
+    }
     free |= {"escape_formulas", "store", "engine", "address", "workers", "partition_rows"}
     options = {name: value for name, value in vars(args).items() if name not in free}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()
