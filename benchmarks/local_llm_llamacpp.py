@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,7 +160,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         return lm.log_likelihoods(ids, question.tree, question.prefix).numpy()
 
     ways: dict[str, Callable[[list[str]], np.ndarray]] = {"llama.cpp, Q8_0": server.leaves}
-    ways |= {f"this project, {name}": lambda texts, s=s: ours(s, texts) for name, s in scorers.items()}
+    ways |= {f"this project, {name}": partial(ours, scorer) for name, scorer in scorers.items()}
     rounds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     try:
         for work in ways.values():

@@ -176,7 +176,8 @@ def fuse_with_few(state: "FitState") -> "FitState":
     """
     model, fixed = state.model, copy.deepcopy(state.model.score_pool)
     state = fuse(state)
-    if state.fused_logits is None or model.baseline is not None or state.config.fusion not in ("mlp", "pool"):
+    fused = state.fused_logits
+    if fused is None or model.baseline is not None or state.config.fusion not in ("mlp", "pool"):
         return state
     data = state.fusion_data()
     share = len(data.labels) / (len(data.labels) + FIXED_ROWS)
@@ -188,7 +189,7 @@ def fuse_with_few(state: "FitState") -> "FitState":
             for parameter in model.fusion_mlp.out_proj.parameters():
                 parameter.mul_(share)
     state = state.told(fusion={"share_of_fixed_weights": round(1 - share, 3)})
-    return replace(state, fused_logits=share * state.fused_logits + (1 - share) * alone)
+    return replace(state, fused_logits=share * fused + (1 - share) * alone)
 
 
 def _confusion_weights(evidence: torch.Tensor, labels: torch.Tensor, multi_label: bool) -> torch.Tensor:

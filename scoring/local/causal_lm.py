@@ -353,7 +353,8 @@ def load_causal_lm(
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             options: dict[str, Any] = {"dtype": kind, "use_safetensors": use_safetensors}
-            model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+            model, info = loaded
             if absent := sorted(info["missing_keys"]):
                 raise ValueError(
                     f"{str(path)!r} is no causal language model: it has no weights {absent[0]!r}. Is it an encoder? "

@@ -127,7 +127,7 @@ def test_the_card_shows_pairs_and_its_code_runs(
     recorded: bool,
 ) -> None:
     if recorded:
-        table = _table().assign(llm_scores=[[[0.4, 0.6]]] * 40)
+        table = _table().assign(llm_scores=pd.Series([[[0.4, 0.6]]] * 40))
         fitted = AutoFusionClassifier(pair_encoder, "recorded", encoder_training="probe").fit(table)
     fitted.save_pretrained(tmp_path / "m")
     card = update_card(tmp_path / "m").read_text()
