@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py --data ../shared/data [--part ag_news reuters10] [--encoder roberta-base]
 
 Every result is kept in `--cache` as soon as it is there; a run that was stopped goes on where it was. Encoder outputs
-are computed once. The report is written to `docs/accuracy.md`.
+are computed once. The report is written to `docs/accuracy.md`; what stands below its mark for notes is kept.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 FOLDS = 5
 BINS = 15  # of the reliability
+NOTES = "<!-- notes, kept when the tables are written anew -->\n"
 # Fusion of RoBERTa-base and LLMs in arXiv:2512.10793, by number of training rows, on the data set's test split.
 PAPER = {"ag_news": {4000: 0.924}, "reuters10": {292: 0.706, 1168: 0.720, 5842: 0.923}}
 
@@ -269,7 +270,9 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         f"* Behind: {', '.join(behind) or 'nowhere'}.",
         f"* Worst: {worst[0]} with {worst[1]} rows, {worst[2] / worst[3]:+.1f} standard errors.",
     ]
-    path.write_text("\n".join([*lines, *tables]) + "\n", encoding="utf-8")
+    kept = path.read_text(encoding="utf-8").partition(NOTES)[2] if path.exists() else ""
+    page = "\n".join([*lines, *tables]) + "\n"
+    path.write_text(f"{page}\n{NOTES}{kept}" if kept else page, encoding="utf-8")
 
 
 def main() -> None:
