@@ -1,6 +1,7 @@
 """Starting without labels: what the encoder learns from an LLM's labels, with 0, 20 and 100 gold rows.
 
     python benchmarks/unlabelled.py --data ../shared/data [--part ag_news] [--encoder FOLDER] [--write]
+    python benchmarks/unlabelled.py --label-models
 
 Data and encoder outputs are those of `benchmarks/accuracy.py`, the LLM answers are recorded ones. Each data set is
 split into five folds; each is the test set once. Of the other rows, up to 1,000 are texts without labels, but for the
@@ -11,6 +12,7 @@ alone, which asks no LLM, and fusion. Every result is kept in `--cache`; a run t
 
 import argparse
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,27 @@ class Rows:
         return found
 
 
+def label_models(folder: Path, cache: Path) -> None:
+    """Print how right the labels of five LLMs are by each label model, also where the classes are unequal."""
+    data, rng = load(folder, "semeval_stance", cache).scored, np.random.default_rng(0)
+    assert data.labels is not None
+    assert data.llm_scores is not None
+    truth, scores = data.labels, data.llm_scores
+    measured = (scores.argmax(axis=2) == truth[:, None]).mean(axis=0).round(3)
+    print("Accuracies", measured.tolist(), "estimated", np.round(combine_answers(scores, False)[1] or [], 3).tolist())
+    for shares in ((1, 1, 1), *permutations((6, 3, 1))):
+        right: dict[str, list[float]] = {"mean": [], "dawid_skene": []}
+        for _ in range(20):
+            most = np.bincount(truth).min()
+            rows = np.concatenate(
+                [rng.permutation(np.flatnonzero(truth == k))[: most * s // max(shares)] for k, s in enumerate(shares)]
+            )
+            for method, found in right.items():
+                logits, _ = combine_answers(scores[rows], False, method)
+                found.append(100 * float((logits.argmax(axis=1) == truth[rows]).mean()))
+        print(shares, {method: round(float(np.mean(found)), 1) for method, found in right.items()}, flush=True)
+
+
 def table(results: list[dict[str, Any]]) -> list[str]:
     """Markdown: means over the folds, and the standard errors of the differences that matter."""
     names = ["encoder", "data set", "gold rows", "texts", *SHOWN, "encoder - labels", "fusion - labels"]
@@ -113,6 +136,8 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     for name in ("encoder alone", "fusion"):
         frame[f"{name.split()[0]} - labels"] = frame[name] - frame["LLMs' labels"]
     for (encoder, part, gold), rows in frame.groupby(["encoder", "part", "gold"], sort=False):
+        if len(rows) < FOLDS:  # stopped before its end
+            continue
         cells = [str(encoder), str(part), str(gold), f"{rows.texts.mean():.0f}"]
         cells += ["" if rows[name].isna().all() else f"{rows[name].mean():.1f}" for name in SHOWN]
         for name in names[-2:]:
@@ -131,7 +156,10 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="encode in bfloat16")
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
     parser.add_argument("--write", action="store_true", help="write all results in the cache into docs/unlabelled.md")
+    parser.add_argument("--label-models", action="store_true", help="compare the label models alone, and stop")
     args = parser.parse_args()
+    if args.label_models:
+        return label_models(args.data, args.cache)
     transformers_logging.set_verbosity_error()
     args.cache.mkdir(parents=True, exist_ok=True)
     log = args.cache / "unlabelled.jsonl"
