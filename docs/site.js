@@ -1,3 +1,21 @@
-// Names for screen readers that the theme leaves out.
-document.querySelectorAll("[role=dialog]:not([aria-label])").forEach((e) => e.setAttribute("aria-label", "Search"))
-document.querySelectorAll("nav.md-code__nav").forEach((e, i) => e.setAttribute("aria-label", `Code ${i + 1}`))
+// What the theme leaves out for screen readers and the keyboard. It adds some elements late, so this runs again then.
+const label = (selector, name) =>
+  document.querySelectorAll(selector + ":not([aria-label])").forEach((e) => e.setAttribute("aria-label", name()))
+let count = 0
+function complete() {
+  label("[role=dialog]", () => "Search")
+  label("nav.md-code__nav", () => `Code ${++count}`)
+  // Inner lists of pages: two of them have the name of the same section, and the outer one is the landmark.
+  document.querySelectorAll("nav.md-nav nav.md-nav[aria-labelledby]:not([role])").forEach((e) => {
+    e.removeAttribute("aria-labelledby")
+    e.removeAttribute("aria-expanded")
+    e.setAttribute("role", "none")
+  })
+  document.querySelectorAll(".md-typeset__scrollwrap:not([tabindex])").forEach((e) => {
+    e.setAttribute("tabindex", "0")
+    e.setAttribute("role", "group")
+    e.setAttribute("aria-label", `Table ${++count}`)
+  })
+}
+complete()
+new MutationObserver(complete).observe(document.body, { childList: true, subtree: true })

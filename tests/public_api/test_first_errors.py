@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pandas as pd
 import pytest
 from labelfusion.hub_scripts.cli import main
@@ -18,7 +20,8 @@ TEXTS, LABELS = ["good film", "bad film", "nice food", "awful food"], ["p", "n",
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
