@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 CLASS_OPTIONS = ("num_labels", "id2label", "label2id")
 # Of heads that are fitted, not trained by gradient: new ones of this kind would add nothing.
-_FITTED_HEADS = ("lexical_size", "kernel_size", "label_set_size")
+_FITTED_HEADS = ("lexical_size", "kernel_size", "label_set_size", "quick_size")
 
 
 def adapt_to_classes(config: "LabelFusionConfig", names: list[str], renamed_only: bool) -> None:

@@ -84,6 +84,9 @@ def check_calibration(calibration: Any, num_providers: int) -> None:
             raise ValueError(f"`calibration[{name!r}]` must be a positive number, got {value!r}.")
     if calibration.get("answer_map") is not None:
         _check_knots("answer_map", calibration["answer_map"])
+    speeds = calibration.get("speed") or {}
+    if not isinstance(speeds, dict) or any(not (t is None or _is_finite(t)) for t in speeds.values()):
+        raise ValueError(f"`calibration['speed']` must hold a number or null for each speed, got {_shown(speeds)}.")
     maps = calibration.get("score_maps")
     if maps is None:
         return

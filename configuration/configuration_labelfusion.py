@@ -45,6 +45,8 @@ class LabelFusionConfig(PretrainedConfig):
         kernel_size: Landmarks of the kernel head, which compares a text with labelled ones; 0: there is none.
         novelty_size: Directions of the novelty head, which gives an out-of-distribution score; 0: there is none.
         label_set_size: Label sets of the label-set head, which models the co-occurrence of classes; 0: there is none.
+        quick_size: Rows of the tables of the quick head, which answers easy texts without the encoder (`speed`); 0:
+            there is none.
         score_floor: Smallest probability before a logarithm is taken of an LLM score.
         score_dropout: Probability with which training masks a provider's scores for a text.
         encoder_loss_weight: Weight of the loss of the encoder's own logits beside the fusion's.
@@ -85,6 +87,7 @@ class LabelFusionConfig(PretrainedConfig):
         kernel_size: int = 0,
         novelty_size: int = 0,
         label_set_size: int = 0,
+        quick_size: int = 0,
         score_floor: float = 1e-3,
         score_dropout: float = 0.1,
         encoder_loss_weight: float = 0.5,
@@ -102,6 +105,7 @@ class LabelFusionConfig(PretrainedConfig):
             "kernel_size": kernel_size,
             "novelty_size": novelty_size,
             "label_set_size": label_set_size,
+            "quick_size": quick_size,
         }
         check_sizes(kwargs.get("num_labels"), llm_providers, encoder_config, heads)
         self.format_version = FORMAT
@@ -118,7 +122,7 @@ class LabelFusionConfig(PretrainedConfig):
         self.fusion, self.fusion_hidden_size = fusion, fusion_hidden_size
         self.fusion_dropout, self.classifier_dropout = fusion_dropout, classifier_dropout
         self.lexical_size, self.kernel_size = lexical_size, kernel_size
-        self.novelty_size, self.label_set_size = novelty_size, label_set_size
+        self.novelty_size, self.label_set_size, self.quick_size = novelty_size, label_set_size, quick_size
         self.score_floor, self.score_dropout = score_floor, score_dropout
         self.encoder_loss_weight = encoder_loss_weight
         self.thresholds = None if thresholds is None else [float(t) if isinstance(t, Real) else t for t in thresholds]

@@ -43,7 +43,9 @@ class FusionPredictor(FittedFusion):
             output: `"names"` of classes, or `"indicator"`: 0/1 with one column per class, as scikit-learn's metrics
                 take them for multi-label. Default: `"indicator"` if `fit` got such a matrix as `y`, else `"names"`.
             **options: Those of `predict_sources`: `llm_policy` (`"always"`, `"never"`, `"auto"` or a share of the
-                texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`.
+                texts), `max_cost_usd`, `target_accuracy`, `deadline_s`, `llm_scores` `(n, P, K)`, and `speed`:
+                `"full"`, or `"balanced"` or `"fast"`, where a head without the encoder answers easy texts and loses at
+                most 0.1 or 0.3 points of accuracy, as expected on held-out rows.
 
         Returns:
             Array of n classes; multi-label: of n lists of classes. None for a text that is missing (`empty_texts`) or
@@ -74,6 +76,7 @@ class FusionPredictor(FittedFusion):
         target_accuracy: float | None = None,
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
+        speed: str = "full",
     ) -> Inference:
         """Predictions of fusion, encoder and each LLM for n texts; options: `routing.run_options.Routing.parse`.
 
@@ -82,8 +85,8 @@ class FusionPredictor(FittedFusion):
             answer), `llm_called` and `cost_usd` `(n,)`, and `errors` by row.
         """
         options = {"llm_policy": llm_policy, "max_cost_usd": max_cost_usd, "target_accuracy": target_accuracy}
-        waiting = {"deadline_s": deadline_s, "hedge_s": hedge_s}
-        return self._infer(texts, llm_scores=llm_scores, **options, **waiting)[0]
+        how = {"deadline_s": deadline_s, "hedge_s": hedge_s, "speed": speed}
+        return self._infer(texts, llm_scores=llm_scores, **options, **how)[0]
 
     def stream_sources(
         self, rows: Iterable[Row], llm_policy: Policy = "always", max_cost_usd: Any = None, **options: Any

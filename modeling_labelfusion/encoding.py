@@ -94,14 +94,16 @@ class TextEncoder:
         """Longest input in tokens."""
         return max_length(self.model, self.tokenizer, self.max_length)
 
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+    def __call__(self, texts: Sequence[str], quick: bool = False) -> torch.Tensor:
         """Encode each distinct text once, in eval mode and in batches of similar length.
 
         Args:
             texts: n texts. Longer ones are truncated.
+            quick: Only run the model's `QuickHead`, which does not need the encoder.
 
         Returns:
-            float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`.
+            float32 `(n, embedding_size)` on the CPU, in the order of `texts`, for `model.fuse`; with `quick`, logits
+            `(n, num_labels)`.
 
         Raises:
             ValueError: If an item of `texts` is not a string, or the tokenizer belongs to another model.
@@ -116,17 +118,23 @@ class TextEncoder:
         order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
         limit = self.limit
         # Created outside inference mode, so that training can use it.
-        embeddings = torch.empty(len(distinct), model.config.embedding_size, dtype=torch.float32)
+        width = model.config.num_labels if quick else model.config.embedding_size
+        embeddings = torch.empty(len(distinct), width, dtype=torch.float32)
         with (
             evaluating(model),
             torch.inference_mode(),
             torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self.bf16),
-            tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not self.progress) as bar,
+            tqdm(total=len(distinct), desc="Encoding", unit="text", disable=quick or not self.progress) as bar,
         ):
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
                 batch = _on_device(model, self.tokenizer, [distinct[i] for i in rows], limit)
-                embeddings[rows] = model.encode(**batch)[0].float().cpu()
+                if quick:
+                    assert model.quick_head is not None
+                    found = model.quick_head(batch["input_ids"], batch["attention_mask"])
+                else:
+                    found = model.encode(**batch)[0]
+                embeddings[rows] = found.float().cpu()
                 bar.update(len(rows))
         return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
 

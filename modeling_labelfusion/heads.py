@@ -1,4 +1,4 @@
-"""Additional encoder-side heads: TF-IDF (lexical), kernel, out-of-distribution score (novelty) and label sets."""
+"""Additional heads: TF-IDF (lexical), kernel, out-of-distribution score (novelty), label sets, and the quick head."""
 
 from collections.abc import Callable
 
@@ -140,11 +140,45 @@ class LabelSetHead(nn.Module):
         return (with_class - without).to(logits)
 
 
+class QuickHead(nn.Module):
+    """A classifier of token ids that needs no encoder: it answers easy texts in its place, see `routing.speed`.
+
+    `logits = mean_t static_t + words + bias`: a linear classifier on the mean of the encoder's token embeddings (Iyyer
+    et al. 2015, "Deep unordered composition rivals syntactic methods"), multiplied out to a table with a row for each
+    token, and a `LexicalHead`. A text costs as many look-ups as it has tokens.
+
+    Args:
+        lexical_size: Tokens of the vocabulary and `PAIR_BUCKETS`.
+        num_labels: K.
+    """
+
+    def __init__(self, lexical_size: int, num_labels: int) -> None:
+        super().__init__()
+        rows = max(lexical_size - PAIR_BUCKETS, 0) + 1  # the last one is for padding
+        self.static = nn.Parameter(torch.zeros(rows, num_labels), requires_grad=False)
+        self.words = LexicalHead(lexical_size, num_labels)
+        self.bias = nn.Parameter(torch.zeros(num_labels), requires_grad=False)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Map int64 `(batch, sequence)` token ids to float `(batch, num_labels)` logits, calibrated."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        ids = torch.where(mask > 0, input_ids, len(self.static) - 1).clamp(max=len(self.static) - 1)
+        mean = F.embedding(ids, self.static).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
+        return mean + self.words(input_ids, attention_mask) + self.bias
+
+
 # Keys are the size options of the config. Arguments: that size, the width of the embedding, the number of classes.
 HEADS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "lexical_size": lambda size, hidden_size, num_labels: LexicalHead(size, num_labels),
     "kernel_size": lambda size, hidden_size, num_labels: KernelHead(hidden_size, size, num_labels),
     "novelty_size": lambda size, hidden_size, num_labels: NoveltyHead(hidden_size, size),
     "label_set_size": lambda size, hidden_size, num_labels: LabelSetHead(size, num_labels),
+    "quick_size": lambda size, hidden_size, num_labels: QuickHead(size, num_labels),
 }
-FITTED_HEADS = (LexicalHead, KernelHead, NoveltyHead, LabelSetHead)  # no gradient trains them; all zeros if new
+FITTED_HEADS = (
+    LexicalHead,
+    KernelHead,
+    NoveltyHead,
+    LabelSetHead,
+    QuickHead,
+)  # no gradient trains them; all zeros if new

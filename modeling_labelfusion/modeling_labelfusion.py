@@ -15,7 +15,7 @@ from .baselines import BaselineFusion
 from .classification_head import OLD_NAMES, ClassificationHead
 from .encoders import load_encoder, without_pooler
 from .fusion import FusionMLP, ScorePool, pool_features
-from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead
+from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead, QuickHead
 from .monotone import calibrated, map_scores
 from .plain_state import PlainState
 from .pretrained import LabelFusionOutput, LabelFusionPreTrainedModel
@@ -50,6 +50,7 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         self.kernel_head: KernelHead | None = None
         self.novelty_head: NoveltyHead | None = None
         self.label_set_head: LabelSetHead | None = None
+        self.quick_head: QuickHead | None = None
         self.set_heads(**{name: getattr(config, name) for name in HEADS})
         self._encoder_arguments = frozenset(inspect.signature(self.encoder.forward).parameters)
         self.register_load_state_dict_pre_hook(_with_new_names)
@@ -134,7 +135,8 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         """Create additional heads, all zeros. Heads that are not named are kept.
 
         Args:
-            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`; 0 removes the head.
+            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`,
+                `quick_size`; 0 removes the head.
         """
         for name, size in sizes.items():
             head = HEADS[name](size, self.config.hidden_size, self.num_labels) if size else None

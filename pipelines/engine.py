@@ -12,6 +12,7 @@ from ..configuration import ProviderKind
 from ..modeling_labelfusion.encoding import TextEncoder, evaluating
 from ..routing.out_of_distribution import novelty_of
 from ..routing.policy import Policy, gated, is_cascade
+from ..routing.speed import quick_answers
 from ..scoring.asker import Asker
 from ..scoring.session.score_table import ScoreTable
 from .inference_result import Inference
@@ -30,12 +31,14 @@ class Engine:
         asker: Queries the LLMs of this run.
         policy: Which texts are sent to them.
         choose: Selects the texts to query, bool `(n,)`, from encoder logits `(n, num_labels)` and `novelty` `(n,)`.
+        speed: Which texts the quick head answers, see `routing.speed`.
     """
 
     encoder: TextEncoder
     asker: Asker
     policy: Policy
     choose: Callable[..., NDArray[np.bool_]]
+    speed: str = "full"
 
     def __post_init__(self) -> None:
         self.model = self.encoder.model
@@ -79,9 +82,13 @@ class Engine:
         brought = np.any(np.all(~np.isnan(window.known.scores), axis=2), axis=1)
         blank = np.array([not text.strip() for text in window.texts])  # never queried
         subject = np.where(brought, recorded.any(), ~blank & bool(config.num_providers))
+        if self.speed != "full":
+            paid = np.any(np.all(~np.isnan(window.known.scores), axis=2) & ~recorded, axis=1)
+            self.answer_quickly(window, ~paid & (~subject if self.policy == "always" else True))
+            subject = subject & ~window.answered if is_cascade(self.policy, config) else subject
         if is_cascade(self.policy, config):
             if subject.any():
-                window.embeddings = self.encoder(window.texts)
+                window.embeddings = self.embed(window)
                 window.steps = self.cascade(window, recorded, subject, subject & ~brought)
                 window.proceed()
             return
@@ -90,10 +97,10 @@ class Engine:
         if self.policy == "always":
             chosen = subject
         elif self.policy != "never" and order.size:
-            window.embeddings = self.encoder(window.texts)
-            logits = self.fuse(window.embeddings, None)[1][order]
+            window.embeddings = self.embed(window)
+            logits = self.answers(window, None)[1][order]
             novelty = novelty_of(window.embeddings, config)[order]
-            chosen[order] = self.choose(logits, novelty=novelty)
+            chosen[order] = self.choose(logits, novelty=novelty) & ~window.answered[order]
             values, _ = gated(logits, config, novelty)
             order = order[np.argsort(-values, kind="stable")]  # so that an exhausted budget affects the easy texts
         window.known.scores[np.ix_(subject & ~chosen, recorded)] = np.nan
@@ -111,7 +118,7 @@ class Engine:
         window.known.scores[np.ix_(subject, recorded)] = np.nan
         for p in range(config.num_providers):
             assert window.embeddings is not None
-            logits = self.fuse(window.embeddings, window.known.scores)[0]
+            logits = self.answers(window, window.known.scores)[0]
             values, exceeds = gated(logits, config, novelty_of(window.embeddings, config), stage=p)
             wanted = subject & exceeds
             window.wanted[wanted, p] = True
@@ -127,15 +134,43 @@ class Engine:
 
     def finish(self, window: Window) -> Inference:
         """Encode (if not done yet) while requests are running, collect the answers, then fuse."""
-        embeddings = self.encoder(window.texts) if window.embeddings is None else window.embeddings
+        if window.embeddings is None:
+            window.embeddings = self.embed(window)
         while window.asking is not None:
             window.take(window.asking.result())
             window.proceed()
-        logits, encoder_logits = self.fuse(embeddings, window.known.scores)
+        logits, encoder_logits = self.answers(window, window.known.scores)
         known, errors = window.known, dict[int, str](sorted(window.known.missing.items()))
         told = (known.scores, known.called, known.cost_usd, self.model.config.multi_label, errors)
-        novelty, late = novelty_of(embeddings, self.model.config), self.asker.late_cost_usd()
+        novelty, late = novelty_of(window.embeddings, self.model.config), self.asker.late_cost_usd()
         return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
+
+    def answer_quickly(self, window: Window, rows: NDArray[np.bool_]) -> None:
+        """Let the quick head answer those of the texts of a boolean mask that it is sure about."""
+        places = np.flatnonzero(rows)
+        if self.model.config.quick_size and places.size:
+            logits = self.encoder([window.texts[i] for i in places], quick=True).numpy()
+            sure = quick_answers(logits, self.speed, self.model.config)
+            window.quick[places[sure]] = logits[sure]
+
+    def embed(self, window: Window) -> torch.Tensor:
+        """Encode the texts without a quick answer: float32 `(n, embedding_size)`."""
+        rest = np.flatnonzero(~window.answered)
+        if len(rest) == len(window.texts):
+            return self.encoder(window.texts)
+        embeddings = torch.zeros(len(window.texts), self.model.config.embedding_size)
+        embeddings[rest] = self.encoder([window.texts[i] for i in rest])
+        return embeddings
+
+    def answers(
+        self, window: Window, scores: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`fuse` for a window, with its quick answers."""
+        assert window.embeddings is not None
+        found = self.fuse(window.embeddings, scores)
+        quick = window.answered[:, None]
+        logits, encoder_logits = (np.where(quick, window.quick, logits) for logits in found)
+        return logits, encoder_logits
 
     def fuse(
         self, embeddings: torch.Tensor, scores: NDArray[np.float32] | None

@@ -99,10 +99,12 @@ def infer(
     blanks, is_list = Blanks(Inference.empty(config)), isinstance(rows, list)
     rows = blanks.leave_out(check_pairs(rows, config))
     if not is_list:
-        return blanks.put_back(Engine(encoder, asker, policy, StreamSelector(policy, config)).run(rows, size))
+        return blanks.put_back(
+            Engine(encoder, asker, policy, StreamSelector(policy, config), routing.speed).run(rows, size)
+        )
     rows = list(rows)
     given_scores([scores for _, scores in rows], config)  # validate before any paid request
     if policy in ("always", "never") or isinstance(policy, float) or routing.budget is not None:
         size = max(len(rows) if isinstance(policy, float) else LIST_WINDOW, size)
     choose = choose or partial(select, policy=policy, config=config)
-    return blanks.put_back(Engine(encoder, asker, policy, choose).run(iter(rows), size))
+    return blanks.put_back(Engine(encoder, asker, policy, choose, routing.speed).run(iter(rows), size))

@@ -108,6 +108,8 @@ class LabelFusionPipeline(Pipeline):
             hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; the first answer counts.
             max_risk: Abstain on doubtful texts (`abstained`, with `label` None and a `label_set`), so that at most this
                 share of all texts gets a wrong answer, see [`RiskControl`].
+            speed: `"full"`; or `"balanced"`, `"fast"`: a head that needs no encoder answers easy texts, and at most 0.1
+                or 0.3 points of accuracy are lost, as expected on held-out rows.
             llm_scores: Precomputed scores for a list or a single text: one entry `(num_providers, num_labels)` per
                 text, None or NaN for missing. A text with scores is not sent to the LLMs.
             empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: its result is None.
@@ -191,6 +193,7 @@ class LabelFusionPipeline(Pipeline):
         deadline_s: float | None = UNSET,
         hedge_s: float | str | None = UNSET,
         max_risk: float | None = UNSET,
+        speed: str = UNSET,
         llm_scores: Any = UNSET,
         empty_texts: str = UNSET,
         max_length: int | None = UNSET,
@@ -219,6 +222,7 @@ class LabelFusionPipeline(Pipeline):
             "target_accuracy": target_accuracy,
             "deadline_s": deadline_s,
             "hedge_s": hedge_s,
+            "speed": speed,
             "llm_scores": llm_scores,
             "empty_texts": empty_texts,
         }

@@ -20,6 +20,7 @@ class _Waiting:
 
     encoder: TextEncoder
     texts: list[str]
+    quick: bool = False
     done: "Future[torch.Tensor]" = field(default_factory=Future)
     parts: list[torch.Tensor] = field(default_factory=list)
     taken: int = 0
@@ -42,9 +43,9 @@ class EncoderQueue:
         self._filled = threading.Condition()
         threading.Thread(target=self._run, name="labelfusion-encoder", daemon=True).start()
 
-    def encode(self, encoder: TextEncoder, texts: Sequence[str]) -> torch.Tensor:
-        """`encoder(texts)`, from any thread."""
-        call = _Waiting(encoder, list(texts))
+    def encode(self, encoder: TextEncoder, texts: Sequence[str], quick: bool = False) -> torch.Tensor:
+        """`encoder(texts, quick)`, from any thread."""
+        call = _Waiting(encoder, list(texts), quick)
         with self._filled:
             self._calls.append(call)
             self._filled.notify()
@@ -72,8 +73,8 @@ class EncoderQueue:
 
     def _next_round(self) -> list[tuple[_Waiting, list[str]]]:
         """The calls of the next round with their texts; the first one of these waits at the end from now on."""
-        first = self._calls[0].encoder
-        alike = [call for call in self._calls if call.encoder.limit == first.limit]
+        first, quick = self._calls[0].encoder, self._calls[0].quick
+        alike = [call for call in self._calls if call.encoder.limit == first.limit and call.quick == quick]
         self._calls.rotate(-1)
         most = ROUND * first.batch_size
         left = most * first.limit * CHARACTERS_PER_TOKEN
@@ -92,7 +93,8 @@ class EncoderQueue:
 
 
 def _encode(shares: list[tuple[_Waiting, list[str]]]) -> None:
-    found = TextEncoder.__call__(shares[0][0].encoder, [text for _, texts in shares for text in texts])
+    first = shares[0][0]
+    found = TextEncoder.__call__(first.encoder, [text for _, texts in shares for text in texts], first.quick)
     for (call, _), part in zip(shares, found.split([len(own) for _, own in shares]), strict=True):
         call.parts.append(part)
 
@@ -107,6 +109,8 @@ class SharedEncoder(TextEncoder):
 
     queue: EncoderQueue | None = None
 
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+    def __call__(self, texts: Sequence[str], quick: bool = False) -> torch.Tensor:
         """As `TextEncoder`."""
-        return super().__call__(texts) if self.queue is None or not texts else self.queue.encode(self, texts)
+        if self.queue is None or not texts:
+            return super().__call__(texts, quick)
+        return self.queue.encode(self, texts, quick)

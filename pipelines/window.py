@@ -18,7 +18,8 @@ class Window:
     Args:
         texts: The texts.
         known: Scores so far.
-        embeddings: float32 `(n, hidden_size)`, once computed.
+        embeddings: float32 `(n, embedding_size)`, once computed; 0 for texts with a quick answer.
+        quick: float32 `(n, K)`: logits of the texts that the quick head answers, else NaN.
         asked: int `(m,)`: the rows that the request in `asking` is about.
         asking: The running request.
         steps: Starts the next request, if one depends on the answers to the last.
@@ -34,6 +35,12 @@ class Window:
     def __post_init__(self) -> None:
         self.waited_s = np.zeros(len(self.texts))  # for the LLMs queried so far
         self.wanted = np.zeros(self.known.scores.shape[:2], dtype=bool)
+        self.quick = np.full((len(self.texts), self.known.scores.shape[2]), np.nan, dtype=np.float32)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """bool `(n,)`: texts with a quick answer."""
+        return np.asarray(~np.isnan(self.quick[:, 0]))
 
     def proceed(self) -> None:
         """Start the next request; `asking` is `None` if there is none."""

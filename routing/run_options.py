@@ -8,6 +8,7 @@ from ..scoring.budget import as_budget
 from ..scoring.session.deadlines import Patience
 from .policy import Policy, controlled_risk, resolve_policy
 from .risk import RiskControl
+from .speed import check_speed
 
 if TYPE_CHECKING:
     from ..scoring.session.dollar_budget import Budget
@@ -22,6 +23,7 @@ class Routing:
         budget: Maximum cost in US dollars; `None`: no limit.
         deadline_s: Seconds to wait for the LLM answers about a text; `None`: no limit.
         hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; `None`: never. See `Patience`.
+        speed: Which texts are answered without the encoder, see `routing.speed`.
         control: Decides which answers are given to bound the risk; `None`: all are given.
         name: The policy as the user gave it, for reports.
     """
@@ -32,6 +34,7 @@ class Routing:
     hedge_s: float | str | None = None
     control: RiskControl | None = None
     name: str | float = "always"
+    speed: str = "full"
 
     @classmethod
     def parse(
@@ -43,6 +46,7 @@ class Routing:
         deadline_s: float | None = None,
         hedge_s: float | str | None = None,
         max_risk: float | None = None,
+        speed: str = "full",
     ) -> Self:
         """Parse the options of a user.
 
@@ -59,15 +63,18 @@ class Routing:
             hedge_s: Seconds after which a slow request is sent once more, or `"p95"`.
             max_risk: Share of all texts that may get a wrong answer. The model abstains on doubtful texts, see
                 `routing.risk.RiskControl`.
+            speed: `"full"`: the encoder reads every text; `"balanced"`, `"fast"`: not those that the quick head is
+                sure about, see `routing.speed.SPEEDS`. No LLM is queried about these, unless the policy is `"always"`.
 
         Raises:
             ValueError: For an invalid policy, number or limit, or a risk or accuracy that this model cannot reach.
         """
         policy = resolve_policy(llm_policy, target_accuracy, config)
         Patience(deadline_s, hedge_s)  # validates both
+        check_speed(speed, max_risk, config)
         control = None if max_risk is None else controlled_risk(max_risk, policy, config)
         name = llm_policy if target_accuracy is None else f"for an accuracy of {target_accuracy:g}"
-        return cls(policy, as_budget(max_cost_usd), deadline_s, hedge_s, control, name)  # type: ignore[arg-type]
+        return cls(policy, as_budget(max_cost_usd), deadline_s, hedge_s, control, name, speed)  # type: ignore[arg-type]
 
     def patience(self) -> Patience:
         """Create the `Patience` of one run, which learns the latency of answers."""

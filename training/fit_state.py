@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..configuration import LabelFusionConfig
     from ..modeling_labelfusion import LabelFusionForSequenceClassification
+    from .encoder.encoder_sources import Words
 
 NUM_FOLDS = 5
 
@@ -49,6 +50,8 @@ class FitState:
         label_sets: The out-of-fold label-set heads of the rows `covered`; `None`: classes are independent.
         fused_logits: float32 `(m, K)`, out-of-fold, of the m rows `fusable`; `None`: no fusion was fitted.
         weights: float32 `(n,)`: weights of the rows in the fits, with a mean of 1; `None`: all are 1.
+        words: The TF-IDF head and its out-of-fold logits, once fitted, for the quick head.
+        quick_logits: float32 `(n, K)`, out-of-fold, calibrated, of the quick head; `(0, 0)`: there is none.
         report: Measurements and choices, as plain data for `config.fusion_report`.
     """
 
@@ -68,6 +71,8 @@ class FitState:
     label_sets: LabelSets | None = None
     fused_logits: torch.Tensor | None = None
     weights: NDArray[np.float32] | None = None
+    words: "Words | None" = None
+    quick_logits: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
     report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -18,6 +18,7 @@ from .encoder.encoder_fit import encode, train_encoder
 from .encoder.encoder_sources import stack_sources
 from .encoder.mean_parts import average_parts
 from .encoder.novelty_fit import measure_novelty
+from .encoder.quick_fit import fit_quick_head, fit_speeds
 from .fit_state import FitState
 from .fusion.fusion_fit import fuse
 from .fusion.label_sets import judge_classes_together
@@ -31,6 +32,7 @@ RECIPE: list[Step] = [
     encode,  # embeddings of the pretrained encoder
     train_encoder,  # linear probe; contrastive training or fine-tuning where that is better
     stack_sources,  # adds a TF-IDF head and a kernel head, with weights from out-of-fold outputs
+    fit_quick_head,  # answers easy texts without the encoder, if the user wants speed
     measure_novelty,  # out-of-distribution score
     calibrate_encoder_logits,  # temperature or vector scaling
     judge_classes_together,  # multi-label: classes that occur together or exclude each other
@@ -39,6 +41,7 @@ RECIPE: list[Step] = [
     fuse,  # log-linear pool of the sources, and an MLP where it helps
     calibrate_answers,  # temperature scaling, isotonic regression
     set_thresholds,  # multi-label decisions
+    fit_speeds,  # which texts the quick head may answer
     fit_gates,  # selective querying: which texts are worth an LLM call
     store_errors,  # held-out errors for conformal risk control
 ]

@@ -136,6 +136,7 @@ def keep_gold(state: "FitState") -> "FitState":
         label_sets=None if state.label_sets is None else state.label_sets.rows(chosen[torch.from_numpy(state.covered)]),
         gold=rows[rows],
         weights=None if state.weights is None else state.weights[rows],
+        quick_logits=state.quick_logits[chosen] if len(state.quick_logits) else state.quick_logits,
     )
 
 

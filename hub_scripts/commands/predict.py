@@ -20,7 +20,15 @@ from ..folders.folder_run import add_folder_options, run_folder
 from ..io.formulas import add_escape_formulas
 from ..io.journal import Journal, one_run
 from ..io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
-from ..options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, load_classifier
+from ..options import (
+    add_columns,
+    add_encoding,
+    add_guarantees,
+    add_llm_policy,
+    add_max_cost,
+    add_speed,
+    load_classifier,
+)
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -44,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_llm_policy(parser)
     add_max_cost(parser)
     add_guarantees(parser)
+    add_speed(parser)
     add("--deadline-s", type=float, metavar="S", help="seconds after which a text goes without the LLM's answer")
     add("--top-k", type=int, metavar="K", help="add a column `top_k` with the K best classes and their probabilities")
     add(
@@ -83,7 +92,9 @@ def _run_folder(args: argparse.Namespace) -> int:
 
     config = LabelFusionConfig.from_pretrained(args.model)
     classes, saved = saved_settings(args.model, config.label_names)
-    routing = {name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "max_risk")}
+    routing = {
+        name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "max_risk", "speed")
+    }
     policy = Routing.parse(config, **routing).policy
     encoding = {name: value for name in ("batch_size", "max_length") if (value := saved.get(name)) is not None}
     encoding |= {name: getattr(args, name) for name in ("batch_size", "bf16") if getattr(args, name) is not None}
@@ -116,7 +127,7 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     pairs = args.text_pair_column or clf.text_pair_column
     table = Table(args.input, args.split, pairs, text_column=args.text_column, labelled=False)
     empty = check_texts(table, args.text_column, args.empty_texts)
-    guarantees = {"target_accuracy": args.target_accuracy, "max_risk": args.max_risk}
+    guarantees = {name: getattr(args, name) for name in ("target_accuracy", "max_risk", "speed")}
     routing = Routing.parse(config, args.llm_policy, deadline_s=args.deadline_s, **guarantees)
     columns = AnswerColumns(config, clf.classes_.tolist(), args.top_k, args.with_sources, routing.control)
     _check_columns(table, out, columns.names)
@@ -188,7 +199,9 @@ def _answer_all(
     with (
         _noted(journal, budget),
         tqdm(total=total, initial=start, unit=" texts", desc="predict") as bar,
-        closing(clf.stream_sources(rows_in, routing.policy, budget, deadline_s=routing.deadline_s)) as parts,
+        closing(
+            clf.stream_sources(rows_in, routing.policy, budget, deadline_s=routing.deadline_s, speed=routing.speed)
+        ) as parts,
     ):
         for part in parts:
             record = {

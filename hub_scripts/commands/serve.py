@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_encoding, add_llm_policy, dollars, share
+from ..options import add_encoding, add_llm_policy, add_speed, dollars, share
 
 if TYPE_CHECKING:
     from ..serving.day_budget import Days
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of them (default: %(default)s)")
     add("--port", type=int, default=8000, help="0: any free port, which is printed (default: %(default)s)")
     add_llm_policy(parser)
+    add_speed(parser)
     add("--target-accuracy", type=share, metavar="A", help="instead of a policy, see `predict --help`")
     add("--deadline-s", type=float, metavar="S", help="seconds after which a text goes without the LLM's answer")
     text = "US dollars that the LLMs may cost in a day (UTC); then the encoder answers (default: no limit)"
@@ -128,7 +129,7 @@ def _load(args: argparse.Namespace, days: "Days", metrics: "ServerMetrics") -> "
     options = {name: value for name, value in given.items() if value is not None}
     clf = AutoFusionClassifier.from_pretrained(args.model, **options)
     clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password
-    routing = {name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s")}
+    routing = {name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "speed")}
     service = ModelService(clf, days, routing, metrics.rounds.observe)
     service.prepare()
     _say("ready.")

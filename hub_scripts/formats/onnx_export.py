@@ -57,6 +57,8 @@ def export_onnx(folder: str | Path, out_dir: str | Path) -> float:
     _check_tokenizer(folder, model)
     if model.config.text_pairs:
         raise ValueError("The model classifies pairs of texts, and the exported graph has no input for token types.")
+    model.set_heads(quick_size=0)  # the graphs hold the whole model
+    model.config.calibration.pop("speed", None)
     out.mkdir(parents=True, exist_ok=True)
     batch = example(model, 2, 8)
     batch_size, length = torch.export.Dim("batch"), torch.export.Dim("sequence")

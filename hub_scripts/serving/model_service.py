@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("labelfusion.serve")
 
 FORMAT = ("top_k", "return_sources")
-ROUTING = ("llm_policy", "target_accuracy", "deadline_s", "max_risk")
+ROUTING = ("llm_policy", "target_accuracy", "deadline_s", "max_risk", "speed")
 BUDGET_REACHED, LLM_UNAVAILABLE = "budget-reached", "llm-unavailable"
 
 
@@ -112,6 +112,8 @@ class ModelService:
             defaults = {k: v for k, v in self.defaults.items() if k not in ("llm_policy", "target_accuracy")}
         else:
             defaults = self.defaults
+        if "max_risk" in own:  # guaranteed for answers of the whole model
+            defaults = {k: v for k, v in defaults.items() if k != "speed"}
         day, most = self.days.today(), options.get("max_cost_usd")
         with nullcontext(day) if most is None else RequestBudget(most, day) as budget:
             routing = Routing.parse(self.config, max_cost_usd=budget, **{**defaults, **own})

@@ -68,6 +68,7 @@ class Parameters(BaseModel):
     deadline_s: Annotated[Number, Field(gt=0)] | None = None
     target_accuracy: Number | None = None
     max_risk: Number | None = None
+    speed: str | None = None
 
 
 class PredictBody(BaseModel):

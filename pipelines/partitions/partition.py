@@ -273,6 +273,11 @@ class PredictWorker:
 
     def encode(self, table: "pa.Table") -> Encoded:
         """The first pass of a share: encode the texts, query nothing."""
+        if self.routing.speed != "full":
+            raise ValueError(
+                f"`speed`={self.routing.speed!r} does not go with a share of the texts of several files: its first "
+                "pass encodes them all. Give `llm_policy` 'auto', 'never' or 'always', or `speed` 'full'."
+            )
         recorder = _Recorder(self.encoder)
         values: list[NDArray[np.float64]] = []
 

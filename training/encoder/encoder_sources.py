@@ -63,12 +63,13 @@ def stack_sources(state: "FitState") -> "FitState":
         own = state.embeddings[:, : state.config.hidden_size]
         others.append(fit_neighbours(own, targets, folds, state.task))
     bags, size = bags_of_words(state.encoder, state.texts)
-    others.append(fit_words(bags, targets, folds, size, state.task))
+    words = fit_words(bags, targets, folds, size, state.task)
+    others.append(words)
     logits, weights = combine(state.model, state.encoder_logits, others, targets, rows)
     losses = {type(source).__name__.lower(): source.loss for source in others}
     losses["together"] = float(log_loss(logits[rows], targets[rows], state.task.multi_label).mean())
     rounded = {name: round(loss, 5) for name, loss in losses.items()}
-    return replace(state.told(encoder_log_loss=rounded, encoder_weights=weights), encoder_logits=logits)
+    return replace(state.told(encoder_log_loss=rounded, encoder_weights=weights), encoder_logits=logits, words=words)
 
 
 def stack(sources: list[torch.Tensor], labels: Targets, multi_label: bool) -> list[float]:
