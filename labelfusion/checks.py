@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .llms import declaration
+from .modeling_labelfusion.hardware import check_backend, check_bf16
 from .saving import torch_device
 from .training.calibration.calibration_maps import CALIBRATIONS
 from .training.calibration.thresholds import METRICS
@@ -63,6 +64,8 @@ def check_options(clf: Any) -> None:
             f"`query_price` must be a number from 0 to below 1, got {price!r}. 0.02: 50 queries for a right answer."
         )
     torch_device(clf.device)
+    check_bf16(clf.bf16)
+    check_backend(clf.backend)
     layers = clf.trained_layers
     if layers is not None and not (isinstance(layers, int | float) and 0 < layers <= 1):
         raise ValueError(f"`trained_layers` must be a share above 0 and up to 1, got {layers!r}.")

@@ -79,8 +79,10 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         batch_size: Texts in one forward pass.
         train_batch_size: Rows in one training step.
         max_length: Maximum number of tokens per text. Default: the limit of tokenizer and encoder.
-        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that support it; fine-tuning always does. Not
-            saved, as the next machine may differ: pass it to `from_pretrained` again to get the same answers.
+        bf16: Run the encoder in bfloat16, about twice as fast on CPUs that support it, and much slower on others;
+            `"auto"`: where it is faster here. Fine-tuning always uses it where it is supported. Not saved, as the next
+            machine may differ: pass it to `from_pretrained` again to get the same answers.
+        backend: What runs the fitted encoder: `"torch"`, or `"openvino"`, which is faster on many CPUs. Not saved.
         pooling: The encoder's embedding: `"mean"` or `"cls"`.
         fusion: `"mlp"`, `"pool"` (no MLP), or a baseline: `"weighted"`, `"vote"`, `"routing"`, or a single source:
             `"encoder"`, `"llm"` (the best one).
@@ -144,7 +146,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         batch_size: int = 32,
         train_batch_size: int = 16,
         max_length: int | None = None,
-        bf16: bool = False,
+        bf16: bool | str = False,
+        backend: str = "torch",
         pooling: str = "mean",
         fusion: str = "mlp",
         calibration: str = "auto",
@@ -189,6 +192,7 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
         self.train_batch_size = train_batch_size
         self.max_length = max_length
         self.bf16 = bf16
+        self.backend = backend
         self.pooling = pooling
         self.fusion = fusion
         self.calibration = calibration

@@ -35,7 +35,8 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
     annotators: str
     batch_size: int
     max_length: int | None
-    bf16: bool
+    bf16: bool | str
+    backend: str
     cache: bool
     device: str | None
     progress: bool
@@ -111,7 +112,8 @@ class FittedFusion(ClassifierMixin, BaseEstimator):
 
     def encoding_options(self) -> dict[str, Any]:
         """Encoding arguments of `pipelines.inference.infer`."""
-        return {"batch_size": self.batch_size, "max_length": self.max_length, "bf16": self.bf16}
+        named = ("batch_size", "max_length", "bf16", "backend")
+        return {name: getattr(self, name) for name in named}
 
     def _scorers(self, pool: Any = None, cache: bool | None = None) -> list[Any]:
         """See `ScorerCache`; `pool` and `cache` default to those of this classifier."""

@@ -152,13 +152,19 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         self.encoder.set_input_embeddings(value)
 
     def encode(
-        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        encoder: Any = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, Any]:
         """Run the encoder.
 
         Args:
             input_ids: int64 `(batch, sequence)`.
             attention_mask: `(batch, sequence)`, 1 for tokens and 0 for padding.
+            encoder: What is run in place of the encoder, such as an `OpenVinoEncoder`.
             **kwargs: Other inputs of the encoder. Inputs that it does not accept (`token_type_ids` for DistilBERT) are
                 dropped.
 
@@ -174,7 +180,8 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         wanted, inner = inputs["output_hidden_states"], self.config.pooling_layers
         some = isinstance(wanted, list | tuple)  # numbers of layers
         inputs["output_hidden_states"] = [*wanted, *inner] if some else wanted or bool(inner)
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
+        run = self.encoder if encoder is None else encoder
+        outputs = run(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **inputs)
         layers = [outputs.hidden_states[i] for i in inner]
         if layers and some:
             shown = {i % len(outputs.hidden_states) for i in wanted}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Inference", "infer", "run"]
 
 LIST_WINDOW = 8192  # texts of a list that are processed at once
-ENCODING = ("batch_size", "max_length", "bf16", "progress")
+ENCODING = ("batch_size", "max_length", "bf16", "progress", "backend")
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
             None or NaN for missing. A text with any scores is not sent to an LLM.
         empty_texts: `"error"`, or `"skip"`: a text that is missing, empty or blank gets NaN.
         **options: Those of `Routing.parse` (`llm_policy`, `max_cost_usd`, ...; a share of the texts is exact) and of
-            `TextEncoder` (`batch_size`, `max_length`, `bf16`, `progress`).
+            `TextEncoder` (`batch_size`, `max_length`, `bf16`, `progress`, `backend`).
 
     Raises:
         ValueError: For invalid texts, scores or options.

@@ -114,6 +114,7 @@ class LabelFusionPipeline(Pipeline):
                 text, None or NaN for missing. A text with scores is not sent to the LLMs.
             empty_texts: `"error"` for a text that is missing, empty or blank, or `"skip"`: its result is None.
             max_length: Longest input in tokens. Default and maximum: the limit of tokenizer and encoder.
+            backend: `"torch"`, or `"openvino"`, which is faster on many CPUs.
             truncation: Accepted for compatibility; texts are always truncated.
             padding: Accepted for compatibility; batches are always padded.
 
@@ -197,6 +198,7 @@ class LabelFusionPipeline(Pipeline):
         llm_scores: Any = UNSET,
         empty_texts: str = UNSET,
         max_length: int | None = UNSET,
+        backend: str = UNSET,
         truncation: bool = True,
         padding: bool | str = True,
         return_all_scores: bool = UNSET,
@@ -229,7 +231,7 @@ class LabelFusionPipeline(Pipeline):
         style = {"top_k": top_k, "function_to_apply": function_to_apply}
         groups = (
             {"max_length": max_length},
-            {**forward, "max_length": max_length},
+            {**forward, "max_length": max_length, "backend": backend},
             style | {"return_sources": return_sources, "max_risk": max_risk},
         )
         preprocess, forward, post = ({k: v for k, v in group.items() if v is not UNSET} for group in groups)

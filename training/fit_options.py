@@ -117,7 +117,7 @@ class FitOptions:
     votes: bool = False
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     batch_size: int = 32
-    bf16: bool = False
+    bf16: bool | str = False
     seed: int = 0
     progress: bool = False
 

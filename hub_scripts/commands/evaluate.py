@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:  # before anything is paid for
         check_html_path(args.html)
     columns = {name: getattr(args, name) for name in ("text_column", "text_pair_column", "label_column", "empty_texts")}
-    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device, **columns)
+    encoding = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
+    clf = load_classifier(args.model, **encoding, **columns)
     model = Path(args.model)
     folder = Path(args.output_dir) if args.output_dir else (model if model.is_dir() else Path()) / "evaluation"
     asking = {name: getattr(args, name) for name in ("llm_policy", "max_cost_usd", "target_accuracy", "max_risk")}

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.plot and len(args.texts) > 1:
         raise ValueError(f"`--plot` draws one text; {len(args.texts)} are given.")
-    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
+    encoding = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
+    clf = load_classifier(args.model, **encoding)
     clf.progress = False
     asking = {"llm_policy": args.llm_policy, "max_cost_usd": args.max_cost_usd}
     shown = {"nearest": args.nearest, "words": not args.no_words, "label": args.label}

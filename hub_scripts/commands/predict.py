@@ -97,7 +97,9 @@ def _run_folder(args: argparse.Namespace) -> int:
     }
     policy = Routing.parse(config, **routing).policy
     encoding = {name: value for name in ("batch_size", "max_length") if (value := saved.get(name)) is not None}
-    encoding |= {name: getattr(args, name) for name in ("batch_size", "bf16") if getattr(args, name) is not None}
+    encoding |= {
+        name: getattr(args, name) for name in ("batch_size", "bf16", "backend") if getattr(args, name) is not None
+    }
     work = PredictWork(
         args.model,
         classes,
@@ -120,7 +122,8 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
     from ...pipelines.answer_columns import AnswerColumns
     from ...routing.run_options import Routing
 
-    clf = load_classifier(args.model, batch_size=args.batch_size, bf16=args.bf16, device=args.device)
+    encoding = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
+    clf = load_classifier(args.model, **encoding)
     clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password
     args.text_column, args.empty_texts = args.text_column or clf.text_column, args.empty_texts or clf.empty_texts
     config = clf.model_.config
@@ -249,7 +252,18 @@ def _digest(rows: list[Any]) -> str:
 
 def _fingerprint(args: argparse.Namespace, table: Table, config: "LabelFusionConfig") -> dict[str, Any]:
     """The settings that must match to continue a journal; budget and speed may change."""
-    free = {"config", "verb", "output", "overwrite", "max_cost_usd", "deadline_s", "batch_size", "bf16", "device"}
+    free = {
+        "config",
+        "verb",
+        "output",
+        "overwrite",
+        "max_cost_usd",
+        "deadline_s",
+        "batch_size",
+        "bf16",
+        "device",
+        "backend",
+    }
     free |= {"escape_formulas", "store", "engine", "address", "workers", "partition_rows"}
     options = {name: value for name, value in vars(args).items() if name not in free}
     model = hashlib.sha256(config.to_json_string(use_diff=False).encode()).hexdigest()

@@ -125,7 +125,7 @@ def _load(args: argparse.Namespace, days: "Days", metrics: "ServerMetrics") -> "
     from ..serving.model_service import ModelService
 
     transformers_logging.disable_progress_bar()
-    given = {name: getattr(args, name) for name in ("batch_size", "bf16", "device")}
+    given = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
     options = {name: value for name, value in given.items() if value is not None}
     clf = AutoFusionClassifier.from_pretrained(args.model, **options)
     clf._store = args.store  # no argument of the constructor: those are saved, and this may hold a password

@@ -102,7 +102,7 @@ def _check(out: Path, args: argparse.Namespace) -> str:
 
 def _classifier(args: argparse.Namespace) -> "AutoFusionClassifier":
     columns = {name: getattr(args, name) for name in ("text_column", "text_pair_column", "label_column", "empty_texts")}
-    encoding = {name: getattr(args, name) for name in ("batch_size", "bf16", "device")}
+    encoding = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
     given = {name: value for name, value in (columns | encoding).items() if value is not None}
     if args.model is not None:
         return load_classifier(args.model, **given)
