@@ -79,6 +79,9 @@ def read_columns(
     return {**found}
 
 
+_BUFFER = 1 << 20  # bytes of a Parquet column that are read at once
+
+
 @contextmanager
 def _opened(
     path: Path, columns: Collection[str] | None, repeated: Collection[str] = ()
@@ -90,7 +93,8 @@ def _opened(
     try:
         kinds = {field.name: field.type for field in pq.read_schema(path)} if repeated else {}
         texts = [name for name in repeated if str(kinds.get(name)) in ("string", "large_string")]
-        file = pq.ParquetFile(path, read_dictionary=texts)
+        # A buffer, because a row group may be as large as the file.
+        file = pq.ParquetFile(path, read_dictionary=texts, buffer_size=0 if repeated else _BUFFER)
         yield file, [name for name in file.schema_arrow.names if columns is None or name in columns]
     except pa.ArrowException as error:
         raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
