@@ -121,7 +121,7 @@ def write_report(tally: Tally, seed: int, minutes: float, jobs: int) -> None:
         "counts when the client came to see it. The seed decides what is run and which request fails; how the "
         f"processes interleave is the machine's. Scenarios: {scenarios}.\n\n"
     )
-    text += "| | counted | guaranteed |\n| --- | ---: | ---: |\n"
+    text += "| what | counted | guaranteed |\n| --- | ---: | ---: |\n"
     text += "".join(f"| {what} | {figure} | {wanted} |\n" for what, figure, wanted in rows(tally))
     text += "\n## Faults by kind\n\n| | faults |\n| --- | ---: |\n"
     known = {kind for kinds in GROUPS.values() for kind in kinds}

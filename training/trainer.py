@@ -49,8 +49,6 @@ class LabelFusionTrainer(Trainer):
         ValueError: If an expression matches no trainable parameter.
     """
 
-    # Injected by the package `labelfusion` to avoid a circular import: preparation of a push, and Hub error messages.
-
     def __init__(self, *args: Any, learning_rates: dict[str, float] | None = None, **kwargs: Any) -> None:
         brings_collator = len(args) < 3 and kwargs.get("data_collator") is None
         if kwargs.get("compute_metrics") is None:
