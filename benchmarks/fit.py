@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from labelfusion.scoring.local.embedded import resolve_model
 
 TEST_SPLITS = {"trec6": "test", "ag_news": "validation"}
 TESTED = 500
+ROWS = (30, 100, 300, 1000, 5000)
 CALLED = {
     "default": "LabelFusion, default",
     "frozen": "LabelFusion, frozen encoder",
@@ -80,8 +82,8 @@ def measure(args: argparse.Namespace, name: str, rows: int, seed: int, way: str)
         command = [python, Path(__file__).with_name("fit_child.py"), path]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     found = {"name": name, "rows": rows, "seed": seed, "way": way, "threads": args.threads, "minutes": args.minutes}
-    if done.returncode < 0:  # by the limit of processor time
-        return {**found, "stopped": -done.returncode}
+    if done.returncode == -signal.SIGXCPU:  # the limit of processor time
+        return {**found, "stopped": True}
     if done.returncode:
         raise RuntimeError(f"{way} at {rows} rows of {name}:\n{done.stderr[-3000:]}")
     return {**found, **json.loads(done.stdout)}
@@ -103,7 +105,7 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
         "*Of SetFit's*: processor time and peak as a ratio to SetFit with its defaults in the same row.",
         "",
         f"{processor()}, {os.cpu_count()} cores; load average {loads.min():.1f} to {loads.max():.1f} (from other",
-        "processes too, which wall times show and processor times hardly do).",
+        "processes too, which raises wall times most, and processor times too).",
         f"LabelFusion and scikit-learn: {listed(ours)}. SetFit: {listed(versions)}.",
         "",
         "| data set | rows | way | draws | accuracy | processor s | wall s | peak, MB | of SetFit's |",
@@ -126,6 +128,12 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
             shares = [middle[c] / peer.get(c, float("nan")) for c in ("processor_s", "peak_mb")]
             cells += ["" if pd.isna(shares[0]) else f"{shares[0]:.2f}, {shares[1]:.2f}"]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
+    found = {(r["name"], r["rows"], r["way"]) for r in done}
+    lines += ["", "Not measured here:", ""]
+    for name in TEST_SPLITS:
+        for way in WAYS:
+            rows = [f"{n:,}" for n in ROWS if (name, n, way) not in found]
+            lines += [f"* {name}, {CALLED[way]}: {', '.join(rows)} rows"] if rows else []
     names = sorted(set(table["name"]))
     path.write_text(
         "\n".join([*lines, "", *(f"{name}: {origin(metadata(folder, name)['source'])}." for name in names)]) + "\n",
@@ -148,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with one folder a data set")
     parser.add_argument("--part", nargs="+", choices=TEST_SPLITS, default=list(TEST_SPLITS))
-    parser.add_argument("--rows", nargs="+", type=int, default=[30, 100, 300, 1000, 5000])
+    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=1, help="draws of the rows")
     parser.add_argument("--threads", type=int, default=1)
