@@ -100,19 +100,21 @@ def openvino_encoder(model: "LabelFusionForSequenceClassification", inputs: Any,
     """The compiled encoder of a model; compiled once for its weights, inputs, precision and number of threads."""
     names = tuple(name for name in _INPUTS if name in inputs and name in model._encoder_arguments)
     weights = tuple((p.data_ptr(), p._version) for p in model.encoder.parameters())
-    key = (names, bf16, torch.get_num_threads(), tuple(model.config.pooling_layers), weights)
     kept = model.__dict__.get("_openvino")
-    if kept is None or kept.key != key:
-        kept = _Kept(key, OpenVinoEncoder(model, names, bf16))
-        model.__dict__["_openvino"] = kept
-    return kept.encoder
+    if kept is None or kept.weights != weights:
+        kept = model.__dict__["_openvino"] = _Kept(weights)
+    key = (names, bf16, torch.get_num_threads(), *model.config.pooling_layers)
+    if key not in kept.encoders:
+        kept.encoders[key] = OpenVinoEncoder(model, names, bf16)
+    return kept.encoders[key]
 
 
 class _Kept:
-    """A compiled encoder in a model. A copy of the model compiles its own."""
+    """The compiled encoders of a model, for these weights. A copy of the model compiles its own."""
 
-    def __init__(self, key: Any = None, encoder: Any = None) -> None:
-        self.key, self.encoder = key, encoder
+    def __init__(self, weights: Any = None) -> None:
+        self.weights = weights
+        self.encoders: dict[Any, OpenVinoEncoder] = {}
 
     def __deepcopy__(self, memo: Any) -> "_Kept":
         return _Kept()
