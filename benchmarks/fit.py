@@ -132,8 +132,8 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
     lines += ["", "Not measured here:", ""]
     for name in TEST_SPLITS:
         for way in WAYS:
-            rows = [f"{n:,}" for n in ROWS if (name, n, way) not in found]
-            lines += [f"* {name}, {CALLED[way]}: {', '.join(rows)} rows"] if rows else []
+            lacking = [f"{n:,}" for n in ROWS if (name, n, way) not in found]
+            lines += [f"* {name}, {CALLED[way]}: {', '.join(lacking)} rows"] if lacking else []
     names = sorted(set(table["name"]))
     path.write_text(
         "\n".join([*lines, "", *(f"{name}: {origin(metadata(folder, name)['source'])}." for name in names)]) + "\n",
