@@ -33,6 +33,7 @@ SPLITS = {  # learn from, judge on; the same name: different rows of it
 JUDGED = 500  # rows at most
 MAX_LENGTH = 64
 WAYS = ("probe", "auto")
+KEPT = "\n## What the shorter training changed\n"  # and what follows is not written by this script
 
 
 def split(folder: Path, name: str, rows: int, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
@@ -111,7 +112,8 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
         cells += [f"{probe['seconds'].median():.0f} to {auto['seconds'].median():.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     sources = [f"{name}: {origin(metadata(folder, name)['source'])}." for name in SPLITS if name in set(table["part"])]
-    path.write_text("\n".join([*lines, "", *sources]) + "\n", encoding="utf-8")
+    _, mark, kept = path.read_text(encoding="utf-8").partition(KEPT) if path.exists() else ("", "", "")
+    path.write_text("\n".join([*lines, "", *sources]) + "\n" + mark + kept, encoding="utf-8")
 
 
 def main() -> None:
