@@ -90,7 +90,9 @@ def _opened(
     try:
         kinds = {field.name: field.type for field in pq.read_schema(path)} if repeated else {}
         texts = [name for name in repeated if str(kinds.get(name)) in ("string", "large_string")]
-        file = pq.ParquetFile(path, read_dictionary=texts)
+        # By batches, Arrow would still keep a whole row group. Whole columns are faster without a buffer.
+        stream = {} if repeated else {"buffer_size": 1 << 16, "pre_buffer": False}
+        file = pq.ParquetFile(path, read_dictionary=texts, **stream)
         yield file, [name for name in file.schema_arrow.names if columns is None or name in columns]
     except pa.ArrowException as error:
         raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
