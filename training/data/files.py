@@ -35,7 +35,7 @@ def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator
         yield from read_cells(path, columns)
     elif suffix == ".parquet":
         with _opened(path, columns) as (file, names):
-            for batch in file.iter_batches(batch_size=1 << 16, columns=names):
+            for batch in file.iter_batches(batch_size=1 << 13, columns=names):
                 yield batch.num_rows, {name: batch.column(name).to_pylist() for name in names}
     else:
         yield from _in_columns(read_objects(path), columns)
@@ -79,9 +79,6 @@ def read_columns(
     return {**found}
 
 
-_BUFFER = 1 << 20  # bytes of a Parquet column that are read at once
-
-
 @contextmanager
 def _opened(
     path: Path, columns: Collection[str] | None, repeated: Collection[str] = ()
@@ -93,8 +90,9 @@ def _opened(
     try:
         kinds = {field.name: field.type for field in pq.read_schema(path)} if repeated else {}
         texts = [name for name in repeated if str(kinds.get(name)) in ("string", "large_string")]
-        # A buffer, because a row group may be as large as the file.
-        file = pq.ParquetFile(path, read_dictionary=texts, buffer_size=0 if repeated else _BUFFER)
+        # By batches, Arrow would still keep a whole row group. Whole columns are faster without a buffer.
+        stream = {} if repeated else {"buffer_size": 1 << 16, "pre_buffer": False}
+        file = pq.ParquetFile(path, read_dictionary=texts, **stream)
         yield file, [name for name in file.schema_arrow.names if columns is None or name in columns]
     except pa.ArrowException as error:
         raise ValueError(f"{path} is no Parquet file that can be read ({error}). Write it again.") from None
