@@ -142,8 +142,8 @@ class Engine:
         logits, encoder_logits = self.answers(window, window.known.scores)
         known, errors = window.known, dict[int, str](sorted(window.known.missing.items()))
         told = (known.scores, known.called, known.cost_usd, self.model.config.multi_label, errors)
-        novelty, late = novelty_of(window.embeddings, self.model.config), self.asker.late_cost_usd()
-        return Inference(logits, encoder_logits, *told, novelty, window.wanted, late)
+        novelty = np.where(window.answered, np.float32(np.nan), novelty_of(window.embeddings, self.model.config))
+        return Inference(logits, encoder_logits, *told, novelty, window.wanted, self.asker.late_cost_usd())
 
     def answer_quickly(self, window: Window, rows: NDArray[np.bool_]) -> None:
         """Let the quick head answer those of the texts of a boolean mask that it is sure about."""

@@ -22,7 +22,8 @@ class Inference:
         cost_usd: float64 `(n,)`: US dollars spent on each text. The price of a request is split evenly over its texts.
         multi_label: Whether the classes are independent.
         errors: `{row: reason}` of wanted answers that are missing. Contains no texts.
-        novelty: float32 `(n,)`: out-of-distribution score, 0 for texts like the training texts, 1 for texts unlike any.
+        novelty: float32 `(n,)`: out-of-distribution score, 0 for texts like the training texts, 1 for texts unlike any;
+            NaN for texts that the encoder has not read (`speed`).
         wanted: bool `(n, num_providers)`: whether the policy wanted the provider's scores, queried or given with
             the text.
         late_cost_usd: US dollars of answers that were late, or second to a hedged request, up to the end of this part

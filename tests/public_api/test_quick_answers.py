@@ -65,6 +65,7 @@ def test_no_llm_is_asked_about_a_quick_answer(clf: AutoFusionClassifier, encoded
     read = np.array([text in set(encoded) for text in [*fresh(), *NOISE]])
     assert not read.all()
     assert not found.llm_called[~read].any()
+    np.testing.assert_array_equal(np.isnan(found.novelty), ~read)  # unknown, rather than 0
     assert not np.isnan(found.probabilities).any()
     if policy == 0.4:
         assert found.llm_called[read].all()
