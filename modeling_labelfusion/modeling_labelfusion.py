@@ -142,6 +142,9 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
             head = HEADS[name](size, self.config.hidden_size, self.num_labels) if size else None
             setattr(self.config, name, size)
             setattr(self, name.replace("_size", "_head"), head if head is None else head.to(self.encoder_head.weight))
+        for head_name in (name.replace("_size", "_head") for name in HEADS):
+            if head_name in self._modules:  # the order of the parameters does not depend on what was created first
+                self._modules[head_name] = self._modules.pop(head_name)
 
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""
