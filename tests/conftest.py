@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: a tiny tokenizer, a tiny encoder on disk and models with random weights."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,14 @@ def saved_model(
         return folder
 
     return save
+
+
+@pytest.fixture(autouse=True)
+def heard_loggers() -> None:
+    """Other libraries' set-up of logging in an earlier test of this process does not silence ours in this one."""
+    logging.disable(logging.NOTSET)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.split(".")[0] == "labelfusion" and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            if logger.level > logging.WARNING:
+                logger.setLevel(logging.NOTSET)
