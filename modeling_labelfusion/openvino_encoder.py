@@ -1,7 +1,8 @@
 """Runs the encoder of a model with OpenVINO, which is faster than PyTorch on many CPUs."""
 
+import sys
 import warnings
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,12 +49,7 @@ class OpenVinoEncoder:
     def __init__(
         self, model: "LabelFusionForSequenceClassification", inputs: tuple[str, ...], bf16: bool = False
     ) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise ImportError(
-                "`backend='openvino'` needs OpenVINO: pip install 'labelfusion-transformers[openvino]'."
-            ) from None
+        openvino = _import_openvino()
         if model.device.type != "cpu":
             raise ValueError(f"`backend='openvino'` runs on the CPU, and the model is on {str(model.device)!r}.")
         self.inputs, self.layers = inputs, list(model.config.pooling_layers)
@@ -62,7 +58,7 @@ class OpenVinoEncoder:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the traced graph is compared with the encoder below
-                graph = openvino.convert_model(states, example_input=tuple(_example(2, 6, len(inputs))))
+                graph = _graph(states, tuple(_example(2, 6, len(inputs))))
             self._compiled = openvino.Core().compile_model(graph, "CPU", options)
             positions = getattr(model.config.encoder_config, "max_position_embeddings", None) or 80
             shapes = ((1, 2), (3, 9), (2, min(40, positions // 2)))
@@ -121,6 +117,40 @@ class _Kept:
 
     def __reduce__(self) -> Any:
         return _Kept, ()
+
+
+def _import_openvino() -> ModuleType:
+    """OpenVINO. Where nothing has imported it yet, its reports of what it is used for are off in this process.
+
+    Else it sends them without a question, from the import on, and keeps a number of the user in the home folder.
+
+    Raises:
+        ImportError: Without OpenVINO.
+    """
+    reports = "openvino_telemetry"
+    off = "openvino" not in sys.modules and reports not in sys.modules
+    if off:
+        sys.modules[reports] = None  # type: ignore[assignment]  # its import fails, for which OpenVINO has a stand-in
+    try:
+        import openvino
+    except ImportError:
+        raise ImportError(
+            "`backend='openvino'` needs OpenVINO: pip install 'labelfusion-transformers[openvino]'."
+        ) from None
+    finally:
+        if off:
+            del sys.modules[reports]
+    return openvino
+
+
+def _graph(states: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+    """The graph of OpenVINO. `openvino.convert_model` would leave the root logger deaf if it failed."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    converter = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(states, example_input=example)  # it has to live as long as the conversion
+    return converter.convert(converter.load(decoder))
 
 
 def _example(count: int, length: int, inputs: int) -> list[torch.Tensor]:

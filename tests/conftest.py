@@ -1,7 +1,7 @@
 """Fixtures shared by the tests: a tiny tokenizer, a tiny encoder on disk and models with random weights."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,11 @@ def saved_model(
 
 
 @pytest.fixture(autouse=True)
-def heard_loggers() -> None:
-    """Other libraries' set-up of logging in an earlier test of this process does not silence ours in this one."""
-    logging.disable(logging.NOTSET)
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if name.split(".")[0] == "labelfusion" and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            if logger.level > logging.WARNING:
-                logger.setLevel(logging.NOTSET)
+def heard_loggers() -> Iterator[None]:
+    """No test leaves the root logger deaf: what later tests expect to be logged would be missing."""
+    level, filters = logging.root.level, logging.root.filters[:]
+    yield
+    found = (logging.root.level, logging.root.filters[:])
+    logging.root.setLevel(level)
+    logging.root.filters = filters
+    assert found == (level, filters), "this test changed the root logger"

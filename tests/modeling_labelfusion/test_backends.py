@@ -2,7 +2,11 @@
 
 import copy
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +129,26 @@ def test_bf16_is_measured_or_warned_of(
     TextEncoder(make_model(), tiny_tokenizer, bf16="auto")(TEXTS)
 
 
+def test_openvino_neither_reports_nor_changes_logging(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    program = """
+import logging, os, sys
+from transformers import BertConfig
+from labelfusion.configuration import LabelFusionConfig
+from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
+from labelfusion.modeling_labelfusion.openvino_encoder import openvino_encoder
+small = dict(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+model = LabelFusionForSequenceClassification(LabelFusionConfig(encoder_config=BertConfig(**small).to_dict())).eval()
+openvino_encoder(model, {"input_ids", "attention_mask"})
+print("openvino_telemetry" in sys.modules, logging.root.level, logging.root.filters, os.listdir(os.environ["HOME"]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout == "False 30 [] []\n", done.stderr
+
+
 def test_what_cannot_run_says_so(openvino: None, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    logging_of_others = (logging.root.level, logging.root.filters[:])
     monkeypatch.setattr(OpenVinoEncoder, "_difference", lambda *args: float("nan"))
     with pytest.raises(ValueError, match=r"computes other embeddings .* Give `backend='torch'`"):
         openvino_encoder(make_model(), {"input_ids", "attention_mask"})
@@ -133,3 +156,4 @@ def test_what_cannot_run_says_so(openvino: None, make_model: MakeModel, monkeypa
     monkeypatch.setattr(model.encoder, "forward", lambda **kwargs: 1 / 0)
     with pytest.raises(ValueError, match=r"(?s)OpenVINO cannot run this encoder \(a 'bert'\).* Give `backend='torch'`"):
         openvino_encoder(model, {"input_ids", "attention_mask"})
+    assert (logging.root.level, logging.root.filters) == logging_of_others
