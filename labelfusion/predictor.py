@@ -164,7 +164,7 @@ class FusionPredictor(FittedFusion):
         An LLM is queried once for each text at most.
 
         Args:
-            texts: A text; or a list of texts, or data with a text column.
+            texts: A text, or a pair as a dict; or a list of them, or data with a text column.
             examples: Labelled data, as for `fit`, among which the nearest texts are found, such as the training data.
                 A model holds no text of them.
             nearest: Number of nearest texts.
@@ -179,9 +179,9 @@ class FusionPredictor(FittedFusion):
         from .evaluation.explanation.explain_texts import explain_texts
 
         self._check_fitted()
-        asked = [texts] if isinstance(texts, str) else texts
-        found = explain_texts(self, asked, examples, nearest, words, label, options)  # type: ignore[arg-type]
-        return found[0] if isinstance(texts, str) else found
+        alone = isinstance(texts, (str, dict))
+        found = explain_texts(self, [texts] if alone else texts, examples, nearest, words, label, options)  # type: ignore[arg-type]
+        return found[0] if alone else found
 
     def predict_sets(self, texts: Any, max_risk: float, **options: Any) -> list[list[Any]]:
         """For each text, return the classes that may be true, the most probable first.

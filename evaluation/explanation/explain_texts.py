@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...configuration.text_pair import TextPair
 from ...modeling_labelfusion.encoding import TextEncoder
 from ...pipelines.formatting import source_names
 from ...routing.decisions import decided_classes
@@ -31,8 +30,6 @@ def explain_texts(
         raise ValueError(f"`nearest` must be 1 or more, got {count}.")
     known = clf._prepare_measured(examples) if examples is not None else None  # before any paid request
     table = clf._read_texts(texts)
-    if words and any(isinstance(text, TextPair) for text in table.texts):
-        raise ValueError("Words are explained for single texts, and these are pairs of texts: pass `words=False`.")
     result = clf.predict_sources(table, **options)
     given = [text if isinstance(text, str) else "" for text in table.texts]
     encoder = TextEncoder(clf.model_, clf.tokenizer_, **clf.encoding_options())
@@ -77,7 +74,7 @@ def _explain(
         sources=share_names(encoder.model),
         shares=source_shares(encoder, embedding, scores),
         answered=dict(zip(source_names(config), result.answered[row].tolist(), strict=True)),
-        words=[] if effects is None else [text[start:end] for start, end in effects.spans],
+        words=[] if effects is None else effects.words,
         word_effects=np.zeros((0, config.num_labels), dtype=np.float32) if effects is None else effects.effects,
         nearest=near,
         llm_called=bool(result.llm_called[row]),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...configuration.text_pair import TextPair
 from ...modeling_labelfusion.encoding import TextEncoder, evaluating
 
 MOST_PARTS = 100  # variants of a text that are encoded
@@ -16,14 +17,14 @@ _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400
 
 @dataclass(frozen=True)
 class WordEffects:
-    """The words of a text and what they do.
+    """The words of a text, or of both texts of a pair, and what they do.
 
     Args:
-        spans: `(start, end)` of each of the W words, or runs of words, in the text.
+        words: The W words, or runs of words, in the order of the text.
         effects: float32 `(W, K)`: logits of the text minus its logits without the word.
     """
 
-    spans: list[tuple[int, int]]
+    words: list[str]
     effects: NDArray[np.float32]
 
 
@@ -44,14 +45,20 @@ def leave_words_out(
 
     Args:
         encoder: The model with its tokenizer.
-        text: The text.
+        text: The text, or a `TextPair`, of whose texts the words are left out one after the other.
         llm_scores: float `(P, K)`, NaN for a missing answer.
         most: Most variants of the text.
     """
-    spans, model = word_spans(text, most), encoder.model
-    embeddings = encoder([text, *(text[:start] + text[end:] for start, end in spans)])
+    model, words, variants = encoder.model, [], []
+    parts = [text.text, text.text_pair] if isinstance(text, TextPair) else [text]
+    for i, part in enumerate(parts):
+        for start, end in word_spans(part, most // len(parts)):
+            words.append(part[start:end])
+            shorter = [*parts[:i], part[:start] + part[end:], *parts[i + 1 :]]
+            variants.append(TextPair(*shorter) if isinstance(text, TextPair) else shorter[0])
+    embeddings = encoder([text, *variants])
     scores = torch.from_numpy(np.asarray(llm_scores, dtype=np.float32)).to(model.device)
     with evaluating(model), torch.inference_mode():
         given = scores.expand(len(embeddings), *scores.shape)
         logits = model.fuse(embeddings.to(model.device, model.dtype), given)[0].float().cpu().numpy()
-    return WordEffects(spans, logits[0] - logits[1:])
+    return WordEffects(words, logits[0] - logits[1:])

@@ -114,9 +114,25 @@ def test_the_trainer_takes_tokenized_pairs(fitted: AutoFusionClassifier, tmp_pat
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
 
 
-def test_explanations_without_words(fitted: AutoFusionClassifier) -> None:  # noqa: F811
-    found = fitted.explain(_table(3), words=False)
-    assert "a team" in str(found) or "a chip" in str(found) or "was great" in str(found)
+def test_words_of_both_texts_are_explained(
+    fitted: AutoFusionClassifier,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair = _dicts(_table(1))[0]
+    one = fitted.explain(pair)
+    assert one.words == [*pair["text"].split(), *pair["text_pair"].split()]
+    without = dict(pair, text_pair=" ".join(pair["text_pair"].split()[:-1]))
+    scores = fitted.predict_sources([pair, without]).logits
+    np.testing.assert_allclose(one.word_effects[-1], scores[0] - scores[1], atol=1e-4)
+    assert fitted.explain([pair], words=False)[0].words == []
+    fitted.save_pretrained(tmp_path / "m")
+    command = ["explain", str(tmp_path / "m"), pair["text"], "--json", "--text-pair"]
+    assert main([*command, pair["text_pair"]]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert pair["text_pair"].split()[0] in json.dumps(found["words"])
+    assert main([*command, "a", "b"]) == 2
+    assert "`--text-pair` has 2 texts for 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recorded", [False, True])
