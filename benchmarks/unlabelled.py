@@ -1,18 +1,22 @@
 """Starting without labels: what the encoder learns from an LLM's labels, with 0, 20 and 100 gold rows.
 
     python benchmarks/unlabelled.py --data ../shared/data [--part ag_news] [--encoder FOLDER] [--write]
+    python benchmarks/unlabelled.py --part movie_reviews --gold 0 --encoder-training full --folds 2 [--texts 4000]
     python benchmarks/unlabelled.py --label-models
 
 Data and encoder outputs are those of `benchmarks/accuracy.py`, the LLM answers are recorded ones. Each data set is
-split into five folds; each is the test set once. Of the other rows, up to 1,000 are texts without labels, but for the
-gold rows. Compared on the test rows: the LLMs' labels (several LLMs: by the label model, and by the mean of their
-log-probabilities), a fit on the gold rows alone with their LLM answers, and the fit on gold rows and texts: encoder
-alone, which asks no LLM, and fusion. Every result is kept in `--cache`; a run that was stopped goes on where it was.
+split into five folds; each of the first `--folds` is the test set once. Of the other rows, up to `--texts` are texts
+without labels, but for the gold rows. Compared on the test rows: the LLMs' labels (several LLMs: by the label model,
+and by the mean of their log-probabilities), a fit on the gold rows alone with their LLM answers (encoder frozen), and
+the fit on gold rows and texts: encoder alone, which asks no LLM, and fusion. A second table is for fits without gold
+rows: the fusion where an LLM's answer counts for other odds than the default, and how often the encoder, out of fold,
+gives the LLMs' label. Every result is kept in `--cache`; a run that was stopped goes on where it was.
 """
 
 import argparse
 import json
-from itertools import permutations
+import time
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from labelfusion.training.fit_state import FitState
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.label_model import combine_answers
 from labelfusion.training.recipe import fit
-from labelfusion.training.unlabelled import add_pseudo_labels
+from labelfusion.training.unlabelled import LOG_ODDS, add_pseudo_labels
 from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 
@@ -39,15 +43,17 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "unlabelled.md"
 START, END = "<!-- made by benchmarks/unlabelled.py -->\n", "<!-- end -->\n"
 SETS = ("semeval_stance", "climate_stance", "ag_news", "movie_reviews", "reuters10")
 GOLD = (0, 20, 100)
-ROWS = 1000
+TRAININGS = ("probe", "contrastive", "lora", "full")
+TEXTS = 1000
+ODDS = (2.0, 3.0, 4.0, 5.0, 6.0)  # log-odds that an LLM's answer counts for without gold rows
 SHOWN = ("mean of the LLMs", "LLMs' labels", "fit on gold alone", "encoder alone", "fusion")
 
 
 class Rows:
     """The texts and the test rows of a fold."""
 
-    def __init__(self, name: str, fold: int, embed: Embedder, folder: Path) -> None:
-        self.part, self.embed, self.fold = PARTS[name], embed, fold
+    def __init__(self, name: str, fold: int, embed: Embedder, folder: Path, texts: int, training: str) -> None:
+        self.part, self.embed, self.fold, self.training = PARTS[name], embed, fold, training
         self.data = load(folder, name, embed.cache).scored
         assert self.data.labels is not None
         assert self.data.llm_scores is not None
@@ -56,7 +62,7 @@ class Rows:
         answered = ~np.isnan(self.scores).any(axis=(1, 2))
         held_out = assign_folds(self.labels, FOLDS, self.data.texts, seed=100) == fold
         self.test = np.flatnonzero(held_out & answered)
-        self.train = np.random.default_rng(fold).permutation(np.flatnonzero(~held_out & answered))[:ROWS]
+        self.train = np.random.default_rng(fold).permutation(np.flatnonzero(~held_out & answered))[:texts]
         self.multi_label = self.labels.ndim == 2
 
     def right(self, probs: NDArray[np.floating], rule: DecisionRule | None = None) -> float:
@@ -70,8 +76,8 @@ class Rows:
         logits, _ = combine_answers(self.scores[rows], self.multi_label, method)
         return self.right(to_probabilities(logits[len(self.train) :], self.multi_label))
 
-    def fitted(self, gold: int, with_texts: bool) -> tuple[float, float]:
-        """Accuracies of the encoder alone and of the fusion."""
+    def fitted(self, gold: int, with_texts: bool, training: str) -> dict[str, Any]:
+        """Accuracies of the encoder alone and of the fusion, and what the fit took."""
         some, rest, classes = self.train[:gold], self.train[gold:], self.data.classes
         texts = self.data.texts
         data = LabelledTexts([texts[i] for i in some], self.labels[some], self.scores[some], classes)
@@ -85,26 +91,40 @@ class Rows:
             place = {text: i for i, text in zip(self.train, [texts[i] for i in self.train], strict=True)}
             labels, rows = data.labels, np.array([place[text] for text in data.texts])
         model = self.embed.model([str(c) for c in classes], scores.shape[1], self.multi_label)
-        options = FitOptions(encoder_training="probe")
+        options = FitOptions(encoder_training=training)
         options.finetune.max_length = self.part.max_length
         weights = None if np.ptp(by_row) == 0 else (by_row / by_row.mean()).astype(np.float32)
         settings = (options, self.embeddings[rows], weights, mask)
-        fit(FitState.start(model, self.embed.tokenizer, data.texts, labels, scores, *settings))
+        began = time.process_time()
+        state = fit(FitState.start(model, self.embed.tokenizer, data.texts, labels, scores, *settings))
+        found: dict[str, Any] = {"cpu s": round(time.process_time() - began, 1)}
         encoder = TextEncoder(model, self.embed.tokenizer, max_length=self.part.max_length)
-        whole = encoder.complete([texts[i] for i in self.test], self.embeddings[self.test])
-        with torch.no_grad():
-            fused, alone = model.fuse(whole, torch.from_numpy(self.scores[self.test]))
-        found = [to_probabilities(x.float().numpy(), self.multi_label) for x in (alone, fused)]
-        return self.right(found[0], model.config.decision_rule), self.right(found[1], model.config.decision_rule)
+        chosen, answers = [texts[i] for i in self.test], torch.from_numpy(self.scores[self.test])
+        whole = encoder.complete(chosen, self.embeddings[self.test]) if state.frozen else encoder(chosen)
 
-    def measure(self, gold: int) -> dict[str, float]:
-        """The figures with so many gold rows."""
-        found = {"texts": float(len(self.train))}
-        found |= {"mean of the LLMs": self.llms("mean"), "LLMs' labels": self.llms("auto")}
-        if gold:
-            found["fit on gold alone"] = self.fitted(gold, with_texts=False)[1]
-        found["encoder alone"], found["fusion"] = self.fitted(gold, with_texts=True)
+        def accuracies() -> list[float]:
+            with torch.no_grad():
+                fused, alone = model.fuse(whole, answers)
+            probs = [to_probabilities(x.float().cpu().numpy(), self.multi_label) for x in (alone, fused)]
+            return [self.right(x, model.config.decision_rule) for x in probs]
+
+        found["encoder alone"], found["fusion"] = accuracies()
+        if not gold:
+            found["agreement"] = 100 * state.report["agreement_with_llms"]
+            fixed = model.score_pool.weight.detach().clone()
+            for odds in ODDS:
+                with torch.no_grad():
+                    model.score_pool.weight.copy_(fixed * odds / LOG_ODDS)
+                found[f"odds {odds:g}"] = accuracies()[1]
         return found
+
+    def measure(self, gold: int) -> dict[str, Any]:
+        """The figures with so many gold rows."""
+        found: dict[str, Any] = {"texts": float(len(self.train))}
+        found |= {"mean of the LLMs": self.llms("mean"), "LLMs' labels": self.llms("auto")}
+        if gold and self.training == "probe":
+            found["fit on gold alone"] = self.fitted(gold, False, "probe")["fusion"]
+        return found | self.fitted(gold, True, self.training)
 
 
 def label_models(folder: Path, cache: Path) -> None:
@@ -130,20 +150,37 @@ def label_models(folder: Path, cache: Path) -> None:
 
 def table(results: list[dict[str, Any]]) -> list[str]:
     """Markdown: means over the folds, and the standard errors of the differences that matter."""
-    names = ["encoder", "data set", "gold rows", "texts", *SHOWN, "encoder - labels", "fusion - labels"]
-    lines = ["| " + " | ".join(names) + " |", "| --- | --- " + "| ---: " * (len(names) - 2) + "|"]
+    names = ["encoder", "data set", "training", "gold rows", "texts", "folds", *SHOWN]
+    names += ["encoder - labels", "fusion - labels", "cpu s"]
+    lines = ["| " + " | ".join(names) + " |", "| --- | --- | --- " + "| ---: " * (len(names) - 3) + "|"]
     frame = pd.DataFrame(results)
     for name in ("encoder alone", "fusion"):
         frame[f"{name.split()[0]} - labels"] = frame[name] - frame["LLMs' labels"]
-    for (encoder, part, gold), rows in frame.groupby(["encoder", "part", "gold"], sort=False):
-        if len(rows) < FOLDS:  # stopped before its end
-            continue
-        cells = [str(encoder), str(part), str(gold), f"{rows.texts.mean():.0f}"]
+    for (encoder, part, training, gold, _), rows in frame.groupby(
+        ["encoder", "part", "training", "gold", "limit"], sort=False
+    ):
+        cells = [str(encoder), str(part), str(training), str(gold), f"{rows.texts.mean():.0f}", str(len(rows))]
         cells += ["" if rows[name].isna().all() else f"{rows[name].mean():.1f}" for name in SHOWN]
-        for name in names[-2:]:
-            cells.append(f"{rows[name].mean():+.1f} ± {rows[name].std() / len(rows) ** 0.5:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        for name in names[-3:-1]:
+            error = f" ± {rows[name].std() / len(rows) ** 0.5:.1f}" if len(rows) > 1 else ""
+            cells.append(f"{rows[name].mean():+.1f}{error}")
+        lines.append("| " + " | ".join([*cells, f"{rows['cpu s'].median():.0f}"]) + " |")
     return lines
+
+
+def odds_table(results: list[dict[str, Any]]) -> list[str]:
+    """Markdown: the fusion without gold rows, by the log-odds of an LLM's answer, as differences from the labels."""
+    names = ["encoder", "data set", "agreement", "encoder - labels", *(f"{odds:g}" for odds in ODDS)]
+    lines = ["| " + " | ".join(names) + " |", "| --- | --- " + "| ---: " * (len(names) - 2) + "|"]
+    frame = pd.DataFrame([r for r in results if r["gold"] == 0 and r["limit"] == TEXTS and r["training"] == "probe"])
+    if frame.empty:
+        return []
+    for (encoder, part), rows in frame.groupby(["encoder", "part"], sort=False):
+        cells = [str(encoder), str(part), f"{rows.agreement.mean():.1f}"]
+        for name in ("encoder alone", *(f"odds {odds:g}" for odds in ODDS)):
+            cells.append(f"{(rows[name] - rows[SHOWN[1]]).mean():+.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return ["", *lines]
 
 
 def main() -> None:
@@ -152,6 +189,9 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", default=list(SETS), choices=list(SETS), help="data sets")
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
     parser.add_argument("--gold", nargs="*", type=int, default=list(GOLD), help="numbers of gold rows")
+    parser.add_argument("--encoder-training", nargs="*", default=["probe"], choices=list(TRAININGS))
+    parser.add_argument("--texts", type=int, default=TEXTS, help="texts without labels, at most")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the five folds are a test set")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="encode in bfloat16")
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
@@ -165,21 +205,22 @@ def main() -> None:
     log = args.cache / "unlabelled.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     embed, name = Embedder(args.encoder, args.cache, args.device, args.bf16), Path(args.encoder).name
-    for part in args.part:
-        for fold in range(FOLDS):
-            rows = None
-            for gold in args.gold:
-                key = {"encoder": name, "part": part, "gold": gold, "fold": fold}
-                if any(key.items() <= result.items() for result in done):
-                    continue
-                rows = rows or Rows(part, fold, embed, args.data)
-                done.append(key | rows.measure(gold))
-                with log.open("a") as file:
-                    file.write(json.dumps(done[-1]) + "\n")
-                print({k: round(v, 1) if isinstance(v, float) else v for k, v in done[-1].items()}, flush=True)
-    done = [json.loads(line) for line in log.read_text().splitlines()]
-    order = {part: i for i, part in enumerate(SETS)}
-    lines = table(sorted(done, key=lambda r: (r["encoder"], order[r["part"]], r["gold"], r["fold"])))
+    runs = product(args.part, args.encoder_training, range(min(args.folds, FOLDS)))
+    for part, training, fold in runs:
+        rows = None
+        for gold in args.gold:
+            key = {"encoder": name, "part": part, "training": training, "limit": args.texts, "gold": gold, "fold": fold}
+            if any(key.items() <= result.items() for result in done):
+                continue
+            rows = rows or Rows(part, fold, embed, args.data, args.texts, training)
+            done.append(key | rows.measure(gold))
+            with log.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+            print({k: round(v, 1) if isinstance(v, float) else v for k, v in done[-1].items()}, flush=True)
+    order = {name: i for i, name in enumerate([*SETS, *TRAININGS])}
+    columns = ("encoder", "part", "training", "gold", "limit", "fold")
+    done.sort(key=lambda r: [order.get(r[column], r[column]) for column in columns])
+    lines = table(done) + odds_table(done)
     print("\n".join(lines))
     if args.write:
         before, rest = PAGE.read_text().split(START)

@@ -41,3 +41,17 @@ def assign_folds(
             turn += 1
         folds[i] = fold_of_group[group]
     return folds
+
+
+def drop_last(parts: Sequence[NDArray[np.bool_]], gold: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Hold out one part less.
+
+    Rows that are never held out have no out-of-fold outputs. Where only some rows are gold, these judge the sources, so
+    those of the last part move to the first one.
+
+    Args:
+        parts: Two parts or more that are held out in turn, bool `(n,)` each.
+        gold: bool `(n,)`: rows whose label is not an LLM's.
+    """
+    first, *others, last = parts
+    return [first if gold.all() else first | (last & gold), *others]

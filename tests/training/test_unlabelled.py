@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfusion.evaluation.reports.training_report import training_summary
+from labelfusion.training.encoder import contrastive_fit, encoder_fit, finetune_fit
 from labelfusion.training.unlabelled import pseudo_labels
 from llm_server import LLMServer
 from made_data import NAMES, frame, scores_for, texts_and_labels
@@ -136,6 +137,50 @@ def test_a_fit_on_few_rows_is_held_by_the_fixed_weights(make: Any, monkeypatch: 
         logits[rows] = found - found.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(logits[20], (logits[0] + logits[10**9]) / 2, atol=1e-3)
     assert np.abs(logits[0] - logits[10**9]).max() > 0.1
+
+
+@pytest.mark.parametrize("training", ["contrastive", "full", "lora"])
+def test_the_encoder_is_trained_on_the_llms_labels(
+    make: Any, training: str, tiny_encoder_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text on which two LLMs are split teaches both answers, and weighs as much as any other."""
+    texts, truth = texts_and_labels(120)
+    other = np.where(np.arange(120) % 4 == 0, (truth + 1) % 3, truth)
+    scores = np.stack([np.eye(3)[truth], np.eye(3)[other]], axis=1)
+    seen: list[tuple[list[str], np.ndarray, np.ndarray]] = []
+    module, name = (contrastive_fit, "contrast") if training == "contrastive" else (finetune_fit, "finetune")
+    train = getattr(module, name)
+
+    def watch(encoder: Any, texts: list[str], labels: np.ndarray, *args: Any, **kwargs: Any) -> None:
+        seen.append((texts, labels, kwargs["weights"]))
+        train(encoder, texts, labels, *args, **kwargs)
+
+    monkeypatch.setattr(module, name, watch)
+    clf = make(encoder_training=training, num_train_epochs=1).fit(
+        unlabelled={"text": texts, "llm_scores": scores.tolist()}
+    )
+    assert clf.report_["encoder_training"] == training
+    assert clf.report_["rows"] == 150
+    assert 0 < clf.report_["agreement_with_llms"] < 1
+    used, labels, weights = seen[-1]
+    assert len(used) == 150
+    by_text = {text: sum(w for x, w in zip(used, weights, strict=True) if x == text) for text in texts}
+    assert max(by_text.values()) == pytest.approx(min(by_text.values()))
+    assert sorted(labels[i] for i, text in enumerate(used) if text == texts[0]) == [truth[0], other[0]]
+    assert clf.predict_proba(texts, llm_policy="never").shape == (120, 3)
+
+
+@pytest.mark.parametrize("training", ["contrastive", "full"])
+def test_all_gold_rows_judge_the_sources_of_a_trained_encoder(
+    make: Any, training: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where not all rows are held out, for lack of tokens or because they are many."""
+    monkeypatch.setattr(encoder_fit, "SMALL", 200)
+    texts = frame(270, seed=4).drop(columns="label")
+    options = {"encoder_training": training, "max_train_tokens": 1000, "num_train_epochs": 1}
+    clf = make(**options).fit(frame(30), unlabelled=texts)
+    assert clf.report_["encoder_training"] == training
+    assert clf.report_["fusion"]["rows"] == 30
 
 
 def test_gold_labels_are_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,16 +23,26 @@ if TYPE_CHECKING:
     from ...modeling_labelfusion.encoding import TextEncoder
 
 TEXTS_A_CLASS = 4  # texts per class in a batch
+IGNORED = -1e4  # similarity of a pair that does not count
 PADDED_APART = 4  # parts of a batch, by length, that are encoded one after the other: half of the tokens were padding
 
 
-def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+def contrastive_loss(
+    embeddings: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    texts: torch.Tensor | None = None,
+    row_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Supervised contrastive loss, a scalar. Multi-label texts attract each other in proportion to shared classes.
 
     Args:
         embeddings: float `(batch, hidden)`; they are normalised here.
         labels: float 0/1 `(batch, K)`. The weight of a pair is the Jaccard index of its label sets.
         temperature: Of the cosine similarities.
+        texts: int64 `(batch,)`: the number of each row's text. Rows of one text do not repel each other, whatever
+            their labels.
+        row_weights: float `(batch,)`: what the loss of each row counts for.
     """
     unit = F.normalize(embeddings.float(), dim=-1)
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
@@ -40,10 +50,15 @@ def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature
     sizes = labels.sum(dim=1)
     union = sizes[:, None] + sizes - shared
     weights = torch.where(union > 0, shared / union.clamp_min(1), 1.0).masked_fill(itself, 0.0)
-    log_share = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=-1)
+    similarity = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
+    if texts is not None:  # finite, because a row may have no other pairs
+        similarity = similarity.masked_fill((texts[:, None] == texts) & (weights == 0) & ~itself, IGNORED)
+    log_share = similarity.log_softmax(dim=-1)
     total = weights.sum(dim=1)
     losses = -(weights * log_share.masked_fill(itself, 0.0)).sum(dim=1) / total.clamp_min(1e-6)
-    return losses[total > 0].sum() / max(int((total > 0).sum()), 1)
+    if row_weights is None:
+        return losses[total > 0].sum() / max(int((total > 0).sum()), 1)
+    return (row_weights * losses)[total > 0].sum() / row_weights[total > 0].sum().clamp_min(1e-6)
 
 
 def batches(labels: NDArray[np.float32], batch_size: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -77,6 +92,7 @@ def contrast(
     options: ContrastiveOptions,
     *,
     steps: int | None = None,
+    weights: NDArray[np.float32] | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> None:
     """Train the upper layers of the encoder, in place.
@@ -87,6 +103,7 @@ def contrast(
         labels: int64 `(n,)` or float32 `(n, K)`.
         options: How.
         steps: Steps of the schedule. Default: `options.steps(n)`.
+        weights: float32 `(n,)`: weights of the rows; `None`: all are 1.
         on_step: Called after each step with its number, from 1.
     """
     model, tokenizer, steps = encoder.model, encoder.tokenizer, steps or options.steps(len(texts))
@@ -104,6 +121,7 @@ def contrast(
             optimizer, lambda s: min((s + 1) / warm_up, (steps - s) / max(1, steps - warm_up))
         )
         rows, lengths = batches(sets, options.batch_size, options.seed), np.array([len(text) for text in texts])
+        text_of = np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]
         for step in range(1, steps + 1):
             batch = next(rows)
             batch = batch[np.argsort(lengths[batch], kind="stable")]
@@ -114,7 +132,9 @@ def contrast(
                     for part in np.array_split(batch, min(PADDED_APART, len(batch)))
                 ]
             embeddings = torch.cat(encoded)[:, : model.config.hidden_size]
-            loss = contrastive_loss(embeddings, torch.from_numpy(sets[batch]).to(model.device), options.temperature)
+            answers, same = (torch.from_numpy(x[batch]).to(model.device) for x in (sets, text_of))
+            by_row = None if weights is None else torch.from_numpy(weights[batch]).to(model.device)
+            loss = contrastive_loss(embeddings, answers, options.temperature, same, by_row)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...configuration.progress_bar import progress_bar
 from ...modeling_labelfusion.encoding import encode_texts
 from ..fit_options import ContrastiveOptions
+from ..folds import drop_last
 from ..losses import clearly_better, log_loss
 from .contrastive import contrast
 from .frozen_layers import remembered_below
@@ -51,7 +52,7 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
     """
     model, forced = state.model, state.options.encoder_training == "contrastive"
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    plan = _plan(parts, options, budget)
+    plan = _plan(parts, options, budget, state.gold)
     state = state.told(contrastive_tokens=round(plan.tokens))
     if not plan.affordable and not forced:
         return state
@@ -67,10 +68,11 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
 
         def train(rows: NDArray[np.bool_]) -> torch.Tensor:
             used = [text for text, use in zip(state.texts, rows, strict=True) if use]
-            labels = state.labels[rows]
+            labels, weights = state.labels[rows], None if state.gold.all() else _shares(used)
             budget.spend(plan.tokens / (len(plan.parts) + 1))
             with remembered_below(model, options.trained_layers):
-                contrast(state.encoder, used, labels, options, steps=plan.steps, on_step=lambda _: bar.update())
+                settings = {"steps": plan.steps, "weights": weights}
+                contrast(state.encoder, used, labels, options, on_step=lambda _: bar.update(), **settings)
             how = {"batch_size": options.batch_size, "max_length": options.max_length}
             return encode_texts(model, state.encoder.tokenizer, state.texts, **how)
 
@@ -90,6 +92,12 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
     return replace(state, encoder_logits=found.logits, covered=found.covered, frozen=False)
 
 
+def _shares(texts: list[str]) -> NDArray[np.float32]:
+    """float32 `(n,)`: weights of rows that add up to 1 for each text. LLMs that are split give a text several rows."""
+    _, text_of, counts = np.unique(np.asarray(texts, dtype=object), return_inverse=True, return_counts=True)
+    return (1 / counts[text_of]).astype(np.float32)
+
+
 @dataclass
 class _Plan:
     """The training that fits into the budget: parts, steps per part and for all rows, and the tokens needed."""
@@ -100,7 +108,7 @@ class _Plan:
     affordable: bool
 
 
-def _plan(parts: Parts, options: ContrastiveOptions, budget: TrainBudget) -> _Plan:
+def _plan(parts: Parts, options: ContrastiveOptions, budget: TrainBudget, gold: NDArray[np.bool_]) -> _Plan:
     per_step = options.batch_size * float(budget.lengths.mean())
     encoding = ENCODING * float(budget.lengths.sum())
     most = options.steps(len(budget.lengths))
@@ -109,7 +117,7 @@ def _plan(parts: Parts, options: ContrastiveOptions, budget: TrainBudget) -> _Pl
         affordable = int((budget.tokens / (len(parts) + 1) - encoding) / per_step)
         if affordable >= least or sum(int(part.sum()) for part in parts[:-1]) < FEWEST_JUDGED:
             break
-        parts = parts[:-1]
+        parts = drop_last(parts, gold)
     steps = max(least, min(most, affordable))
     return _Plan(parts, steps, (len(parts) + 1) * (steps * per_step + encoding), affordable >= least)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...modeling_labelfusion.encoding import inner_layers
 from ...modeling_labelfusion.heads import HEADS
 from ..fit_options import ContrastiveOptions
-from ..folds import assign_folds
+from ..folds import assign_folds, drop_last
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
 from .finetune import trained_share
 from .finetune_fit import fit_finetuned
@@ -107,4 +107,6 @@ def _held_out_parts(state: "FitState") -> list[NDArray[np.bool_]]:
     folds = assign_folds(labels, count, texts, seed + 1)
     parts = [eligible & (folds == f) for f in range(count)]
     parts = [p for p in parts if p.any()]
-    return parts if len(labels) <= SMALL else parts[:1]
+    while len(labels) > SMALL and len(parts) > 1:
+        parts = drop_last(parts, state.gold)
+    return parts

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...modeling_labelfusion.encoding import encode_texts, evaluating
 from ...modeling_labelfusion.hardware import fast_bf16
 from ..calibration.calibration_maps import fit_temperature
+from ..folds import drop_last
 from ..losses import clearly_better, log_loss
 from .contrastive_fit import FEWEST_JUDGED
 from .finetune import finetune, trained_share
@@ -44,7 +45,7 @@ def fit_finetuned(state: "FitState", parts: list[NDArray[np.bool_]], probe: Prob
     options, model = state.options, state.model
     schedule = _Schedule.of(state, parts, budget.lengths)
     if options.encoder_training == "auto":
-        schedule.shorten(budget.tokens)
+        schedule.shorten(budget.tokens, state.gold)
         state = state.told(finetune_tokens=schedule.tokens)
         if schedule.tokens > budget.tokens:
             logger.warning(
@@ -111,13 +112,13 @@ class _Schedule:
         """Tokens of an epoch without each part in turn."""
         return sum(int(self.lengths[~part].sum()) for part in self.parts)
 
-    def shorten(self, budget: float) -> None:
+    def shorten(self, budget: float, gold: NDArray[np.bool_]) -> None:
         """Drop epochs, parts and the final training until it fits into the budget or nothing is left to drop."""
         while self.tokens > budget:
             if self.epochs > 2:
                 self.epochs -= 1
             elif sum(int(part.sum()) for part in self.parts[:-1]) >= FEWEST_JUDGED:
-                self.parts.pop()
+                self.parts = drop_last(self.parts, gold)
             elif self.again and len(self.parts) == 1:
                 self.again = False
             else:

@@ -131,6 +131,23 @@ def test_loss_pulls_by_shared_labels() -> None:
     assert float(alone.detach()) == 0
 
 
+def test_rows_of_one_text_do_not_repel_each_other() -> None:
+    labels = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])  # 0 and 1 are one text with two answers
+    embeddings = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    texts, weights = torch.tensor([7, 7, 8, 9]), torch.tensor([0.5, 0.5, 1, 1])
+    loss = contrastive_loss(embeddings, labels, 0.1, texts, weights)
+    unit = torch.nn.functional.normalize(embeddings.detach(), dim=-1)
+    logits = (unit @ unit.T / 0.1).fill_diagonal_(-torch.inf)
+    logits[0, 1] = logits[1, 0] = -torch.inf
+    share = logits.log_softmax(dim=-1)
+    expected = -(0.5 * share[0, 2] + 0.5 * share[1, 3] + share[2, 0] + share[3, 1]) / 3
+    torch.testing.assert_close(loss.detach(), expected)
+    one = contrastive_loss(embeddings[:2], labels[:2], 0.1, texts[:2])
+    (loss + one).backward()
+    assert embeddings.grad is not None
+    assert bool(embeddings.grad.isfinite().all())
+
+
 def run(model: Any, tokenizer: Any, texts: list[str], labels: Any, **kwargs: Any) -> Any:
     """`fit_contrastive` over three parts; its answer and its report."""
     folds = assign_folds(labels, 3, texts)
