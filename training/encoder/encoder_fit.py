@@ -64,7 +64,9 @@ def train_encoder(state: "FitState") -> "FitState":
     if wanted == "probe":
         return state
     parts, budget = _held_out_parts(state), TrainBudget.start(state.encoder, state.texts, options)
-    start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    start = {}
+    if budget.deadline is not None:
+        start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     try:
         with budget.stopping(state.encoder):
             if wanted == "contrastive" or (wanted == "auto" and len(state.texts) in FEW_ROWS):
