@@ -17,8 +17,6 @@ from ...modeling_labelfusion.heads import HEADS
 from ..fit_options import ContrastiveOptions
 from ..folds import assign_folds
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
-from .finetune import trained_share
-from .finetune_fit import fit_finetuned
 from .frozen_layers import remembered_below
 from .probe import fit_probe, set_head
 from .train_budget import OutOfTimeError, TrainBudget
@@ -73,6 +71,9 @@ def train_encoder(state: "FitState") -> "FitState":
                 contrastive = ContrastiveOptions(max_length=options.finetune.max_length, seed=options.seed)
                 state = fit_contrastive(state, parts, contrastive, budget)
             if state.frozen and wanted in ("auto", "full", "lora"):
+                from .finetune import trained_share  # the Trainer loads `datasets` and PEFT
+                from .finetune_fit import fit_finetuned
+
                 with remembered_below(state.model, trained_share(state.model, options.finetune)):
                     state = fit_finetuned(state, parts, probe, budget)
     except OutOfTimeError:
