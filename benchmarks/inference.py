@@ -153,9 +153,13 @@ def quality(clf: AutoFusionClassifier, table: pd.DataFrame, ways: dict[str, Way]
 
 
 def report(args: argparse.Namespace, lines: list[str]) -> None:
-    """Write the tables; the part of the file on reading files is kept."""
+    """Write the tables; the part on reading files, and rows of data sets that are not measured, are kept."""
     old = args.output.read_text(encoding="utf-8") if args.output.is_file() else ""
     kept = old[old.index(KEPT) :] if KEPT in old else ""
+    if HEADER in old:
+        rows = old[old.index(HEADER) + len(HEADER) :].split("\n\n")[0].strip("\n").splitlines()
+        lines = lines + [row for row in rows if row.split(" | ")[0].strip("| ") not in args.parts]
+        lines.sort(key=lambda row: list(PARTS).index(row.split(" | ")[0].strip("| ")))
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
     names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
     has = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if f" {flag} " in info + " "]

@@ -10,19 +10,24 @@ and gets one request at a time, so that they are the same.
 """
 
 import csv
+import fcntl
 import json
 import math
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import urllib.error
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,23 +111,26 @@ def _check(server: RealServer, method: str, texts: list[str], folder: Path) -> i
 def _run(
     command: list[str], folder: Path, after: int, disturb: Callable[[subprocess.Popen[bytes]], None] | None
 ) -> tuple[int, str]:
-    """Run the command; `disturb` it once so many texts are done. Its exit status and what it said."""
-    run = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.stdout is not None
-    said, disturbed = b"", False
-    while chunk := run.stdout.read1(4096):  # type: ignore[attr-defined]
-        said += chunk
-        done = max((int(number) for number in re.findall(rb"(\d+)/\d+ \[", said)), default=0)
-        if disturb is not None and not disturbed and done >= after:
-            disturbed = True
-            disturb(run)
-    return run.wait(), re.sub(r".*\r", "", said.decode("utf-8", "replace"))
+    """Run the command in a terminal; `disturb` it once so many texts are done. Its exit status and what it said."""
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, cwd=folder, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    said, disturbed = b"", disturb is None
+    with suppress(OSError):  # the end of a terminal
+        while chunk := os.read(ours, 4096):
+            said += chunk
+            done = max((int(number) for number in re.findall(rb"(\d+)/\d+ \[", said)), default=0)
+            if disturb is not None and not disturbed and done >= after:
+                disturbed = True
+                disturb(run)
+    os.close(ours)
+    told = said.decode("utf-8", "replace").replace("\r\n", "\n")
+    code = run.wait()
+    if not disturbed and code == 0:
+        raise RuntimeError(f"The run was not disturbed, although it did all texts:\n{told}")
+    return code, re.sub(r".*\r", "", told)
 
 
 def _restart(server: RealServer) -> None:

@@ -5,8 +5,8 @@ of a batch at once, in the supervised contrastive loss, are Khosla et al.'s (202
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -163,6 +163,17 @@ def upper_layers(encoder: nn.Module, share: float) -> Iterator[list[nn.Parameter
     finally:
         for p, wanted in before:
             p.requires_grad_(wanted)
+
+
+def changing_weights(model: nn.Module, share: float) -> dict[str, torch.Tensor]:
+    """A copy of all weights and buffers of a model but those of the encoder's layers below the upper `share`.
+
+    The word embeddings, which are most of a small encoder, are then not held twice. A share of 1: a copy of all.
+    """
+    with nullcontext() if share >= 1 else upper_layers(cast(Any, model).encoder, share):
+        names = {name for name, p in model.named_parameters() if p.requires_grad}
+    names |= {name for name, _ in model.named_buffers()}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name in names}
 
 
 def layer_stack(encoder: nn.Module) -> nn.ModuleList | None:

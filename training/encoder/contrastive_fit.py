@@ -14,7 +14,7 @@ from ...modeling_labelfusion.encoding import encode_texts
 from ..fit_options import ContrastiveOptions
 from ..folds import drop_last
 from ..losses import clearly_better, log_loss
-from .contrastive import contrast
+from .contrastive import changing_weights, contrast
 from .frozen_layers import remembered_below
 from .probe import PENALTIES, cross_validate, fit_head, set_head
 from .train_budget import ENCODING, TrainBudget
@@ -51,7 +51,7 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
         work, state and model are unchanged except for the report.
     """
     model, forced = state.model, state.options.encoder_training == "contrastive"
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start = changing_weights(model, options.trained_layers)
     plan = _plan(parts, options, budget, state.gold)
     state = state.told(contrastive_tokens=round(plan.tokens))
     if not plan.affordable and not forced:
@@ -145,7 +145,7 @@ def _cross_train(state: "FitState", parts: Parts, train: Train, start: dict[str,
     by_part: dict[int, torch.Tensor] = {}
     for i, part in enumerate(parts):
         by_part[i] = train(~part)
-        state.model.load_state_dict(start)
+        state.model.load_state_dict(start, strict=False)
         done = np.where(folds <= i, folds, -1)
         covered = done >= 0
         trained = cross_validate(by_part, targets, done, state.task)

@@ -17,8 +17,6 @@ from ...modeling_labelfusion.heads import HEADS
 from ..fit_options import ContrastiveOptions
 from ..folds import assign_folds, drop_last
 from .contrastive_fit import FEW_ROWS, FEWEST_JUDGED, fit_contrastive
-from .finetune import trained_share
-from .finetune_fit import fit_finetuned
 from .frozen_layers import remembered_below
 from .probe import fit_probe, set_head
 from .train_budget import OutOfTimeError, TrainBudget
@@ -64,13 +62,18 @@ def train_encoder(state: "FitState") -> "FitState":
     if wanted == "probe":
         return state
     parts, budget = _held_out_parts(state), TrainBudget.start(state.encoder, state.texts, options)
-    start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    start = {}
+    if budget.deadline is not None:
+        start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     try:
         with budget.stopping(state.encoder):
             if wanted == "contrastive" or (wanted == "auto" and len(state.texts) in FEW_ROWS):
                 contrastive = ContrastiveOptions(max_length=options.finetune.max_length, seed=options.seed)
                 state = fit_contrastive(state, parts, contrastive, budget)
             if state.frozen and wanted in ("auto", "full", "lora"):
+                from .finetune import trained_share  # the Trainer loads `datasets` and PEFT
+                from .finetune_fit import fit_finetuned
+
                 with remembered_below(state.model, trained_share(state.model, options.finetune)):
                     state = fit_finetuned(state, parts, probe, budget)
     except OutOfTimeError:

@@ -13,6 +13,7 @@ from ...modeling_labelfusion.hardware import fast_bf16
 from ..calibration.calibration_maps import fit_temperature
 from ..folds import drop_last
 from ..losses import clearly_better, log_loss
+from .contrastive import changing_weights
 from .contrastive_fit import FEWEST_JUDGED
 from .finetune import finetune, trained_share
 from .low_rank import merged_weights
@@ -149,7 +150,7 @@ def _train_without_each_part(
         if there is no final training, the weights after the best epoch.
     """
     model, texts, labels, options = state.model, state.texts, state.labels, state.options.finetune
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start = changing_weights(model, trained_share(model, options))
     strong = tuple(x for x in PENALTIES if x >= probe.penalty)
     logits, covered = torch.zeros(schedule.epochs, len(texts), state.task.num_labels), np.zeros(len(texts), dtype=bool)
     for part in schedule.parts:
@@ -165,7 +166,7 @@ def _train_without_each_part(
             state.encoder, seen, labels[~part], options, num_epochs=schedule.epochs, on_epoch=watch, weights=weights
         )
         covered |= part
-        model.load_state_dict(start)
+        model.load_state_dict(start, strict=False)
         if state.options.encoder_training == "auto" and _hopeless(state, logits, probe, torch.from_numpy(covered)):
             break  # the other parts are unlikely to change the result
     return logits, covered, watch.weights
