@@ -71,8 +71,8 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
             labels, weights = state.labels[rows], None if state.gold.all() else _shares(used)
             budget.spend(plan.tokens / (len(plan.parts) + 1))
             with remembered_below(model, options.trained_layers):
-                settings = {"steps": plan.steps, "weights": weights}
-                contrast(state.encoder, used, labels, options, on_step=lambda _: bar.update(), **settings)
+                told = (state.encoder, used, labels, options)
+                contrast(*told, steps=plan.steps, weights=weights, on_step=lambda _: bar.update())
             how = {"batch_size": options.batch_size, "max_length": options.max_length}
             return encode_texts(model, state.encoder.tokenizer, state.texts, **how)
 
