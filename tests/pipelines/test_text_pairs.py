@@ -201,8 +201,6 @@ def test_the_commands(fitted: AutoFusionClassifier, pair_encoder: str, tmp_path:
 def test_what_cannot_take_pairs_says_so(fitted: AutoFusionClassifier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="single texts"):
         fitted.suggest(_table(), 3)
-    with pytest.raises(ValueError, match="words=False"):
-        fitted.explain(_table(4))
     fitted.save_pretrained(tmp_path / "model")
     from labelfusion.hub_scripts.formats.onnx_export import export_onnx
 
