@@ -1,9 +1,9 @@
-"""Fitting beside SetFit and scikit-learn: accuracy, processor seconds and peak memory at 30 to 5,000 rows.
+"""Fitting beside SetFit, AutoGluon and scikit-learn: accuracy, processor seconds and peak memory at 30 to 5,000 rows.
 
     python benchmarks/fit.py --data ../shared/data [--rows 100] [--ways default setfit] [--seeds 3]
 
-Every fit is a process of its own, and the ways take turns. SetFit runs in an environment of its own, which the script
-makes under `--cache`. What is measured is kept there, one JSON line a fit, and a run that was stopped goes on. The
+Every fit is a process of its own, and the ways take turns. SetFit and AutoGluon run in environments of their own, which
+the script makes under `--cache`. What is measured is kept there, one JSON line a fit, and a run that was stopped goes on. The
 report is written to `docs/fit.md`.
 """
 
@@ -33,16 +33,19 @@ CALLED = {
     "frozen": "LabelFusion, frozen encoder",
     "setfit": "SetFit, default",
     "setfit, 500 steps": "SetFit, `max_steps=500`",
+    "autogluon": "AutoGluon, `TabularPredictor`",
     "tf-idf": "TF-IDF and logistic regression",
 }
-# SetFit 1.2 does not import with Transformers 5.
-SETFIT = ("setfit==1.2.0", "transformers<5", "torch")
+PEERS = {
+    "setfit": ("setfit==1.2.0", "transformers<5", "torch"),  # SetFit 1.2 does not import with Transformers 5
+    "autogluon": ("autogluon.tabular[lightgbm,catboost,xgboost]==1.6.3",),  # words and n-grams; no encoder
+}
 PAGE = Path("docs/fit.md")
 
 
-def setfit_python(cache: Path) -> Path:
-    """The interpreter of SetFit's environment."""
-    folder = cache / "setfit"
+def peer_python(cache: Path, peer: str) -> Path:
+    """The interpreter of a peer's environment."""
+    folder = cache / peer
     python = folder / "bin" / "python"
     if not (folder / "done").exists():
         venv.create(folder, with_pip=True, clear=True)
@@ -52,7 +55,7 @@ def setfit_python(cache: Path) -> Path:
             capture_output=True,
             text=True,
         ).stdout.strip()
-        wanted = [f"torch=={torch}" if name == "torch" else name for name in SETFIT]
+        wanted = [f"torch=={torch}" if name == "torch" else name for name in PEERS[peer]]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
         (folder / "done").touch()
     return python
@@ -74,7 +77,8 @@ def measure(args: argparse.Namespace, name: str, rows: int, seed: int, way: str)
         "test_texts": test["text"].tolist(),
         "test_labels": test["label"].tolist(),
     }
-    python = setfit_python(args.cache) if way.startswith("setfit") else Path(sys.executable)
+    peer = way.split(",")[0]
+    python = peer_python(args.cache, peer) if peer in PEERS else Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
@@ -92,11 +96,14 @@ def measure(args: argparse.Namespace, name: str, rows: int, seed: int, way: str)
 def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
     """One line for each data set, number of rows and way."""
     table = pd.DataFrame(done)
-    versions = {k: v for r in done for k, v in r.get("versions", {}).items() if r["way"].startswith("setfit")}
-    ours = {k: v for r in done for k, v in r.get("versions", {}).items() if not r["way"].startswith("setfit")}
+    versions: dict[str, dict[str, str]] = {}
+    for r in done:
+        peer = r["way"].split(",")[0]
+        versions.setdefault(peer if peer in PEERS else "", {}).update(r.get("versions", {}))
+    called = {"": "LabelFusion and scikit-learn", "setfit": "SetFit", "autogluon": "AutoGluon"}
     loads = table["load"].dropna()
     lines = [
-        "# Fitting beside SetFit and scikit-learn",
+        "# Fitting beside SetFit, AutoGluon and scikit-learn",
         "",
         f"Written by `python benchmarks/fit.py`. Encoder `all-minilm-l6-v2`, {done[0]['threads']} thread. No LLM. Each",
         "fit is a process of its own. *Processor s*: median of the fits, with loading the model, without predicting.",
@@ -106,7 +113,7 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
         "",
         f"{processor()}, {os.cpu_count()} cores; load average {loads.min():.1f} to {loads.max():.1f} (from other",
         "processes too, which raises wall times most, and processor times too).",
-        f"LabelFusion and scikit-learn: {listed(ours)}. SetFit: {listed(versions)}.",
+        " ".join(f"{called[peer]}: {listed(used)}." for peer, used in versions.items()),
         "",
         "| data set | rows | way | draws | accuracy | processor s | wall s | peak, MB | of SetFit's |",
         "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: | --- |",

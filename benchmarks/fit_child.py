@@ -1,6 +1,6 @@
 """One fit of `fit.py`, in a process of its own: reads a task in JSON, prints one line of JSON with its figures.
 
-It imports what its way needs and nothing of the others, because SetFit has an environment of its own.
+It imports what its way needs and nothing of the others, because SetFit and AutoGluon have environments of their own.
 """
 
 import json
@@ -35,6 +35,22 @@ def setfit(task: dict[str, Any], **options: Any) -> Predict:
     return lambda texts: [int(label) for label in model.predict(list(texts))]
 
 
+def autogluon(task: dict[str, Any]) -> Predict:
+    import pandas as pd
+    from autogluon.tabular import TabularPredictor
+
+    folder = tempfile.TemporaryDirectory()  # it holds the model
+    rows = pd.DataFrame({"text": task["texts"], "label": task["labels"]})
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    model = TabularPredictor("label", path=folder.name, verbosity=0).fit(rows, num_cpus=threads, num_gpus=0)
+
+    def predict(texts: Sequence[str]) -> Any:
+        with folder:
+            return model.predict(pd.DataFrame({"text": texts}))
+
+    return predict
+
+
 def tf_idf(task: dict[str, Any]) -> Predict:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -50,6 +66,7 @@ WAYS: dict[str, Callable[[dict[str, Any]], Predict]] = {
     "frozen": lambda task: labelfusion(task, encoder_training="probe"),
     "setfit": setfit,
     "setfit, 500 steps": lambda task: setfit(task, max_steps=500),
+    "autogluon": autogluon,
     "tf-idf": tf_idf,
 }
 
@@ -71,7 +88,7 @@ def main() -> None:
     peak = peak_mb()
     right = [int(got == label) for got, label in zip(predict(task["test_texts"]), task["test_labels"], strict=True)]
     versions = {}
-    for name in ("torch", "transformers", "setfit", "sentence-transformers", "scikit-learn"):
+    for name in ("torch", "transformers", "setfit", "sentence-transformers", "autogluon.tabular", "scikit-learn"):
         try:
             from importlib.metadata import version
 

@@ -26,6 +26,7 @@ def classification_metrics(
     multi_label: bool,
     thresholds: list[float] | None = None,
     min_labels: int = 0,
+    sample_weight: NDArray[np.floating] | None = None,
 ) -> dict[str, float]:
     """Metrics of one source.
 
@@ -36,6 +37,7 @@ def classification_metrics(
         multi_label: Whether the classes are independent.
         thresholds: Multi-label: K thresholds, 0.5 by default.
         min_labels: Multi-label: minimum number of classes predicted for a text.
+        sample_weight: float `(n,)`: weights of the rows; `None`: all are 1.
 
     Returns:
         `accuracy` (multi-label: exact match), `macro_f1`, `micro_f1`, `log_loss` (nats; multi-label: summed over the
@@ -50,19 +52,24 @@ def classification_metrics(
         truth = labels.astype(int)
         predicted = widen(decide(known, DecisionRule(thresholds, min_labels)), p.shape[1]).astype(int)
         clipped = p.clip(1e-12, 1 - 1e-12)
-        loss = -(truth * np.log(clipped) + (1 - truth) * np.log1p(-clipped)).sum(axis=1).mean()
-        ece = expected_calibration_error(p.ravel(), truth.ravel().astype(bool))
+        losses = -(truth * np.log(clipped) + (1 - truth) * np.log1p(-clipped)).sum(axis=1)
+        weights = None if sample_weight is None else np.repeat(sample_weight, p.shape[1])
+        ece = expected_calibration_error(p.ravel(), truth.ravel().astype(bool), sample_weight=weights)
     else:
         predicted, truth = p.argmax(axis=1), labels
-        loss = -np.log(p[np.arange(len(p)), labels].clip(1e-12)).mean()
-        ece = expected_calibration_error(p.max(axis=1), predicted == labels)
+        losses = -np.log(p[np.arange(len(p)), labels].clip(1e-12))
+        ece = expected_calibration_error(p.max(axis=1), predicted == labels, sample_weight=sample_weight)
     targets = labels if multi_label else np.eye(p.shape[1])[labels]
     return {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
-        "log_loss": float(loss),
-        "brier": float(((p - targets) ** 2).sum(axis=1).mean()),
+        "accuracy": float(accuracy_score(truth, predicted, sample_weight=sample_weight)),
+        **{
+            f"{average}_f1": float(
+                f1_score(truth, predicted, average=average, zero_division=0, sample_weight=sample_weight)
+            )
+            for average in ("macro", "micro")
+        },
+        "log_loss": float(np.average(losses, weights=sample_weight)),
+        "brier": float(np.average(((p - targets) ** 2).sum(axis=1), weights=sample_weight)),
         "ece": ece,
     }
 
@@ -75,17 +82,26 @@ def is_right(probs: NDArray[np.floating], labels: NDArray[Any], rule: DecisionRu
     return np.asarray(probs.argmax(axis=1) == labels)
 
 
-def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[Any], multi_label: bool) -> dict[str, float]:
-    """`brier` and `ece` as in `classification_metrics`, over the rows without NaN, rounded for the report."""
+def calibration_error(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[Any],
+    multi_label: bool,
+    sample_weight: NDArray[np.floating] | None = None,
+) -> dict[str, float]:
+    """`log_loss`, `brier` and `ece` as in `classification_metrics`, of the rows without NaN, rounded for the report."""
     rows = ~np.isnan(probabilities).any(axis=1)
     if not rows.any():
         return {}
-    metrics = classification_metrics(probabilities[rows], labels[rows], multi_label)
+    weights = None if sample_weight is None else sample_weight[rows]
+    metrics = classification_metrics(probabilities[rows], labels[rows], multi_label, sample_weight=weights)
     return {name: round(metrics[name], 5) for name in ("log_loss", "brier", "ece")}
 
 
 def expected_calibration_error(
-    confidence: NDArray[np.floating], correct: NDArray[np.bool_], num_bins: int = 15
+    confidence: NDArray[np.floating],
+    correct: NDArray[np.bool_],
+    num_bins: int = 15,
+    sample_weight: NDArray[np.floating] | None = None,
 ) -> float:
     """Expected calibration error with bins of equal mass (Nixon et al. 2019, arXiv:1904.01685).
 
@@ -93,11 +109,15 @@ def expected_calibration_error(
         confidence: float `(n,)` probabilities.
         correct: bool `(n,)`.
         num_bins: Number of bins.
+        sample_weight: float `(n,)`: weights of the values; `None`: all are 1.
     """
     order = np.argsort(confidence, kind="stable")
-    bins = [b for b in np.array_split(order, num_bins) if len(b)]
-    gaps = [len(b) * abs(float(confidence[b].mean()) - float(correct[b].mean())) for b in bins]
-    return float(sum(gaps) / max(len(confidence), 1))
+    weights = np.ones(len(order)) if sample_weight is None else sample_weight
+    # A row belongs to the bin that holds the middle of its weight.
+    middles = (np.cumsum(weights[order]) - weights[order] / 2) / max(weights.sum(), 1e-12)
+    bins = np.floor(middles * num_bins).astype(int)
+    gaps = np.bincount(bins, weights=(weights * (confidence - correct))[order])
+    return float(np.abs(gaps).sum() / max(weights.sum(), 1e-12))
 
 
 def make_compute_metrics(multi_label: bool) -> Callable[[Any], dict[str, float]]:

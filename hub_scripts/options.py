@@ -144,7 +144,8 @@ def add_annotators(parser: Any) -> None:
         choices=("majority", "soft"),
         default="majority",
         help="what several annotators of a text give, in the export of an annotation tool: majority: the class with "
-        "the most votes, a tie leaves the text out; soft: each vote is a row "
+        "the most votes, a tie leaves the text out; soft: each vote is a row, "
+        "and the votes of a text together weigh as much as one row "
         "(default: %(default)s); test data count a text once, with its majority class",
     )
 

@@ -30,7 +30,7 @@ from .training.fit_state import FitState
 from .training.recipe import fit
 from .training.scored_rows import ScoringOptions, first_guess, score_training_rows
 from .training.unlabelled import add_pseudo_labels, described, room
-from .weights import check_class_weight, read_weights, weigh
+from .weights import check_class_weight, read_weights, share_votes, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             rows out, `predict` returns None and `predict_proba` NaN.
         annotators: How to handle texts with labels of several annotators, in the export of an annotation tool:
             `"majority"` takes the class with the most votes (a tie leaves the text out), `"soft"` makes each vote a
-            row of the training data. `evaluate` and the figures of the report take the majority in either case.
+            row of the training data, and all votes of a text together weigh as much as one row. `evaluate` and the
+            accuracy in the report take the majority in either case.
         class_descriptions: `{class name: description}` for the LLM's prompt.
         class_weight: Weights of the classes in `fit`, as `{class: weight}` (1 for the others), or `"balanced"`: the
             same total weight for each class. A multi-label row has the mean weight of its classes, 1 without any.
@@ -331,6 +332,8 @@ class AutoFusionClassifier(Suggesting, FusionPredictor):
             data, given_weights = concatenate(data, more), np.append(given_weights, np.ones(len(more)))
         if others is not None:  # weighed when they have labels
             return data, None, others, llms
+        if self.annotators == "soft":
+            given_weights = share_votes(data.texts, given_weights)
         data, weights = weigh(data, given_weights, self.class_weight)
         check_data(data)
         return data, weights, None, llms

@@ -1,4 +1,4 @@
-"""Reads `sample_weight` and `class_weight`, and leaves out the rows of weight 0."""
+"""Weights of rows: `sample_weight`, `class_weight` and votes of annotators. Rows of weight 0 are left out."""
 
 from dataclasses import replace
 from typing import Any
@@ -69,6 +69,19 @@ def weigh(
     if np.ptp(weights) == 0:
         return data, None
     return data, (weights / weights.mean()).astype(np.float32)
+
+
+def share_votes(texts: list[str], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weights of n votes, divided by the number of votes for the same text: each text counts once (Uma et al. 2021,
+    doi:10.1613/jair.1.12752, on learning from the shares of the votes).
+
+    Args:
+        texts: n texts, one for each vote.
+        weights: float64 `(n,)`; votes of weight 0 are not counted.
+    """
+    _, text_of = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
+    votes = np.bincount(text_of, weights=weights > 0)
+    return np.asarray(weights / np.maximum(votes, 1)[text_of])
 
 
 def check_class_weight(class_weight: Any) -> None:

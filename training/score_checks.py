@@ -1,22 +1,23 @@
 """The step of the recipe that warns of LLM scores that cannot help."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.diagnosis.class_order import FEWEST_ANSWERS, other_order
-
-if TYPE_CHECKING:
-    from .fit_state import FitState
+from .fit_state import FitState, majority_labels
 
 logger = logging.getLogger(__name__)
 
 
-def check_scores(state: "FitState") -> "FitState":
+def check_scores(state: FitState) -> FitState:
     """Warn of scores whose classes are in another order, or that are no better than the class frequencies."""
     names, scores, labels = state.provider_names, state.llm_scores, state.labels
+    if state.options.votes:
+        rows, labels = majority_labels(state.texts, labels, state.config.num_labels)
+        scores = scores[rows]
     if not state.task.multi_label:
         warn_if_misordered(scores, labels, state.config.label_names, names)
     warn_if_uninformative(scores, labels, state.task.multi_label, names)

@@ -116,3 +116,17 @@ def test_calibration_error_of_calibrated_and_of_boasting_confidence() -> None:
     correct = rng.random(20000) < confidence
     assert expected_calibration_error(confidence, correct) < 0.02
     assert expected_calibration_error(np.full(100, 0.9), np.zeros(100, bool)) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_row_with_a_weight_counts_as_that_many_rows(multi_label: bool) -> None:
+    rng = np.random.default_rng(0)
+    probs, weights = rng.dirichlet([1, 1, 1], 60), rng.integers(0, 4, 60)
+    labels = rng.integers(0, 2, (60, 3)) if multi_label else rng.integers(0, 3, 60)
+    weighted = classification_metrics(probs, labels, multi_label, sample_weight=weights.astype(float))
+    repeated = classification_metrics(probs.repeat(weights, axis=0), labels.repeat(weights, axis=0), multi_label)
+    ece = weighted.pop("ece"), repeated.pop("ece")
+    assert weighted == pytest.approx(repeated)
+    assert ece[0] == pytest.approx(ece[1], abs=0.06)  # a bin does not divide a row
+    plain = classification_metrics(probs, labels, multi_label)
+    assert classification_metrics(probs, labels, multi_label, sample_weight=np.full(60, 0.5)) == pytest.approx(plain)

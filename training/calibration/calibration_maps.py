@@ -174,5 +174,6 @@ def report_choice(
     report["log_loss"] = {name: round(float(loss.mean()), 5) for name, loss in losses.items()}
     for when, logits in (("before", before), ("after", after)):
         probs = to_probabilities(logits.numpy(), multi_label)
-        report[when] = calibration_error(probs, bare_labels(labels).numpy(), multi_label)
+        weights = row_weights(labels).numpy()
+        report[when] = calibration_error(probs, bare_labels(labels).numpy(), multi_label, weights)
     return report

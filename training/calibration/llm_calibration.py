@@ -12,7 +12,7 @@ from ...modeling_labelfusion.monotone import Knots, map_scores
 from ..fusion.fusion_data import FusionData
 from ..fusion.fusion_fit import ALONE_PENALTY
 from ..fusion.pool_fit import PoolPath
-from ..losses import Targets, clearly_better
+from ..losses import Targets, clearly_better, row_weights
 from .calibration_maps import Apply, candidate_maps, cross_fitted, fit_score_map
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def calibrate_llms(
         graded = len(own[heard].round(decimals=2).unique()) >= FEWEST_VALUES
         steps = candidate_maps(wanted, int(heard.sum()), "isotonic") if graded else ["none"]
         report: dict[str, Any] = {"chosen": "none"}
-        report["before"] = calibration_error(own.numpy(), data.labels.numpy(), data.multi_label)
+        weights = row_weights(data.targets).numpy()
+        report["before"] = calibration_error(own.numpy(), data.labels.numpy(), data.multi_label, weights)
         if "isotonic" in steps:
             mapped = cross_fitted(fit, own, data.targets, folds)
             ways = {"none": own, "isotonic": mapped}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...evaluation.metrics import calibration_error
 from ...modeling_labelfusion.fusion import FusionMLP, ScorePool
-from ..losses import clearly_better
+from ..losses import clearly_better, row_weights
 from .baseline_fit import fit_baseline, out_of_fold
 from .fusion_data import FusionData
 from .mlp_fit import fit_mlp, mlp_out_of_fold
@@ -106,7 +106,12 @@ def _with_calibrated_llms(state: "FitState", fit: FusionFit, data: FusionData) -
     llms = []
     before = state.report.get("calibration", {}).get("llms", [])
     for report, logits, answered in zip(before, fit.sources[1:], data.mask.T > 0, strict=False):
-        after = calibration_error(data.probabilities(logits[answered]), data.labels[answered].numpy(), data.multi_label)
+        after = calibration_error(
+            data.probabilities(logits[answered]),
+            data.labels[answered].numpy(),
+            data.multi_label,
+            row_weights(data.targets[answered]).numpy(),
+        )
         llms.append({**report, "after": after})
     return state.told(calibration={"llms": llms}) if llms else state
 

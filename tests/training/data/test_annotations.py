@@ -437,6 +437,30 @@ def test_figures_of_the_fit_are_against_the_majority(tmp_path: Path, make: Calla
     assert "majority of the annotators" in training_summary(clf)
 
 
+def test_a_fit_counts_each_text_once(
+    tmp_path: Path, make: Callable[..., AutoFusionClassifier], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The LLM is wrong on the third of the texts that have nine votes each, so on most of the votes."""
+    lines = [
+        {"text": f"the {word} w{i}", "_input_hash": f"{word}{i}", "accept": [label], "answer": "accept"}
+        | {"_annotator_id": f"a{who}"}
+        for i in range(30)
+        for word, label in (("movie", "film"), ("team", "sport"))
+        for who in range(9 if i % 3 == 0 else 1)
+    ]
+    path = tmp_path / "votes.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+
+    def llm(texts: list[str]) -> Any:
+        film = [("movie" in text) == (int(text.split("w")[-1]) % 3 > 0) for text in texts]
+        return [[0.9, 0.1] if is_film else [0.1, 0.9] for is_film in film]
+
+    clf = make(llm=llm, annotators="soft").fit(path)
+    before = clf.report_["calibration"]["llms"][0]["before"]
+    assert before["log_loss"] == pytest.approx(-(2 * np.log(0.9) + np.log(0.1)) / 3, abs=1e-3)
+    assert "another order of the classes" not in caplog.text
+
+
 def test_majority_labels() -> None:
     texts = ["a", "b", "a", "c", "a", "c"]
     rows, labels = majority_labels(texts, np.array([1, 2, 1, 0, 0, 1]), 3)
