@@ -3,8 +3,8 @@
     python benchmarks/fit.py --data ../shared/data [--rows 100] [--ways default setfit] [--seeds 3]
 
 Every fit is a process of its own, and the ways take turns. SetFit and AutoGluon run in environments of their own, which
-the script makes under `--cache`. What is measured is kept there, one JSON line a fit, and a run that was stopped goes on. The
-report is written to `docs/fit.md`.
+the script makes under `--cache`. What is measured is kept there, one JSON line a fit, and a run that was stopped goes
+on. The report is written to `docs/fit.md`.
 """
 
 import argparse
