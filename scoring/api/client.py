@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 ATTEMPTS_AT_LIMIT = 20  # for requests above the rate limit (HTTP 429)
+ATTEMPTS_UNHEARD = 3  # to connect to a server that never answered: most likely the address is wrong
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 LONGEST_WAIT_S = 900.0  # the longest wait that a server may ask for; longer ones come from daily quotas
 AWAIT_S = 1.0  # between two checks whether a server has started
@@ -63,6 +64,7 @@ class Client:
         self.endpoint, self.name = endpoint, provider.name
         self._patience_s = provider.wait_for_server_s
         self._down_since: float | None = None  # since when the server is not ready
+        self._heard = False  # whether the server ever answered
         self.price: Price | None = find_price(provider, endpoint)
         self._slots = Slots(provider.max_concurrency)
         self._transport: Transport = (
@@ -155,13 +157,14 @@ class Client:
                 reply, spent = await self._attempt(method, body, answer_tokens, run)
                 if degraded:
                     method.accepted(body)
-                self._down_since = None
+                self._heard, self._down_since = True, None
                 return reply, lost + spent
             except BudgetReachedError as error:
                 error.usage = lost
                 raise
             except RequestError as error:
                 error.usage = lost = lost + error.usage
+                self._heard = self._heard or error.status is not None
                 if run.dispatch is not None:
                     run.dispatch.unsend()
                 leave_wire()
@@ -187,7 +190,7 @@ class Client:
                 if (wait := error.retry_after or 0.0) > LONGEST_WAIT_S:
                     error.reason += f", to be sent again in {wait:.0f} s"
                     raise
-                if attempt == (ATTEMPTS_AT_LIMIT if error.status == 429 else attempts):
+                if attempt >= self._most_attempts(error, attempts):
                     error.reason += f", {attempt} attempts" if attempt > 1 else ""
                     raise
                 await asyncio.sleep(self._delay(attempt, error.retry_after))
@@ -223,6 +226,11 @@ class Client:
         finally:
             reservation.close()
             current_reservation.reset(token)
+
+    def _most_attempts(self, error: RequestError, attempts: int) -> int:
+        if error.status == 429:
+            return ATTEMPTS_AT_LIMIT
+        return attempts if self._heard or error.reason != UNCONNECTED else min(attempts, ATTEMPTS_UNHEARD)
 
     def _is_awaited(self, error: RequestError) -> bool:
         """Whether the server is starting or loading its model, and is still to be waited for."""

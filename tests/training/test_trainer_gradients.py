@@ -105,7 +105,8 @@ def test_gradient_accumulation_changes_nothing(
     assert bool(whole["classifier.score_pool.weight"].any()) is with_scores  # always there: processes must agree on it
     assert whole["classifier.encoder_head.weight"].abs().max() > 1e-3
     for name in whole:
-        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+        rounding = 1e-6 * max(1.0, float(whole[name].abs().max()))  # the parts are sums in another order
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=rounding, msg=name)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -24,6 +24,7 @@ EXAMPLES = [{"text": "A late goal", "label": "Sports"}]
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_choice, "_remembered", {})
+    monkeypatch.setattr("labelfusion.scoring.api.client.FIRST_DELAY_S", 0.001)
 
 
 def ask(
