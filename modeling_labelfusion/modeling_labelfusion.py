@@ -12,9 +12,8 @@ from transformers import AutoModel
 
 from ..configuration import LabelFusionConfig, LLMProvider
 from .baselines import BaselineFusion
-from .classification_head import OLD_NAMES, ClassificationHead
 from .encoders import load_encoder, without_pooler
-from .fusion import FusionMLP, ScorePool, pool_features
+from .fusion import OLD_NAMES, ClassificationHead, FusionMLP, ScorePool, pool_features
 from .heads import HEADS, KernelHead, LabelSetHead, LexicalHead, NoveltyHead, QuickHead
 from .monotone import calibrated, map_scores
 from .plain_state import PlainState

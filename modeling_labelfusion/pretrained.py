@@ -15,8 +15,7 @@ from transformers.utils import ModelOutput
 from ..configuration import LabelFusionConfig
 from ..configuration.class_change import CLASS_OPTIONS
 from .baselines import BaselineFusion
-from .classification_head import OLD_NAMES
-from .fusion import ScorePool
+from .fusion import OLD_NAMES, ScorePool
 from .heads import FITTED_HEADS
 
 
