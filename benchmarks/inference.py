@@ -90,7 +90,7 @@ def ways_of(args: argparse.Namespace, name: str, clf: AutoFusionClassifier, text
     found: dict[str, Way] = {f"{PEER}, batches of {best}": lambda texts: peer(texts, batch_size=best, **limit)}
     half = fast_bf16(torch.device("cpu"))
     for backend, bf16 in (("torch", False), ("openvino", False), ("torch", True), ("openvino", True)):
-        for speed in SPEEDS if not bf16 else ("full", "fast"):
+        for speed in SPEEDS:
             if half or not bf16:
                 names = [
                     f'`speed="{speed}"`',
