@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..configuration import LabelFusionConfig
 from ..routing.decisions import decide
 from ..routing.risk import RiskControl
-from .formatting import hold_back, source_names
+from .formatting import hold_back, source_names, why_abstained
 from .inference_result import Inference
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class AnswerColumns:
         classes: K class names or numbers, as the training data spelt them.
         top_k: Add `top_k`: the k best classes and their probabilities.
         with_sources: Add `llm_called`, `cost_usd`, `llm_missing` and `sources`: what each source said.
-        control: Add `abstained` and `label_set`, and hold doubtful answers back.
+        control: Add `abstained`, `abstained_why` and `label_set`, and hold doubtful answers back.
     """
 
     config: LabelFusionConfig
@@ -44,7 +44,7 @@ class AnswerColumns:
     def names(self) -> list[str]:
         """The names of the columns."""
         columns = [self.label, "score"]
-        columns += ["abstained", "label_set"] if self.control is not None else []
+        columns += ["abstained", "abstained_why", "label_set"] if self.control is not None else []
         columns += ["top_k"] if self.top_k is not None else []
         return columns + (["llm_called", "cost_usd", "llm_missing", "sources"] if self.with_sources else [])
 
@@ -57,6 +57,7 @@ class AnswerColumns:
         names, providers = config.label_names, source_names(config)
         if self.control is not None:
             answered, sets = hold_back(part, config, self.control)
+            reasons = why_abstained(part, self.control, answered)
         for i, p in enumerate(probabilities):
             answer: dict[str, Any]
             no_text = bool(np.isnan(p).any())
@@ -71,7 +72,8 @@ class AnswerColumns:
             if self.control is not None:
                 if not answered[i]:
                     answer[self.label] = None
-                answer |= {"abstained": not answered[i], "label_set": [classes[k] for k in order[i] if sets[i, k]]}
+                answer |= {"abstained": not answered[i], "abstained_why": reasons[i]}
+                answer["label_set"] = [classes[k] for k in order[i] if sets[i, k]]
             if self.top_k is not None:
                 best_k = [{"label": names[k], "score": _rounded(p[k])} for k in order[i, : self.top_k]]
                 answer["top_k"] = None if no_text else best_k
@@ -95,6 +97,7 @@ class AnswerColumns:
             self.label: pa.list_(kind) if several else kind,
             "score": pa.list_(number) if several else number,
             "abstained": pa.bool_(),
+            "abstained_why": pa.string(),
             "label_set": pa.list_(kind),
             "top_k": pa.list_(pa.struct({"label": pa.string(), "score": number})),
             "llm_called": pa.bool_(),

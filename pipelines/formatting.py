@@ -15,6 +15,7 @@ from .inference import Inference
 UNSET: Any = object()
 FUNCTIONS = ("sigmoid", "softmax", "none")
 NO_SCORES = "no scores were given with the text, and no LLM was queried"
+UNSURE, UNLIKE, UNANSWERED, NO_TEXT = "unsure", "unlike the training texts", "no answer of the LLM", "no text"
 
 
 def format_labels(
@@ -57,8 +58,8 @@ def format_answers(
         config: The model's config.
         top_k: See `format_labels`.
         return_sources: Return dicts that include the probabilities of each source.
-        control: Return dicts that include whether the model abstained (`abstained`; `label` or `labels` is then None)
-            and which classes may be true (`label_set`, most likely first).
+        control: Return dicts that include whether the model abstained (`abstained`; `label` or `labels` is then None),
+            why (`abstained_why`, see `why_abstained`), and which classes may be true (`label_set`, most likely first).
         function_to_apply: See `read_function`. Decisions are always based on the calibrated probabilities.
     """
     probabilities, function = inference.probabilities, read_function(function_to_apply)
@@ -68,6 +69,7 @@ def format_answers(
     names, providers = config.label_names, source_names(config)
     if control is not None:
         answered, sets = hold_back(inference, config, control)
+        reasons = why_abstained(inference, control, answered)
     missing = inference.errors
     if control is not None:  # say why the model abstained
         missing = {int(row): NO_SCORES for row in np.flatnonzero(lacking(inference))} | missing
@@ -79,7 +81,8 @@ def format_answers(
             if not answered[i]:
                 labels |= {"label": None} if "label" in labels else {"labels": None}
             order = np.argsort(-probabilities[i], kind="stable")
-            labels |= {"abstained": not answered[i], "label_set": [names[k] for k in order if sets[i, k]]}
+            labels |= {"abstained": not answered[i], "abstained_why": reasons[i]}
+            labels["label_set"] = [names[k] for k in order if sets[i, k]]
         if not return_sources:
             yield labels
             continue
@@ -139,6 +142,24 @@ def hold_back(
     gone[list(inference.errors)] = True
     answered[gone], sets[gone] = False, True
     return answered, sets
+
+
+def why_abstained(inference: Inference, control: RiskControl, answered: NDArray[np.bool_]) -> list[str | None]:
+    """Why the model abstains from each of n answers: one of the reasons above, or None for an answer.
+
+    Args:
+        inference: The results.
+        control: The control that held them back.
+        answered: bool `(n,)`, as `hold_back` returns it.
+    """
+    unlike = np.zeros(len(answered), dtype=bool)
+    if control.outside and inference.novelty is not None:
+        unlike = inference.novelty > 0
+    gone = lacking(inference)
+    gone[list(inference.errors)] = True
+    empty = np.isnan(inference.probabilities).any(axis=1)
+    found = np.select([answered, empty, gone, unlike], ["", NO_TEXT, UNANSWERED, UNLIKE], UNSURE)
+    return [str(reason) or None for reason in found]
 
 
 def lacking(inference: Inference) -> NDArray[np.bool_]:

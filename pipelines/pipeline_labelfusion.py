@@ -106,8 +106,8 @@ class LabelFusionPipeline(Pipeline):
                 `"deadline"`; with several LLMs, this follows the name of each LLM that was too slow. The first call of
                 a process also imports the client, which may take longer than the deadline.
             hedge_s: Seconds after which a slow request is sent once more, or `"p95"`; the first answer counts.
-            max_risk: Abstain on doubtful texts (`abstained`, with `label` None and a `label_set`), so that at most this
-                share of all texts gets a wrong answer, see [`RiskControl`].
+            max_risk: Abstain on doubtful texts (`abstained`, with `label` None, the reason in `abstained_why` and a
+                `label_set`), so that at most this share of all texts gets a wrong answer, see [`RiskControl`].
             speed: `"full"`; or `"balanced"`, `"fast"`: a head that needs no encoder answers easy texts, and at most 0.1
                 or 0.3 points of accuracy are lost, as expected on held-out rows.
             llm_scores: Precomputed scores for a list or a single text: one entry `(num_providers, num_labels)` per

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.pipelines import run
+from labelfusion.pipelines.answer_columns import AnswerColumns
 from labelfusion.pipelines.formatting import format_answers, lacking
 from labelfusion.pipelines.inference import Inference
 from labelfusion.routing.gate import SHARES
 from labelfusion.routing.policy import Above, controlled_risk
-from labelfusion.routing.risk import risk_control
+from labelfusion.routing.risk import RiskControl, risk_control
 from labelfusion.training.calibration.risk_fit import calibrate_risk
 from mapie.classification import SplitConformalClassifier
 from mapie.risk_control import MultiLabelClassificationController
@@ -150,6 +151,20 @@ def test_a_text_whose_llm_answer_is_missing_is_held_back() -> None:
         first, second = format_answers(inference, config, control=risk_control(0.1, stored, False))
         assert (first["label"], first["abstained"], len(first["label_set"])) == ("LABEL_0", False, 1)
         assert (second["label"], second["abstained"], len(second["label_set"])) == (None, True, 2)
+        assert (first["abstained_why"], second["abstained_why"]) == (None, "no answer of the LLM")
+
+
+def test_the_reason_of_abstaining_is_told() -> None:
+    config = LabelFusionConfig(num_labels=2)
+    logits = np.array([[9.0, 0.0], [9.0, 0.0], [0.1, 0.0], [np.nan, np.nan]], dtype=np.float32)
+    nothing = np.full((4, 0, 2), np.nan, dtype=np.float32)
+    novelty = np.array([0.0, 0.5, 0.0, 0.0], dtype=np.float32)
+    result = Inference(logits, logits, nothing, np.zeros(4, bool), np.zeros(4), novelty=novelty)
+    control = RiskControl(confidence=0.9, cutoff=0.1, multi_label=False, max_risk=0.1, outside=True)
+    reasons = [None, "unlike the training texts", "unsure", "no text"]
+    assert [answer["abstained_why"] for answer in format_answers(result, config, control=control)] == reasons
+    columns = AnswerColumns(config, ["a", "b"], control=control)
+    assert [row["abstained_why"] for row in columns.rows(result)] == reasons
 
 
 def test_a_text_without_the_scores_that_the_policy_counts_on_is_held_back(
