@@ -241,6 +241,11 @@ def _labels(table: Table, args: argparse.Namespace) -> list[str]:
         classes = find_classes([value for value in raw if not is_missing(value)], None, args.multi_label)
         named = all(isinstance(c, str) and to_number(c) is None for c in classes)
         found = classes if named else None
+        if named and args.labels and (unknown := [c for c in classes if c not in args.labels]):
+            raise ValueError(
+                f"The column {column!r} of {args.input} has classes that `--labels` does not name: {unknown[:5]}. "
+                "Name every class, or leave `--labels` out; for other classes than those, remove the column."
+            )
     if args.labels is None:
         if found is None:
             raise ValueError(f"{args.input} does not name its classes: give them with `--labels a,b,c`, in order.")

@@ -139,7 +139,8 @@ def _run(table: Table, out: Path, args: argparse.Namespace) -> int:
         names = ", ".join(dict.fromkeys(str(provider.name) for provider in config.providers))
         print(
             f"No LLM is queried: the scores of {names} were recorded for the training data, and {args.input} has no "
-            f"column {SCORES!r}. The encoder alone answers.",
+            f"column {SCORES!r}. The encoder alone answers. To have LLM answers, get them first: "
+            f"labelfusion score {args.input} scored{Path(args.input).suffix or '.csv'} --llm ...",
             file=sys.stderr,
         )
     journal = Journal(out.with_name(out.name + ".journal"), _fingerprint(args, table, config))
