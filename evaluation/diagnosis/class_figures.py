@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...configuration import ProviderKind
 from ...pipelines.formatting import source_names
 from ..comparison import per_class
 from .class_order import other_order
@@ -23,13 +24,19 @@ def class_figures(measured: Measurement) -> list[dict[str, Any]]:
     return out
 
 
-def order_warnings(measured: Measurement) -> list[str]:
-    """Warnings of LLMs whose scores fit the labels in another order of the classes only."""
-    if measured.config.multi_label:
-        return []
-    found = []
-    for p, name in enumerate(source_names(measured.config)):
-        order = other_order(measured.result.llm_scores[:, p], measured.labels)
+def score_warnings(measured: Measurement) -> list[str]:
+    """Warnings of recorded scores that the data lack, and of scores that fit the classes in another order only."""
+    found, result = [], measured.result
+    for p, (name, provider) in enumerate(zip(source_names(measured.config), measured.config.providers, strict=True)):
+        lacks = result.wanted[:, p].any() and not result.answered[:, p].any()
+        if lacks and provider.kind == ProviderKind.RECORDED:
+            found.append(
+                f"No row has scores of {name!r}: they were recorded with the training data, and the model queries no LLM "
+                "for them. Score the data first with `labelfusion score`, or give `llm_scores`."
+            )
+        if measured.config.multi_label:
+            continue
+        order = other_order(result.llm_scores[:, p], measured.labels)
         if order is not None:
             found.append(order.sentence(name, measured.config.label_names))
     return found

@@ -5,7 +5,7 @@ from typing import Any
 from ..comparison import confusion
 from ..source_metrics import risk_metrics, source_metrics
 from .advice import advise
-from .class_figures import class_figures, order_warnings, run_costs
+from .class_figures import class_figures, score_warnings, run_costs
 from .confusions import list_errors, pair_list
 from .measurement import Measurement
 
@@ -22,7 +22,7 @@ def evaluation(measured: Measurement, errors: bool | int = False) -> dict[str, A
         "classes": measured.classes,
         "per_class": class_figures(measured),
         "confused": pair_list(measured),
-        "warnings": order_warnings(measured),
+        "warnings": score_warnings(measured),
         "advice": advise(measured),
         "costs": run_costs(measured),
     }

@@ -7,7 +7,7 @@ from ...configuration.secrets import redact
 from ...routing.run_options import Routing
 from ..comparison import compare_sources, confusion, per_class, reliability
 from ..diagnosis.advice import advise
-from ..diagnosis.class_figures import order_warnings, run_costs
+from ..diagnosis.class_figures import score_warnings, run_costs
 from ..diagnosis.confusions import pair_list
 from ..diagnosis.measurement import ENCODER, FUSION, Measurement
 from ..source_metrics import risk_metrics
@@ -77,7 +77,7 @@ def describe(
         "costs": run_costs(run),
         "seconds": round(run.seconds, 2),
         "missing_answers": dict(reasons.most_common(5)),
-        "warnings": order_warnings(run),
+        "warnings": score_warnings(run),
         "advice": advise(run),
         "training": run.training,
         "versions": _versions(),

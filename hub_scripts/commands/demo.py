@@ -31,10 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-cost-usd", type=float, help="dollars that an LLM behind an API may cost")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split and the training")
+    parser.add_argument(
+        "--write-data", metavar="DIR", help="only write the demo's texts to DIR/train.csv and DIR/test.csv"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
+    if args.write_data is not None:
+        return write_data(args.data, args.seed, Path(args.write_data))
     from transformers import pipeline
     from transformers.utils import logging as transformers_logging
 
@@ -89,6 +94,22 @@ def run(args: argparse.Namespace) -> int:
         print("Next: `labelfusion demo --data FILE.csv` does the same with your texts, in the columns text and label.")
     else:
         print(f"Next: `labelfusion predict {args.output_dir} FILE.csv answers.csv` classifies new texts.")
+    return 0
+
+
+def write_data(data: str | None, seed: int, folder: Path) -> int:
+    """Write the training and the test rows to two CSV files.
+
+    Raises:
+        ValueError: If one of the files is there.
+    """
+    paths = [folder / "train.csv", folder / "test.csv"]
+    if there := [str(path) for path in paths if path.exists()]:
+        raise ValueError(f"`--write-data` would replace {there[0]}: move it away, or give another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, part in zip(paths, split_data(data, seed), strict=True):
+        part.drop(columns="split", errors="ignore").to_csv(path, index=False)
+        print(f"{path}: {len(part)} rows")
     return 0
 
 

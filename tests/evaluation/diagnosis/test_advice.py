@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from labelfusion.evaluation.diagnosis.advice import advise
-from labelfusion.evaluation.diagnosis.class_figures import class_figures, order_warnings
+from labelfusion.evaluation.diagnosis.class_figures import class_figures, score_warnings
 from labelfusion.evaluation.diagnosis.class_order import other_order
 from labelfusion.evaluation.diagnosis.confusions import confused_pairs, error_rows, list_errors, pair_list
 from labelfusion.evaluation.diagnosis.evaluate_classifier import evaluation
@@ -154,8 +154,8 @@ def test_warning_of_another_class_order() -> None:
     labels = np.arange(120) % 3
     scores = one_hot((labels + 1) % 3, 3)
     run = measured_run(one_hot(labels, 3), labels, scores, names=["x", "y", "z"])
-    assert "as x, y, z they name the right class for 0 % of the texts, as z, x, y for 100 %" in order_warnings(run)[0]
-    assert order_warnings(measured_run(one_hot(labels, 3), labels, one_hot(labels, 3))) == []
+    assert "as x, y, z they name the right class for 0 % of the texts, as z, x, y for 100 %" in score_warnings(run)[0]
+    assert score_warnings(measured_run(one_hot(labels, 3), labels, one_hot(labels, 3))) == []
     assert other_order(scores[:20], labels[:20]) is None
 
 

@@ -130,8 +130,18 @@ def test_evaluate_with_a_policy_into_another_folder(trained: Path, tmp_path: Pat
     assert "| recorded | – |" in (tmp_path / "r" / "report.md").read_text()
     assert (trained / "model" / "README.md").read_text() == card
     assert "Encoder alone" in capsys.readouterr().out
+    assert report["warnings"] == []
     assert main(["evaluate", model, data, "--llm-policy", "sometimes"]) == 2
     assert "always, never, auto or a share" in capsys.readouterr().err
+
+
+def test_evaluate_says_that_recorded_scores_are_not_in_the_data(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    rows = [json.loads(line) for line in (trained / "test.jsonl").read_text().splitlines()]
+    lines = [json.dumps({k: v for k, v in row.items() if k != "llm_scores"}) for row in rows]
+    (tmp_path / "plain.jsonl").write_text("\n".join(lines))
+    asked = ["evaluate", str(trained / "model"), str(tmp_path / "plain.jsonl"), "--output-dir", str(tmp_path / "r")]
+    assert main(asked) == 0
+    assert "- No row has scores of 'recorded'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])

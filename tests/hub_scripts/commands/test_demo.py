@@ -72,3 +72,12 @@ def test_the_embedded_models(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     accuracy = {line[:20].strip(): float(line.split("%")[0].split()[-1]) for line in lines if "%  " in line}
     assert accuracy["Encoder alone"] > 60
     assert accuracy["Fusion"] > 60
+
+
+def test_the_data_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--write-data", str(tmp_path / "data")]) == 0
+    train, test = (pd.read_csv(tmp_path / "data" / f"{part}.csv") for part in ("train", "test"))
+    assert list(train.columns) == list(test.columns) == ["text", "label"]
+    assert (len(train), len(test), set(train["label"])) == (240, 300, set(test["label"]))
+    assert main(["demo", "--write-data", str(tmp_path / "data")]) == 2
+    assert "would replace" in capsys.readouterr().err
