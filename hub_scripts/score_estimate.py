@@ -31,7 +31,7 @@ def dry_run(chunks: Iterable[tuple[int, list[str]]], task: Task, total: int) -> 
         print(
             f"{scorer.name} ({needs.method}): {needs.cached} texts from the store, {needs.requests} requests, about "
             f"{needs.prompt_tokens:,.0f} + {needs.completion_tokens:,.0f} tokens, {dollars}, about "
-            f"{_duration(needs.seconds)} at a second a request"
+            f"{_duration(needs.seconds)} if a request takes a second"
         )
         endpoint = scorer.endpoint  # type: ignore[attr-defined]
         if endpoint.key_env and not os.environ.get(endpoint.key_env):
