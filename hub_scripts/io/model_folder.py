@@ -11,9 +11,15 @@ def check_model_folder(folder: Path) -> None:
         ValueError: Saying what is missing.
     """
     if not is_model_folder(folder):
-        raise ValueError(f"{str(folder)!r} is not the folder of a LabelFusion model: it has no config.json of one.")
+        raise ValueError(
+            f"{str(folder)!r} is not a LabelFusion model: it has no config.json of one. Expected a folder that "
+            "`save_pretrained` or `labelfusion train --output-dir` wrote."
+        )
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{str(folder)!r} has a config but no weights (*.safetensors).")
+        raise ValueError(
+            f"{str(folder)!r} is not a LabelFusion model: it has a config, but no weights (*.safetensors). Expected a "
+            "folder that `save_pretrained` or `labelfusion train --output-dir` wrote."
+        )
 
 
 def is_model_folder(folder: Path) -> bool:

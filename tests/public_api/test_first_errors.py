@@ -8,6 +8,7 @@ import datasets
 import huggingface_hub
 import pandas as pd
 import pytest
+from hub_server import HubServer, point_client_at
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring.local.causal_lm import load_causal_lm
 
@@ -36,12 +37,69 @@ def test_a_data_set_that_is_nowhere(name: str, capsys: pytest.CaptureFixture[str
         assert f"There is no file '{name}' here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["roberta-bas", "./nowhere", "/nowhere/at/all", "local/nowhere"])
-def test_a_model_that_is_nowhere(name: str) -> None:
-    with pytest.raises(OSError, match=f"There is no model '{name.removeprefix('local/')}': no folder here"):
+@pytest.mark.parametrize("name", ["roberta-bas", "local/nowhere"])
+def test_an_encoder_without_a_network(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    short = name.removeprefix("local/")
+    with pytest.raises(OSError, match=f"The Hub could not be reached, and '{short}' is not in the cache") as caught:
         AutoFusionClassifier(name, llm=None).fit(TEXTS, LABELS)
+    assert "give a folder, or `encoder='embedded/" in str(caught.value)
+    assert "docs/troubleshooting.md#keys-and-models" in str(caught.value)
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv("data.csv", index=False)
+    assert main(["train", "data.csv", "--output-dir", "m", "--encoder", name]) == 2
+    assert "`--encoder embedded/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
+def test_an_encoder_that_is_nowhere(name: str) -> None:
     with pytest.raises(OSError, match=f"There is no model '{name}': no folder here"):
+        AutoFusionClassifier(name, llm=None).fit(TEXTS, LABELS)
+
+
+def test_a_model_that_the_hub_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer() as hub:
+        point_client_at(hub.url, monkeypatch)
+        with pytest.raises(OSError, match="There is no model 'me/none': no folder here"):
+            AutoFusionClassifier("me/none", llm=None).fit(TEXTS, LABELS)
+        with pytest.raises(OSError, match=r"No LabelFusion model 'me/none': .*, and none on the Hub"):
+            AutoFusionClassifier.from_pretrained("me/none")
+
+
+@pytest.mark.parametrize("name", ["nomodel", "./nowhere"])
+def test_a_saved_model_that_is_nowhere(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = f"No LabelFusion model '{name}': no folder of this name in {tmp_path}, and "
+    with pytest.raises(OSError, match=re.escape(told)):
         AutoFusionClassifier.from_pretrained(name)
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv("data.csv", index=False)
+    for command in (["predict", name, "data.csv", "out.csv"], ["evaluate", name, "data.csv"], ["serve", name]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert told in said
+        assert "`labelfusion train --output-dir` wrote" in said
+        assert "roberta" not in said
+
+
+@pytest.mark.parametrize("lacks", ["config.json", "model.safetensors"])
+def test_a_folder_that_is_no_model(
+    lacks: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("folder").mkdir()
+    if lacks != "config.json":
+        Path("folder", "config.json").write_text('{"model_type": "labelfusion"}')
+    with pytest.raises(
+        OSError, match=f"'folder' is not a LabelFusion model: it has no {re.escape(lacks)}\\. Expected a folder"
+    ):
+        AutoFusionClassifier.from_pretrained("folder")
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv("data.csv", index=False)
+    Path("data").mkdir()
+    Path("data.csv").rename("data/data.csv")
+    for command in (["predict", "folder", "data/data.csv", "out.csv"], ["predict", "folder", "data", "out"]):
+        assert main(command) == 2
+        assert f"it has no {lacks}" in capsys.readouterr().err
+    monkeypatch.setenv("LABELFUSION_TRACEBACK", "1")
+    with pytest.raises(OSError, match="is not a LabelFusion model"):
+        main(["predict", "folder", "data/data.csv", "out.csv"])
+    with pytest.raises(OSError, match=r"'data/data\.csv' is not a LabelFusion model: it is a file"):
+        AutoFusionClassifier.from_pretrained("data/data.csv")
 
 
 def test_no_key(tiny_encoder_dir: str) -> None:
