@@ -1,6 +1,8 @@
 """The errors that users meet first: they name what was given, and what to do."""
 
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from hub_server import HubServer, point_client_at
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring.local.causal_lm import load_causal_lm
+from labelfusion.scoring.score_batch import ScoringError
 
 from labelfusion import AutoFusionClassifier
 
@@ -105,6 +108,35 @@ def test_a_folder_that_is_no_model(
 def test_no_key(tiny_encoder_dir: str) -> None:
     with pytest.raises(Exception, match=r"needs a key: set the environment .* OPENAI_API_KEY.*troubleshooting\.md"):
         AutoFusionClassifier(tiny_encoder_dir).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("given", ["opnai/gpt-5-nano", "gpt-5-nano"])
+def test_a_misspelt_provider(
+    given: str,
+    installed: bool,
+    tiny_encoder_dir: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "litellm", None)
+    elif "/" not in given or find_spec("litellm") is None:
+        pytest.skip("litellm knows models without a provider's name")
+    with pytest.raises(ScoringError, match=r"did you mean 'openai/gpt-5-nano'.*Built in are openai, gemini, deepseek"):
+        AutoFusionClassifier(tiny_encoder_dir, given, cache=False).fit(TEXTS, LABELS)
+    pd.DataFrame({"text": TEXTS}).to_csv("texts.csv", index=False)
+    dry = ["score", "texts.csv", "o.csv", "--labels", "a,b", "--no-cache", "--dry-run", "--llm"]
+    assert main([*dry, given]) == 2
+    said = capsys.readouterr()
+    assert "did you mean 'openai/gpt-5-nano'?" in said.err
+    assert "$" not in said.out
+    if not installed:
+        assert main([*dry, "petals/some"]) == 0
+        assert "Asking petals/some needs litellm: pip install" in capsys.readouterr().out
+        monkeypatch.setitem(sys.modules, "openai", None)
+        assert main([*dry, "openai/gpt-5-nano"]) == 0
+        assert "needs the openai package: pip install" in capsys.readouterr().out
 
 
 def test_an_encoder_is_no_llm(tiny_encoder_dir: str) -> None:
