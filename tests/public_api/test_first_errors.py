@@ -162,6 +162,67 @@ def test_too_few_rows_and_no_label_column(capsys: pytest.CaptureFixture[str], tm
     assert "no column 'label' or 'labels'; the columns are text." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", "\ufeff", "\n\n"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("empty.csv", "a header line such as `text,label`"),
+        ("empty.tsv", "a header line such as `text` and `label`, with a tab"),
+        ("empty.json", "objects such as {"),
+        ("empty.jsonl", "objects such as {"),
+    ],
+)
+def test_an_empty_file(name: str, expected: str, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(name).write_text(content, encoding="utf-8")
+    told = f"{name} is empty: expected {expected}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        AutoFusionClassifier(llm=None).fit(name)
+    scoring = ["score", name, "out.csv", "--labels", "a,b", "--llm", "openai/gpt-5-nano"]
+    for command in (["train", name, "--output-dir", "m"], scoring, ["predict", "m", name, "o.csv"]):
+        assert main(command) == 2
+        assert f"error: {told}" in capsys.readouterr().err
+
+
+def test_a_text_column_of_another_name(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame({"label": LABELS, "body": TEXTS})
+    with pytest.raises(ValueError, match="Name the one with the texts: `text_column='body'`"):
+        AutoFusionClassifier(llm=None).fit(frame)
+    with pytest.raises(ValueError, match="The data are empty"):
+        AutoFusionClassifier(llm=None).fit(pd.DataFrame())
+    frame.to_csv("body.csv", index=False)
+    scoring = ["score", "body.csv", "out.csv", "--llm", "openai/gpt-5-nano"]
+    for command in (["train", "body.csv", "--output-dir", "m"], scoring):
+        assert main(command) == 2
+        assert "Name the one with the texts: `--text-column body`." in capsys.readouterr().err
+
+
+def test_labels_of_rows_for_those_of_classes() -> None:
+    told = "`labels` must name each class once; it has 4 values, 2 of them distinct. Labels of rows go into `fit"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        AutoFusionClassifier(llm=None, labels=LABELS).fit(TEXTS, LABELS)
+
+
+def test_labels_of_a_file_given_twice() -> None:
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv("data.csv", index=False)
+    with pytest.raises(ValueError, match=r"'data\.csv', the path of a file.* and `y` was given too: leave out `y`"):
+        AutoFusionClassifier(llm=None).fit("data.csv", LABELS)
+
+
+def test_pairs_in_one_list() -> None:
+    with pytest.raises(ValueError, match=r"For pairs, give two lists: `fit\(texts, labels\)`"):
+        AutoFusionClassifier(llm=None).fit(list(zip(TEXTS, LABELS, strict=True)))
+
+
+def test_texts_and_labels_swapped(tiny_encoder_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, labels = [f"text {i}" for i in range(20)], ["p", "n"] * 10
+    told = "The data have 20 classes for 20 rows, each once: are texts and labels swapped?"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        AutoFusionClassifier("nowhere", llm="openai/gpt-5-nano").fit(labels, texts)
+    pd.DataFrame({"text": labels, "label": texts}).to_csv("swapped.csv", index=False)
+    assert main(["train", "swapped.csv", "--encoder", tiny_encoder_dir, "--output-dir", "m"]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_the_pages_that_messages_name_exist() -> None:
     from test_docs import anchors
 
