@@ -22,6 +22,26 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
+def check_model_target(folder: Path, overwrite: bool | None = None) -> None:
+    """Check that a model can be written into a folder: that it is new, empty, or holds an earlier model.
+
+    Args:
+        folder: The folder.
+        overwrite: The option `--overwrite`, with which the folder may hold other things; None: there is none.
+
+    Raises:
+        ValueError: If it is a file, or holds other things.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`--output-dir`: {str(folder)!r} is a file.")
+    if folder.is_dir() and any(folder.iterdir()) and not is_model_folder(folder) and not overwrite:
+        instead = "" if overwrite is None else ", or --overwrite"
+        raise ValueError(
+            f"`--output-dir`: {str(folder)!r} holds other things than a LabelFusion model; give another folder"
+            f"{instead}."
+        )
+
+
 def is_model_folder(folder: Path) -> bool:
     """Whether `folder` has the config of a LabelFusion model."""
     try:
