@@ -223,6 +223,36 @@ def test_texts_and_labels_swapped(tiny_encoder_dir: str, capsys: pytest.CaptureF
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (
+            "train d.csv --output-dir m --encodr x",
+            "train: error: unknown option --encodr. Did you mean --encoder?",
+        ),
+        (
+            "train d.csv --output-dir m --encodr=x",
+            "train: error: unknown option --encodr. Did you mean --encoder?",
+        ),
+        ("train d.csv --output-dir m --qqq", "train: error: unknown option --qqq. See `labelfusion train --help`."),
+        (
+            "train d.csv e.csv --output-dir m",
+            "error: unexpected argument 'e.csv'. See `labelfusion train --help`",
+        ),
+        ("trian d.csv", "labelfusion: error: unknown command 'trian'. Did you mean train? See `labelfusion --help`."),
+        (
+            "--versoin",
+            "error: unknown option --versoin. Did you mean --version? See `labelfusion --help`.",
+        ),
+    ],
+)
+def test_an_unknown_option(command: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert len(said.splitlines()) == 1
+
+
 def test_the_pages_that_messages_name_exist() -> None:
     from test_docs import anchors
 
