@@ -50,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 text = "defaults for the options of this command"
                 verbs[verb].add_argument("--config", metavar="FILE.yaml", help=text)
                 late = _apply_config(verbs[verb], verb, arguments)
-            args = parser.parse_args(arguments)
+            elif verb is not None:
+                near = get_close_matches(verb, verbs, n=1)
+                meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(verbs)}."
+                raise _UsageError(f"unknown command {verb!r}.{meant} See `labelfusion --help`.")
+            args, unknown = parser.parse_known_args(arguments)
+            if unknown:
+                raise _UsageError(_unknown(unknown, verbs[verb] if verb else parser))
             if args.verb is None:
                 parser.print_help()
                 return 0
@@ -60,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(module.run(args) or 0)
     except SystemExit as stop:  # argparse has printed its help or error
         return int(stop.code or 0)
+    except _UsageError as error:
+        name = f"labelfusion {verb}" if verb in verbs else "labelfusion"
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         return told(interrupt, str(verb), args)
     except BrokenPipeError:  # the reader of the output has exited, as in `| head`
@@ -78,6 +88,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = _as_options(message, verbs[str(verb)]) if verb in verbs else message
         print(f"labelfusion {verb}: error: {message}", file=sys.stderr)
         return 2
+
+
+class _UsageError(Exception):
+    """A command or an option that does not exist."""
+
+
+def _unknown(arguments: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """The message for arguments that `parser` does not know, with the options that may be meant."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    given = [a.partition("=")[0] for a in arguments if a.startswith("-") and a.strip("-")]
+    told = [f"unknown option {', '.join(given)}." if given else f"unexpected argument {arguments[0]!r}."]
+    near = [match for name in given for match in get_close_matches(name, options, n=1)]
+    if near:
+        told.append(f"Did you mean {' and '.join(dict.fromkeys(near))}?")
+    return " ".join([*told, f"See `{parser.prog} --help`."])
 
 
 def _as_options(message: str, parser: argparse.ArgumentParser) -> str:

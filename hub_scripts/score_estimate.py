@@ -11,7 +11,11 @@ def dry_run(chunks: Iterable[tuple[int, list[str]]], task: Task, total: int) -> 
     from ..scoring import run_sync
     from ..scoring.api.api_scorer import APIScorer
     from ..scoring.api.cost_estimate import Estimate, estimate
+    from ..scoring.providers.transport import check_provider, missing_package
 
+    for scorer in task.scorers:
+        if isinstance(scorer, APIScorer):
+            check_provider(scorer.endpoint, scorer.provider.api_base)
     totals: dict[str, Estimate] = {}
     seen: set[int] = set()
     for _, texts in chunks:
@@ -36,6 +40,8 @@ def dry_run(chunks: Iterable[tuple[int, list[str]]], task: Task, total: int) -> 
         endpoint = scorer.endpoint  # type: ignore[attr-defined]
         if endpoint.key_env and not os.environ.get(endpoint.key_env):
             print(f"    {endpoint.key_env} is not set.")
+        if (needed := missing_package(endpoint)) is not None:
+            print(f"    {needed}")
     print("Tokens that a model spends on thinking before it answers are not foreseen.")
     return 0
 

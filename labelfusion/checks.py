@@ -16,6 +16,8 @@ from .training.encoder.low_rank import check_peft
 from .training.fit_options import ENCODER_TRAINING, MAX_TRAIN_TOKENS
 from .training.label_model import LABEL_MODELS
 
+MANY_ROWS = 20  # from which on a class for each row is taken for a mistake
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +65,11 @@ def check_options(clf: Any) -> None:
         raise ValueError(
             f"`query_price` must be a number from 0 to below 1, got {price!r}. 0.02: 50 queries for a right answer."
         )
+    if clf.labels is not None and (distinct := len(set(map(str, clf.labels)))) < len(clf.labels):
+        raise ValueError(
+            f"`labels` must name each class once; it has {len(clf.labels)} values, {distinct} of them distinct. Labels "
+            "of rows go into `fit(texts, labels)`."
+        )
     torch_device(clf.device)
     check_bf16(clf.bf16)
     check_backend(clf.backend)
@@ -75,7 +82,7 @@ def check_data(data: LabelledTexts) -> None:
     """Check that the data have enough rows, classes and distinct texts to learn from.
 
     Raises:
-        ValueError: For fewer than 4 rows, a single class or a single text.
+        ValueError: For fewer than 4 rows, a single class, a single text, or many rows that each have their own class.
     """
     labels = data.labels
     assert labels is not None  # `prepare` guarantees it
@@ -85,6 +92,11 @@ def check_data(data: LabelledTexts) -> None:
         raise ValueError(
             f"{len(data)} labelled rows are too few to fit and check a model; 4 is the minimum. Label more, or let an "
             "LLM label texts: docs/unlabelled.md."
+        )
+    if labels.ndim == 1 and len(data) >= MANY_ROWS and len(np.unique(labels)) == len(data):
+        raise ValueError(
+            f"The data have {len(data)} classes for {len(data)} rows, each once: are texts and labels swapped? "
+            "`fit(texts, labels)`, or name the columns by `text_column` and `label_column`."
         )
     if len(set(data.texts)) < 2:
         raise ValueError(

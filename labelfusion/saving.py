@@ -1,15 +1,19 @@
 """Saves and loads a classifier: the model folder, plus a small file with the classifier's own settings."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .configuration import LabelFusionConfig
 from .label_arrays import OUTPUTS, check_output, class_array
 from .llms import LLM
 from .modeling_labelfusion import LabelFusionForSequenceClassification
-from .modeling_labelfusion.tokenizer_files import absent_model, load_tokenizer
+from .modeling_labelfusion.tokenizer_files import hub_out_of_reach, is_here, load_tokenizer
 from .scoring.providers.consent import is_hub_id
 
 STATE_FILE = "auto_classifier.json"
@@ -39,10 +43,8 @@ def save(clf: Any, folder: Path) -> None:
 def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], options: dict[str, Any]) -> Any:
     """A fitted classifier of class `cls`, see `AutoFusionClassifier.from_pretrained`."""
     source = str(folder_or_repo)
-    try:
+    with _named(source):
         model = LabelFusionForSequenceClassification.from_pretrained(source)
-    except OSError as error:
-        raise absent_model(source, error) from error
     classes, output, known = _read_state(_state_file(source), source, model.config.label_names)
     params = {"multi_label": model.config.multi_label, **known, **options}
     declared: Any = list(model.config.providers) or None
@@ -59,6 +61,42 @@ def load(cls: type[Any], folder_or_repo: str | Path, llm: LLM | list[LLM], optio
     clf.report_ = model.config.fusion_report or {}
     clf.is_fitted_ = True
     return clf
+
+
+def load_config(source: str) -> LabelFusionConfig:
+    """The config of a saved model in the folder or Hub repository `source`.
+
+    Raises:
+        OSError: If there is no LabelFusion model.
+    """
+    with _named(source):
+        return LabelFusionConfig.from_pretrained(source)
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Raise errors that say what is missing, if `source` is no LabelFusion model."""
+    path = Path(source).expanduser()
+    if path.exists():
+        names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+        missing = None if "config.json" in names else "config.json"
+        if missing is None and not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+            missing = "model.safetensors"
+        if missing:
+            has = f"it has no {missing}" if path.is_dir() else "it is a file"
+            raise OSError(
+                f"{source!r} is not a LabelFusion model: {has}. Expected a folder that `save_pretrained` wrote."
+            )
+    try:
+        yield
+    except OSError as error:
+        if is_here(source):
+            raise
+        hub = "the Hub could not be reached" if hub_out_of_reach(error) else "none on the Hub"
+        raise OSError(
+            f"No LabelFusion model {source!r}: no folder of this name in {os.getcwd()}, and {hub}. "
+            "Expected what `save_pretrained` or `labelfusion train --output-dir` wrote."
+        ) from error
 
 
 def saved_settings(source: str, names: list[str]) -> tuple[list[Any], dict[str, Any]]:

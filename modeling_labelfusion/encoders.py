@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModel
 
 from .pretrained import check_complete
-from .tokenizer_files import absent_model
+from .tokenizer_files import check_present
 
 _MOVED = 0.05  # largest change by padding, relative to the scale of the embedding
 
@@ -32,7 +32,8 @@ def load_encoder(source: str | os.PathLike[str], **kwargs: Any) -> Any:
     try:
         encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, **kwargs)
     except OSError as error:
-        raise absent_model(str(source), error) from error
+        check_present(str(source), error)
+        raise
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise

@@ -1,7 +1,6 @@
 """Loads a tokenizer. Unlike those of Transformers, its errors name the damaged file."""
 
 import json
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ def load_tokenizer(folder_or_repo: str | Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_repo)
     except OSError as error:
-        raise absent_model(str(folder_or_repo), error) from error
+        check_present(str(folder_or_repo), error)
+        raise
     except Exception as error:  # from `json`, the backend, or damaged content
         raise tokenizer_error(str(folder_or_repo), error) from None
     # Without files, Transformers creates a tokenizer with only special tokens, which makes all texts identical.
@@ -36,20 +36,50 @@ def load_tokenizer(folder_or_repo: str | Path) -> Any:
     return tokenizer
 
 
-def absent_model(source: str, error: OSError) -> OSError:
-    """`error`, or a clearer one if the model `source` is no folder, not in the cache, and could not be fetched."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import HFValidationError
+def check_present(source: str, error: OSError) -> None:
+    """Check whether `error` came because the model `source` is no folder, not in the cache, and could not be fetched.
 
-    with suppress(HFValidationError):
-        if Path(source).exists() or try_to_load_from_cache(source, "config.json") is not None:
-            return error
+    Raises:
+        OSError: If so; says whether the Hub has no such model, or could not be reached.
+    """
+    if is_here(source):
+        return
+    if hub_out_of_reach(error):
+        raise OSError(
+            f"The Hub could not be reached, and {source!r} is not in the cache. Without a network give a folder, or "
+            "`encoder='embedded/all-minilm-l6-v2'`: docs/troubleshooting.md#keys-and-models."
+        ) from error
     reason = redact(str(error)).partition("\n")[0].rstrip(".")
-    return OSError(
+    raise OSError(
         f"There is no model {source!r}: no folder here has this name, and nothing was fetched from the Hub ({reason}). "
         "Give a folder, a Hub id such as 'roberta-base', or an embedded model: "
         "docs/troubleshooting.md#keys-and-models."
-    )
+    ) from error
+
+
+def is_here(source: str) -> bool:
+    """Whether `source` is a path that exists, or a Hub id whose config is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        return Path(source).exists() or try_to_load_from_cache(source, "config.json") is not None
+    except HFValidationError:  # no Hub id
+        return False
+
+
+def hub_out_of_reach(error: BaseException) -> bool:
+    """Whether `error` came because the Hub did not answer: there is no network, or it is switched off."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    unanswered = False
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, HfHubHTTPError):  # an answer, such as 404
+            return False
+        unanswered |= isinstance(chain, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError)
+        chain = chain.__cause__
+    return unanswered
 
 
 def tokenizer_error(source: str, error: Exception | None = None) -> OSError:

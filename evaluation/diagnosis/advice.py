@@ -140,10 +140,12 @@ def _decisions(measured: Measurement) -> Iterator[Advice]:
 
 
 def _confused(measured: Measurement) -> Iterator[Advice]:
-    """Pairs of classes that are often taken for each other."""
+    """Pairs of classes, all known to the model, that are often taken for each other."""
+    known = measured.config.num_labels  # the classes that it does not know come last
     support, errors = measured.truth.sum(axis=0), int(measured.wrong.sum())
     counts = confused_pairs(measured.truth, measured.sources[0].decided)
     both = np.triu(counts + counts.T, 1)
+    both[:, known:] = 0  # a class that the model does not know cannot be told apart, nor merged
     descriptions, found = measured.config.class_descriptions, 0
     decided = measured.sources[0].decided
     missed, given = (measured.truth & ~decided).sum(axis=0), (decided & ~measured.truth).sum(axis=0)
@@ -227,7 +229,8 @@ def _confidence(measured: Measurement) -> Iterator[Advice]:
             "calibration",
             [],
             what,
-            "Add rows like these to the training data, and fit again: calibration is learnt from them. Until then, "
+            "Add more labelled rows from the same source (not these test rows), and fit again: calibration is learnt "
+            "from them. Until then, "
             f"probabilities, `llm_policy='auto'` and `max_risk` are too {'sure' if sure > right else 'careful'}.",
             int(measured.wrong.sum()),
         )

@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from labelfusion import AutoFusionClassifier
 
     from ...scoring.budget import Budget
+    from ..io.model_folder import check_model_target
 
+    check_model_target(Path(args.output_dir))
     transformers_logging.disable_progress_bar()  # hides the bars of weight loading, not those of this package
     started = time.perf_counter()
     train, test = split_data(args.data, args.seed)
@@ -119,6 +121,7 @@ def split_data(path: str | None, seed: int) -> "tuple[pd.DataFrame, pd.DataFrame
     from sklearn.model_selection import train_test_split
 
     table, _ = read_table(path or DATA)
+    _check_columns(list(table.columns))
     if "split" in table:
         train, test = table[table["split"] == "train"], table[table["split"] != "train"]
         if len(train) and len(test):
@@ -128,6 +131,18 @@ def split_data(path: str | None, seed: int) -> "tuple[pd.DataFrame, pd.DataFrame
     stratify = table["label"] if "label" in table and table["label"].value_counts().min() > 1 else None
     train, test = train_test_split(table, test_size=0.3, random_state=seed, stratify=stratify)
     return train.reset_index(drop=True), test.reset_index(drop=True)
+
+
+def _check_columns(names: list[str]) -> None:
+    """Check that the data have texts and labels by the names that this command reads; `train` has options for them."""
+    kept = ("text", "text_pair", "label", "labels", "llm_scores", "split")
+    other = next((name for name in names if name not in kept), "COLUMN")
+    for wanted, option in ((("text",), "--text-column"), (("label", "labels"), "--label-column")):
+        if not any(name in names for name in wanted):
+            raise ValueError(
+                f"`--data` has no column {' or '.join(map(repr, wanted))}; its columns are {', '.join(names)}. Rename "
+                f"the column, or train with `labelfusion train {option} {other}`."
+            )
 
 
 def table(always: dict[str, Any], never: dict[str, Any], partly: dict[str, Any]) -> str:

@@ -84,13 +84,12 @@ def run(args: argparse.Namespace) -> int:
 def _run_folder(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from labelfusion.saving import saved_settings
+    from labelfusion.saving import load_config, saved_settings
 
-    from ...configuration import LabelFusionConfig
     from ...pipelines.partitions.partition import PredictWork
     from ...routing.run_options import Routing
 
-    config = LabelFusionConfig.from_pretrained(args.model)
+    config = load_config(args.model)
     classes, saved = saved_settings(args.model, config.label_names)
     routing = {
         name: getattr(args, name) for name in ("llm_policy", "target_accuracy", "deadline_s", "max_risk", "speed")

@@ -141,12 +141,13 @@ def run(args: argparse.Namespace) -> int:
     from ...evaluation.reports.report import FILES
     from ...scoring.budget import as_budget
     from ..cards.emissions import measured
+    from ..io.model_folder import check_model_target
     from .evaluate import shown_name
 
     folder = Path(args.output_dir)
     if args.review and Path(args.review).suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"`--review` is {args.review!r}; expected a name that ends in .csv or .jsonl.")
-    _check_folder(folder, args.overwrite)
+    check_model_target(folder, args.overwrite)
     transformers_logging.disable_progress_bar()
     train, more, test = _read(args)
     args.max_cost_usd = as_budget(args.max_cost_usd)  # fitting and `--test` share it
@@ -252,18 +253,6 @@ def write_review(clf: "AutoFusionClassifier", path: Path, num_train: int, escape
     else:
         frame.to_json(path, orient="records", lines=True, force_ascii=False)
     return len(found)
-
-
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    from ..io.model_folder import is_model_folder
-
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`--output-dir`: {str(folder)!r} is a file.")
-    if folder.is_dir() and any(folder.iterdir()) and not is_model_folder(folder) and not overwrite:
-        raise ValueError(
-            f"`--output-dir`: {str(folder)!r} holds other things than a LabelFusion model; give another folder, or "
-            "--overwrite."
-        )
 
 
 def _read(args: argparse.Namespace) -> "tuple[LabelledTexts, LabelledTexts | None, LabelledTexts | None]":

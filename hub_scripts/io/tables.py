@@ -17,7 +17,8 @@ from ...training.data import empty_error, is_empty_text, naming
 from ...training.data.annotations import find_tool, read_export
 from ...training.data.cell_files import DELIMITERS
 from ...training.data.data_table import LABEL_COLUMNS, TEXT_PAIR, hub_data
-from ...training.data.files import SUFFIXES, read_rows
+from ...training.data.files import SUFFIXES, check_not_empty, read_rows
+from ...training.data.labelled_texts import how_to_name_texts
 from .formulas import escape_formula
 
 Row = dict[str, Any]
@@ -52,6 +53,8 @@ class Table:
             self.suffix = ".json"  # its rows are objects, whatever its name
         if self.suffix and not path.is_file():
             raise FileNotFoundError(f"There is no file {source!r}.")
+        if self.suffix:
+            check_not_empty(path)
         if not self.suffix and (path.exists() or source.startswith((".", "/", "~"))):
             raise ValueError(f"{source!r} is not a data file; expected one of {', '.join(SUFFIXES)}, or a Hub id.")
 
@@ -166,7 +169,8 @@ def check_texts(table: Table, text_column: str, empty_texts: str) -> int:
     for total, row in enumerate(table, 1):
         if text_column not in row and total == 1:
             raise ValueError(
-                f"{table.name} has no column {text_column!r} (`text_column`); its columns are {', '.join(row)}."
+                f"{table.name} has no column {text_column!r} (`text_column`); its columns are {', '.join(row)}. "
+                f"{how_to_name_texts(row)}"
             )
         with naming(table.source):
             blank = is_empty_text(table.text_of(row, text_column), total - 1, text_column)

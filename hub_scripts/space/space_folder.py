@@ -80,7 +80,8 @@ def write_space(
     """
     from huggingface_hub import SpaceCard, SpaceCardData
 
-    from ...configuration import LabelFusionConfig
+    from labelfusion.saving import load_config
+
     from .space_page import EXAMPLES
 
     folder, out = Path(model), Path(out_dir)
@@ -92,7 +93,7 @@ def write_space(
         raise ValueError(
             f"{str(out)!r} holds other things than a Space {strangers[:3]}; give another folder, or --overwrite."
         )
-    config = LabelFusionConfig.from_pretrained(folder if local else str(model))
+    config = load_config(str(model))
     if config.text_pairs:
         raise ValueError("The model classifies pairs of texts, and the page of a Space takes single texts.")
     title = title or (folder.resolve().name if local else str(model).split("/")[-1])

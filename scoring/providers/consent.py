@@ -6,14 +6,15 @@ the rules and their reasons; `tests/scoring/providers/test_consent.py` walks eve
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...configuration import LLMProvider, ProviderKind
 from ..score_batch import ScoringError
-from .endpoints import OTHER_FORMATS
+from .endpoints import APIS, OTHER_FORMATS, SERVER_PREFIXES
 
 SERVERS_VARIABLE = "LABELFUSION_SERVERS"  # hosts, or host:port, separated by commas, that may be sent texts
 KEYS_VARIABLE = "LABELFUSION_KEYS"  # names of variables, separated by commas, whose values may be sent as keys
@@ -57,6 +58,26 @@ KNOWN_PROVIDERS = {
     "novita": _Known("api.novita.ai", ("NOVITA_API_KEY",)),
     "nebius": _Known("api.studio.nebius.ai", ("NEBIUS_API_KEY",)),
 }
+
+
+def meant_model(model: str, others: Iterable[str] = ()) -> str | None:
+    """`model` with the name of the provider that is most likely meant.
+
+    Args:
+        model: `"provider/model"`, or a name without a provider.
+        others: More names of providers.
+
+    Returns:
+        None if the provider is known, or none has a name like it.
+    """
+    name, slash, rest = model.partition("/")
+    if not slash:  # the first word of a model's name tells: gpt, gemini, deepseek
+        word = model.partition("-")[0].lower()
+        return next((f"{p}/{model}" for p, api in APIS.items() if api.default_model.startswith(f"{word}-")), None)
+    known = {*KNOWN_PROVIDERS, *(prefix.rstrip("/") for prefix in (*OTHER_FORMATS, *SERVER_PREFIXES)), *others}
+    near = [] if name in known else get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.8)
+    return f"{near[0]}/{rest}" if near else None
+
 
 _MODEL = re.compile(r"[A-Za-z0-9][\w.:@+-]*(?:/[A-Za-z0-9][\w.:@+-]*)*", re.ASCII)
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)

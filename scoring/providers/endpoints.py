@@ -30,7 +30,7 @@ APIS = {
 }
 
 # Prefixes that only name the kind of server; behind an `api_base` they are no part of the model's name.
-_SERVER_PREFIXES = ("openai/", "hosted_vllm/", "vllm/", "ollama/", "ollama_chat/", "llamacpp/", "lm_studio/")
+SERVER_PREFIXES = ("openai/", "hosted_vllm/", "vllm/", "ollama/", "ollama_chat/", "llamacpp/", "lm_studio/")
 # These have URLs of their own that do not speak OpenAI's format: litellm's business even with an `api_base`.
 OTHER_FORMATS = ("azure/", "azure_ai/", "anthropic/", "bedrock/", "vertex_ai/", "sagemaker/", "watsonx/", "cohere/")
 
@@ -91,7 +91,7 @@ def resolve(provider: LLMProvider) -> Endpoint:
         base = provider.api_base.rstrip("/")
         if not urlsplit(base).path:
             base += "/v1"
-        prefix = next((p for p in _SERVER_PREFIXES if provider.model.startswith(p)), "")
+        prefix = next((p for p in SERVER_PREFIXES if provider.model.startswith(p)), "")
         known = api is not None and base == api.base
         return Endpoint(
             model=provider.model.removeprefix(prefix),

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from ..score_batch import ScoringError
 from ..session.limits import Slots
-from .endpoints import DECISIONS, Endpoint
+from .consent import meant_model
+from .endpoints import APIS, DECISIONS, Endpoint
 from .request_error import RequestError, checked_reply, from_api_error, http_status
 
 CONNECTIONS_PER_POOL = 8
@@ -95,13 +96,7 @@ class LitellmTransport:
     def __init__(self, endpoint: Endpoint, timeout_s: float, api_base: str | None, slots: Slots) -> None:
         self._litellm, self._openai = import_litellm(endpoint.model), import_openai(endpoint.model)
         self._slots = slots
-        try:
-            self._litellm.get_llm_provider(endpoint.model, api_base=api_base)
-        except Exception:
-            raise ScoringError(
-                f"litellm knows no provider of the model {endpoint.model!r}. Write it as 'provider/model', such as "
-                "'anthropic/claude-haiku-4-5'; for a server of your own, give `api_base`."
-            ) from None
+        check_provider(endpoint, api_base)
         self._options: dict[str, Any] = {"timeout": timeout_s, "max_retries": 0, "num_retries": 0, "drop_params": True}
         if api_base:
             self._options["api_base"] = api_base
@@ -130,6 +125,48 @@ class LitellmTransport:
         return checked_reply(reply, path)
 
 
+def check_provider(endpoint: Endpoint, api_base: str | None) -> None:
+    """Check that litellm, where it is needed, knows the provider; without litellm, that the name is not misspelt.
+
+    Raises:
+        ScoringError: If not; names the provider that may be meant.
+    """
+    if not endpoint.uses_litellm:
+        return
+    try:
+        litellm = import_litellm(endpoint.model)
+    except _MissingPackageError:
+        return
+    try:
+        litellm.get_llm_provider(endpoint.model, api_base=api_base)
+    except Exception:
+        meant = meant_model(endpoint.model, map(str, getattr(litellm, "models_by_provider", ())))
+        name, slash, _ = endpoint.model.partition("/")
+        what = f"Unknown provider {name!r}" if slash else f"{endpoint.model!r} names no provider"
+        raise ScoringError(
+            f"{what}; did you mean {meant!r}? {_BUILT_IN}."
+            if meant
+            else f"{what}: litellm knows no provider of the model {endpoint.model!r}. {_BUILT_IN}. Write "
+            "'provider/model', such as 'anthropic/claude-haiku-4-5'; for a server of your own, give `api_base`."
+        ) from None
+
+
+def missing_package(endpoint: Endpoint) -> str | None:
+    """How to install the package that asking needs, if it is not installed."""
+    try:
+        import_litellm(endpoint.model) if endpoint.uses_litellm else import_openai(endpoint.model)
+    except _MissingPackageError as error:
+        return str(error)
+    return None
+
+
+class _MissingPackageError(ScoringError):
+    """A package is not installed."""
+
+
+_BUILT_IN = f"Built in are {', '.join(APIS)}"
+
+
 def import_openai(model: str) -> Any:
     """Import the `openai` client.
 
@@ -139,7 +176,7 @@ def import_openai(model: str) -> Any:
     try:
         import openai
     except ImportError:
-        raise ScoringError(
+        raise _MissingPackageError(
             f"Asking {model} needs the openai package: pip install 'labelfusion-transformers[openai]'."
         ) from None
     return openai
@@ -149,7 +186,7 @@ def import_litellm(model: str) -> Any:
     """Import litellm without its fetching a price list or reading a `.env` file.
 
     Raises:
-        ScoringError: If it is not installed.
+        ScoringError: If it is not installed; or the provider's name is a misspelt one.
     """
     wanted = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
     added = [name for name in wanted if name not in os.environ]
@@ -157,8 +194,15 @@ def import_litellm(model: str) -> Any:
     try:
         import litellm
     except ImportError:
-        raise ScoringError(
-            f"Asking {model} needs litellm: pip install 'labelfusion-transformers[litellm]'. "
+        install = "pip install 'labelfusion-transformers[litellm]'"
+        if meant := meant_model(model, ()):
+            name, slash, _ = model.partition("/")
+            what = f"Unknown provider {name!r}" if slash else f"{model!r} names no provider"
+            raise ScoringError(
+                f"{what}; did you mean {meant!r}? {_BUILT_IN}; others need litellm: {install}."
+            ) from None
+        raise _MissingPackageError(
+            f"Asking {model} needs litellm: {install}. {_BUILT_IN}. "
             "A server with an OpenAI-compatible URL needs only `api_base`."
         ) from None
     finally:

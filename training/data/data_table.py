@@ -13,7 +13,7 @@ from ...configuration.secrets import redact
 from .annotations import EXPORT_SUFFIXES, read_export
 from .arrow_columns import to_objects, to_series
 from .cell_files import DELIMITERS
-from .files import SUFFIXES, read_batches, read_columns
+from .files import SUFFIXES, check_not_empty, read_batches, read_columns
 from .label_cells import read_labels
 from .label_encoding import check_binary, name_labels
 
@@ -135,9 +135,11 @@ def read_table(
         return _named(_from_rows(rows), data.features or {}, label_column)
     if isinstance(data, Sequence) and len(data) and isinstance(data[0], dict):
         return _from_rows(data), None
+    pairs = isinstance(data, list) and len(data) and isinstance(data[0], tuple | list)
     raise ValueError(
         f"Cannot read data of type {type(data).__name__}: expected a DataFrame, a datasets.Dataset, (texts, labels), a "
         "list of dicts, the path of a CSV, TSV, JSON, JSONL or Parquet file, or the id of a data set on the Hub."
+        + (" For pairs, give two lists: `fit(texts, labels)`." if pairs else "")
     )
 
 
@@ -154,9 +156,17 @@ def with_labels(data: Any, y: Any, label_column: str | None = None) -> Any:
     """Convert scikit-learn's `(X, y)` to data for `prepare`. Without `y`, `data` are returned unchanged.
 
     `y` may be a data frame with one column of labels, or with one 0/1 column per class.
+
+    Raises:
+        ValueError: If there are not as many labels as texts, or the data are a file, which has its own.
     """
     if y is None:
         return data
+    if isinstance(data, str | Path):
+        raise ValueError(
+            f"The data are {str(data)!r}, the path of a file or a Hub id, and `y` was given too: leave out `y`; labels "
+            "are read from the file."
+        )
     data, y = _as_frame(data), _as_frame(y)
     if hasattr(y, "columns"):
         names = list(y.columns)
@@ -216,6 +226,7 @@ def _read_file(
 ) -> tuple[pd.DataFrame, list[str] | None]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    check_not_empty(path)
     metadata = _metadata(path)
     says = json.loads(metadata.get(b"labelfusion", b"{}"))
     scored = says.get("labels")

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 BATCH = 10_000  # rows per batch
+_SHORT, _BLANK = 1000, b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # bytes of an empty file, and what may be in it
+
+
+def check_not_empty(path: Path) -> None:
+    """Check that a file holds more than blank lines.
+
+    Raises:
+        ValueError: If not; says what is expected in it.
+    """
+    if path.suffix.lower() == ".parquet" or path.stat().st_size > _SHORT or path.read_bytes().strip(_BLANK):
+        return
+    expected = {
+        ".csv": "a header line such as `text,label`",
+        ".tsv": "a header line such as `text` and `label`, with a tab between them",
+    }.get(path.suffix.lower(), 'objects such as {"text": "...", "label": "..."}')
+    raise ValueError(f"{path} is empty: expected {expected}.")
 
 
 def read_batches(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[int, dict[str, list[Any]]]]:

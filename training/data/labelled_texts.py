@@ -139,7 +139,7 @@ def naming(data: Any) -> Iterator[None]:
         yield
     except ValueError as error:
         name = str(data) if is_file(data) else ""
-        if not name or str(error).startswith(f"{name}: "):
+        if not name or str(error).startswith((f"{name}: ", f"{name} is empty")):
             raise
         raise ValueError(f"{name}: {error}") from None
 
@@ -168,10 +168,12 @@ def _prepare(
     if count == 0 and len(table.columns):
         raise ValueError("The data have no rows.")
     if text_column not in table:
-        shown = ", ".join(column_names(data, table))
+        names = column_names(data, table)
+        if not names:
+            raise ValueError("The data are empty: they have no rows and no columns.")
         raise ValueError(
-            f"The data have no column {text_column!r} (`text_column`); the columns are {shown}. Name the one with the "
-            "texts."
+            f"The data have no column {text_column!r} (`text_column`); the columns are {', '.join(names)}. "
+            f"{how_to_name_texts(names, layout.label_column)}"
         )
     texts, rows = check_texts(_texts(table, layout), text_column, layout.empty_texts)
     if rows is not None:
@@ -191,6 +193,12 @@ def _prepare(
         if order != names and sorted(order) == sorted(names):  # the scores are in the order of `declared`
             scores = scores[:, :, [order.index(c) for c in names]]
     return LabelledTexts(texts, labels, scores, classes, unseen, rows, count)
+
+
+def how_to_name_texts(names: Collection[str], label_column: str | None = None) -> str:
+    """A sentence that says how to name the text column, by the first of `names` that may be it."""
+    others = [name for name in names if name not in (label_column, *LABEL_COLUMNS, SCORES)]
+    return f"Name the one with the texts: `text_column={(others or ['...'])[0]!r}`."
 
 
 def _texts(table: pd.DataFrame, layout: TableLayout) -> pd.Series:

@@ -174,6 +174,7 @@ def test_advice_of_calibration() -> None:
     piece = next(p for p in advise(measured_run(one_hot(said, 3, 0.98), labels)) if p["kind"] == "calibration")
     assert "The mean probability of the predicted class is 98.0%" in piece["fact"]
     assert piece["advice"].endswith("too sure.")
+    assert "(not these test rows)" in piece["advice"]
 
 
 def test_evaluate_and_the_report(tiny_encoder_dir: str) -> None:
@@ -186,6 +187,9 @@ def test_evaluate_and_the_report(tiny_encoder_dir: str) -> None:
     assert found["costs"]["answered"] == 63
     piece = next(p for p in found["advice"] if p["kind"] == "unknown_class")
     assert piece["classes"] == ["music"]
+    # Every answer to an unknown class is wrong: merging it with a known one is no advice.
+    unknown = clf.evaluate(frame(60, seed=6).assign(label="music"))
+    assert "confused" not in [p["kind"] for p in unknown["advice"]]
     report = measure(clf, test, "d.csv", "m", num_resamples=50)
     assert report["advice"] == found["advice"]
     assert "music" in to_markdown(report).partition("## What to do")[2]

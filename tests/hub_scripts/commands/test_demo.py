@@ -50,6 +50,23 @@ def test_too_few_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "20 are the least" in capsys.readouterr().err
 
 
+def test_a_column_of_another_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for old, option in (("text", "--text-column"), ("label", "--label-column")):
+        path = write(tmp_path / f"{option}.csv")
+        pd.read_csv(path).rename(columns={old: "body"}).to_csv(path, index=False)
+        assert main(["demo", "--data", str(path), "--output-dir", str(tmp_path / "m")]) == 2
+        said = capsys.readouterr().err
+        assert f"Rename the column, or train with `labelfusion train {option} body`." in said
+        assert f"`--data` has no column '{old}'" in said
+
+
+def test_other_things_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "mine.csv")
+    assert main(["demo", "--data", str(data), "--output-dir", str(tmp_path)]) == 2
+    assert "holds other things than a LabelFusion model; give another folder." in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
+
+
 def test_the_data_that_come_along() -> None:
     train, test = split_data(None, 0)
     assert (len(train), len(test)) == (240, 300)

@@ -97,7 +97,7 @@ def test_the_command(saved_model: Callable[..., Path], tmp_path: Path, capsys: p
     assert main(["export", str(folder), str(tmp_path / "full")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "full"), str(tmp_path / "new")]) == 2
-    assert "not the folder of a LabelFusion model" in capsys.readouterr().err
+    assert "is not a LabelFusion model" in capsys.readouterr().err
 
 
 def test_a_saved_model_stays_of_its_kind(saved_model: Callable[..., Path], tmp_path: Path) -> None:

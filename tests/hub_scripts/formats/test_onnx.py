@@ -145,7 +145,7 @@ def test_what_is_wrong_is_said(saved_model: Callable[..., Path], tmp_path: Path)
         export_onnx(folder, folder)
     with pytest.raises(ValueError, match="give another one"):
         export_onnx(folder, saved_model())
-    with pytest.raises(ValueError, match="not the folder of a LabelFusion model"):
+    with pytest.raises(ValueError, match="is not a LabelFusion model"):
         export_onnx(tmp_path / "nothing", tmp_path / "onnx")
 
 

@@ -206,7 +206,7 @@ def test_values_of_secret_variables_are_found_in_any_file(tmp_path: Path, monkey
 def test_other_folders_are_refused(
     hub: HubServer, push: Callable[..., Done], tmp_path: Path, saved_model: Callable[..., Path]
 ) -> None:
-    assert "not the folder of a LabelFusion model" in push(tmp_path, "me/fusion").stderr
+    assert "is not a LabelFusion model" in push(tmp_path, "me/fusion").stderr
     folder = saved_model()
     (folder / "model.safetensors").unlink()
     assert "no weights" in push(folder, "me/fusion").stderr

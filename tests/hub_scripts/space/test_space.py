@@ -118,7 +118,7 @@ def test_a_space_is_written_again_but_over_nothing_else(tmp_path: Path, saved_mo
         write_space(model, tmp_path / "space")
     with pytest.raises(ValueError, match="other things than a Space"):
         write_space(model, model)
-    with pytest.raises(ValueError, match="not the folder of a LabelFusion model"):
+    with pytest.raises(ValueError, match="is not a LabelFusion model"):
         write_space(tmp_path / "space", tmp_path / "other")
     write_space(model, tmp_path / "space", overwrite=True)
     assert (tmp_path / "space" / "thesis.txt").read_text() == "mine"
