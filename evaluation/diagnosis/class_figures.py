@@ -31,8 +31,8 @@ def score_warnings(measured: Measurement) -> list[str]:
         lacks = result.wanted[:, p].any() and not result.answered[:, p].any()
         if lacks and provider.kind == ProviderKind.RECORDED:
             found.append(
-                f"No row has scores of {name!r}: they were recorded with the training data, and the model queries no LLM "
-                "for them. Score the data first with `labelfusion score`, or give `llm_scores`."
+                f"No row has scores of {name!r}: they were recorded with the training data, and the model queries no "
+                "LLM for them. Score the data first with `labelfusion score`, or give `llm_scores`."
             )
         if measured.config.multi_label:
             continue

@@ -5,7 +5,7 @@ from typing import Any
 from ..comparison import confusion
 from ..source_metrics import risk_metrics, source_metrics
 from .advice import advise
-from .class_figures import class_figures, score_warnings, run_costs
+from .class_figures import class_figures, run_costs, score_warnings
 from .confusions import list_errors, pair_list
 from .measurement import Measurement
 

@@ -7,7 +7,7 @@ from ...configuration.secrets import redact
 from ...routing.run_options import Routing
 from ..comparison import compare_sources, confusion, per_class, reliability
 from ..diagnosis.advice import advise
-from ..diagnosis.class_figures import score_warnings, run_costs
+from ..diagnosis.class_figures import run_costs, score_warnings
 from ..diagnosis.confusions import pair_list
 from ..diagnosis.measurement import ENCODER, FUSION, Measurement
 from ..source_metrics import risk_metrics
