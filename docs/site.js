@@ -17,5 +17,18 @@ function complete() {
     e.setAttribute("aria-label", `Table ${++count}`)
   })
 }
+// On a small screen, a button opens the drawer with the pages: the theme's label takes no keyboard. Escape closes it.
+const drawer = document.getElementById("__drawer")
+const menu = document.querySelector("label.md-header__button[for=__drawer]")
+const button = document.createElement("button")
+button.className = menu.className
+button.innerHTML = menu.innerHTML
+button.setAttribute("for", "__drawer") // what the theme's style knows it by
+button.setAttribute("aria-label", "Menu")
+button.addEventListener("click", () => drawer.click())
+menu.replaceWith(button)
+document.addEventListener("keydown", (e) => {
+  if (e.key === "Escape" && drawer.checked) { drawer.click(); button.focus() }
+})
 complete()
 new MutationObserver(complete).observe(document.body, { childList: true, subtree: true })
