@@ -150,7 +150,7 @@ def add_annotators(parser: Any) -> None:
     )
 
 
-def add_max_cost(parser: argparse.ArgumentParser) -> None:
+def add_max_cost(parser: Any) -> None:
     """`--max-cost-usd`."""
     parser.add_argument(
         "--max-cost-usd", type=dollars, metavar="X", help="US dollars that the LLMs may cost; then the encoder answers"

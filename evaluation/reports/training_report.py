@@ -77,7 +77,8 @@ def _encoder_side(report: dict[str, Any]) -> list[str]:
         [_ENCODER_SIDE.get(name, plain(name)), f"{loss:.4f}", _weight(weights.get("encoder" if name == own else name))]
         for name, loss in sorted(report["encoder_log_loss"].items(), key=lambda x: _place(x[0]))
     ]
-    lines = ["The encoder's side:", markdown_table(["Candidate", "Log loss", "Weight"], rows)]
+    told = "The encoder's side. A lower log loss is better. The logits of the parts are added with these weights:"
+    lines = [told, markdown_table(["Candidate", "Log loss", "Weight"], rows)]
     if losses := report.get("classes", {}).get("log_loss"):
         kept = "together" if report["classes"]["chosen"] == "together" else "each by itself"
         lines.append(
@@ -114,7 +115,9 @@ def _fusion(fusion: dict[str, Any], names: list[str]) -> list[str]:
     if "fusion with mlp" in losses and fusion["chosen"] == "pool":
         chosen += " The MLP was left out: it is not better by more than half a standard error."
     return [
-        f"Ways to combine the sources, on the {fusion['rows']} rows that have scores:",
+        f"Ways to combine the sources, on the {fusion['rows']} rows that have scores. A pool is a weighted sum of "
+        "their logits. With a high penalty it has little more than one weight per source; with a low one it also "
+        "corrects single classes. The fusion is the mean of the candidates by weight:",
         markdown_table(["Candidate", "Log loss", "Weight"], rows),
         chosen,
     ]

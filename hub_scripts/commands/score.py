@@ -68,7 +68,7 @@ def add_asking(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
     add("--labels", type=parse_names, metavar="A,B,C", help="class names, or their JSON; default: those of the data")
     add("--multi-label", action="store_true", help="several classes may apply to a text")
-    add("--descriptions", metavar="FILE.yaml", help="lines of `class name: description`")
+    add("--descriptions", "--class-descriptions", metavar="FILE.yaml", help="lines of `class name: description`")
     add_columns(parser)
     add_annotators(parser)
     add("--split", default="train", help="split of a data set on the Hub (default: %(default)s)")

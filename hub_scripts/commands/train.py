@@ -56,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label-columns", type=names, metavar="A,B,C", help="0/1 columns, one a class, instead of `label` or `labels`")
     add_columns(group)
     add_annotators(group)
-    add("--class-descriptions", metavar="FILE.yaml", help="lines of `class name: description` for the LLM")
+    add(
+        "--class-descriptions",
+        "--descriptions",
+        metavar="FILE.yaml",
+        help="lines of `class name: description` for the LLM",
+    )
     add = parser.add_argument_group("training").add_argument
     add(
         "--encoder-training",
@@ -73,7 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-train-minutes", type=float, help="stop the encoder's training then, and keep it frozen (default: never)")
     add("--num-train-epochs", type=int, help="most epochs of fine-tuning (default: 3, or 5 for up to 1,000 rows)")
-    add("--trained-layers", type=float, help="share of layers, from the top, to fine-tune (default: 1; on a CPU 0.4)")
+    add(
+        "--trained-layers",
+        type=float,
+        help="share of the layers, from the top, that is fine-tuned (default: 1, all; on a CPU 0.4)",
+    )
     add(
         "--no-extra-sources",
         dest="extra_sources",
@@ -95,7 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         default="auto",
         choices=["auto", "none", "temperature", "vector", "isotonic"],
-        help="most that is fitted; auto: as much as held-out rows show to help",
+        help="the most flexible calibration that may be fitted; auto: what held-out rows show to help "
+        "(default: %(default)s)",
     )
     add(
         "--threshold-metric",
@@ -105,13 +115,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", help="torch device (default: a GPU if there is one)")
     add("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    add = parser.add_argument_group("cost").add_argument
+    group = parser.add_argument_group("cost")
+    add = group.add_argument
     add(
         "--query-price",
         type=float,
         default=0.02,
-        help="price of a query for `--llm-policy auto`, in right answers; 0.02: 50 queries must bring one more right "
-        "answer (default: %(default)s)",
+        help="for `--llm-policy auto`: by how much a query must raise the expected number of right answers; 0.02: one "
+        "more right answer in 50 queries (default: %(default)s)",
     )
     add(
         "--max-scored-rows",
@@ -119,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1000,
         help="maximum number of rows sent to the LLM (default: %(default)s)",
     )
-    add_max_cost(parser)
+    add_max_cost(group)
     add("--no-cache", action="store_true", help="neither read nor write the store of paid answers")
     add = parser.add_argument_group("publishing").add_argument
     add("--push-to-hub", metavar="REPO", help="push the model there (user/name)")
