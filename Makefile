@@ -61,7 +61,7 @@ endef
 test-oldest: pyproject.toml setup.py ## Run the tests that touch other libraries on the oldest supported versions
 	$(call torch,$(OLDEST))
 	$(call uv_install,$(OLDEST),lowest-direct,test$(COMMA)openai)
-	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest $(or $(ARGS),$(OLDEST_TESTS))
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(or $(ARGS),$(OLDEST_TESTS))
 
 # Made anew every time: what was the newest yesterday may not be today. Without litellm and gradio, whose httpx would
 # hide that it is not ours.
