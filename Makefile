@@ -31,10 +31,10 @@ demo: $(STAMP) ## Train, compare, save, reload and classify with small real mode
 docs: $(STAMP) ## Build the documentation into site/, offline; a warning is an error. To read it: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 PYTHONPATH=docs $(BIN)/mkdocs build --quiet $(ARGS)
 
-# Processes of one thread each; more than two cores, because many tests wait for servers and for processes of their own.
+# Two processes of one thread each: on two cores in little more than half the time.
 # A file's tests share their models.
 test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/modeling_labelfusion for some
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --durations=15 -rs $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 -rs $(ARGS)
 
 test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m browser $(ARGS)

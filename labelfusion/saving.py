@@ -79,8 +79,10 @@ def _named(source: str) -> Iterator[None]:
     path = Path(source).expanduser()
     if path.exists():
         names = {file.name for file in path.iterdir()} if path.is_dir() else set()
-        missing = None if "config.json" in names else "config.json"
-        if missing is None and not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        missing = None
+        if not names & {"config.json", "adapter_config.json"}:  # the latter is an adapter of PEFT, beside its base model
+            missing = "config.json"
+        elif not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
             missing = "model.safetensors"
         if missing:
             has = f"it has no {missing}" if path.is_dir() else "it is a file"

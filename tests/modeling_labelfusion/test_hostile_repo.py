@@ -207,7 +207,7 @@ def test_a_pickle_is_never_read(saved_model: Callable[..., Path], tmp_path: Path
         lambda path: pipeline("labelfusion-classification", model=str(path)),
     ):
         # `pipeline` wraps the error of the model.
-        with pytest.raises((OSError, ValueError), match=r"no file named model\.safetensors"):
+        with pytest.raises((OSError, ValueError), match=r"no (file named )?model\.safetensors"):
             load(folder)  # type: ignore[operator]
     assert not mark.exists()
     pickle.loads(data)  # it would have worked

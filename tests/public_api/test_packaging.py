@@ -253,7 +253,7 @@ def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_index() -> No
 
 
 # What is used where it happens to be installed: an error says how to install it, or something smaller takes its place.
-NOT_DECLARED = {"codecarbon", "lime", "locust", "psutil", "pyspark", "setfit", "shap", "spacy"}
+NOT_DECLARED = {"autogluon", "codecarbon", "lime", "locust", "psutil", "pyspark", "setfit", "shap", "spacy"}
 
 
 @pytest.mark.parametrize("rooms", [ROOMS, ["tests", "benchmarks"]])
