@@ -80,7 +80,7 @@ def _named(source: str) -> Iterator[None]:
     if path.exists():
         names = {file.name for file in path.iterdir()} if path.is_dir() else set()
         missing = None
-        if not names & {"config.json", "adapter_config.json"}:  # the latter is an adapter of PEFT, beside its base model
+        if not names & {"config.json", "adapter_config.json"}:  # or an adapter of PEFT
             missing = "config.json"
         elif not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
             missing = "model.safetensors"
