@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..training.data import TableLayout
 
+PARTITION_ROWS = 20_000  # of a run over a folder
 BF16 = "run the encoder in bfloat16: about twice as fast on CPUs and GPUs that have it"
 
 
@@ -65,6 +66,21 @@ def add_guarantees(parser: argparse.ArgumentParser) -> None:
         type=share,
         metavar="R",
         help="abstain on doubtful texts, so that at most this share of all texts gets a wrong answer, such as 0.05",
+    )
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Options of runs over folders."""
+    add = parser.add_argument_group("folders", "IN a folder of data files, OUT a folder of Parquet files").add_argument
+    add("--engine", choices=("local", "ray"), default="local", help="what does the work (default: %(default)s)")
+    add("--address", metavar="ADDRESS", help="ray: the cluster, such as auto (default: one of this machine alone)")
+    add("--workers", type=int, metavar="N", help="ray: the most workers, each with the model (default: as many as fit)")
+    add(
+        "--partition-rows",
+        type=int,
+        default=PARTITION_ROWS,
+        metavar="ROWS",
+        help="rows of a partition, the unit of work (default: %(default)s)",
     )
 
 

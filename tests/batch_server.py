@@ -22,7 +22,7 @@ class BatchServer(LLMServer):
         hold_s: Seconds until a batch has ended.
         expire: Share of the lines that a batch leaves unanswered, for the first `expired_batches` of them.
         expired_batches: Number of batches that expire.
-        errors: `{HTTP status: share}` of lines that fail; the same line does so in every batch, but for 500.
+        errors: `{HTTP status: share}` of lines that fail, in every batch that holds them; with 500, in the first alone.
         fail_batches: Number of batches, the first ones, that are refused as a whole.
         lose: Of what is created, the first so many replies are lost: the connection breaks once the batch is there.
     """
@@ -40,6 +40,7 @@ class BatchServer(LLMServer):
         self.batches: dict[str, dict[str, Any]] = {}
         self.lines: list[int] = []  # of each batch that was not refused
         self._rng = random.Random(self.seed)
+        self._failed: set[str] = set()
 
     async def _other(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any] | None:
         url = urlsplit(path)
@@ -131,7 +132,9 @@ class BatchServer(LLMServer):
         for status, share in self.errors.items():
             pick -= share
             if pick < 0:
-                return status if status != 500 or self._rng.random() < 0.5 else 200
+                first = key not in self._failed
+                self._failed.add(key)
+                return status if status != 500 or first else 200
         return 200
 
     def _line(self, line: dict[str, Any], response: Any, error: Any = None) -> bytes:

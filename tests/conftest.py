@@ -120,10 +120,17 @@ def saved_model(
 
 @pytest.fixture(autouse=True)
 def heard_loggers() -> Iterator[None]:
-    """No test leaves the root logger deaf: what later tests expect to be logged would be missing."""
-    level, filters = logging.root.level, logging.root.filters[:]
+    """No test leaves a logger deaf: what later tests expect to be logged would be missing."""
+
+    def state() -> list[Any]:
+        ours = [name for name in logging.root.manager.loggerDict if name.startswith("labelfusion")]
+        loggers = [logging.root, *map(logging.getLogger, ours)]
+        changed = [(x.name, x.level, x.filters[:]) for x in loggers if x.level or x.filters or x.disabled]
+        return [changed, [handler.filters[:] for handler in logging.root.handlers if handler.filters]]
+
+    level, filters, before = logging.root.level, logging.root.filters[:], state()
     yield
-    found = (logging.root.level, logging.root.filters[:])
+    found = state()
     logging.root.setLevel(level)
     logging.root.filters = filters
-    assert found == (level, filters), "this test changed the root logger"
+    assert found == before, "this test changed what is logged"

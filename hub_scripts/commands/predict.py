@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cards.llm_needs import askable
-from ..folders.folder_run import add_folder_options, run_folder
 from ..io.formulas import add_escape_formulas
 from ..io.journal import Journal, one_run
 from ..io.tables import SCORES, SUFFIXES, Row, Table, Writer, check_columns, check_texts
 from ..options import (
     add_columns,
     add_encoding,
+    add_folder_options,
     add_guarantees,
     add_llm_policy,
     add_max_cost,
@@ -88,6 +88,7 @@ def _run_folder(args: argparse.Namespace) -> int:
 
     from ...pipelines.partitions.partition import PredictWork
     from ...routing.run_options import Routing
+    from ..folders.folder_run import run_folder
 
     config = load_config(args.model)
     classes, saved = saved_settings(args.model, config.label_names)

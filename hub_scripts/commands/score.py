@@ -13,12 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..folders.folder_run import add_folder_options, run_folder
 from ..folders.pieces import find_files
 from ..io.formulas import add_escape_formulas
 from ..io.journal import Journal, one_run
 from ..io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
-from ..options import add_annotators, add_columns, dollars, provider, told_by_library
+from ..options import add_annotators, add_columns, add_folder_options, dollars, provider, told_by_library
 from ..score_setup import Task, class_descriptions, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
@@ -168,6 +167,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_folder(args: argparse.Namespace) -> int:
     from ...pipelines.partitions.score_partition import ScoreWork
+    from ..folders.folder_run import run_folder
 
     table = Table(str(find_files(Path(args.input))[0]), text_pair_column=args.text_pair_column)
     _check(table, args)

@@ -7,6 +7,8 @@ import math
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--store", metavar="STORE", help="score store, see `cache --help` (default: the one in the HF cache folder)")
 
 
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    from ..serving.model_service import EachOnce
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logger, handlers, each_once = logging.getLogger("labelfusion.serve"), logging.root.handlers[:], EachOnce()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.addFilter(each_once)
+    try:
+        yield
+    finally:  # the handlers may belong to a program that has called `main`
+        logger.setLevel(level)
+        for handler in handlers:
+            handler.removeFilter(each_once)
+
+
+@_log_to_stderr()
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     try:
@@ -68,7 +89,6 @@ def run(args: argparse.Namespace) -> int:
     key = _read_key(args.api_key_env)
     limits = Limits(args.max_texts, args.max_characters, int(args.max_body_mb * 1_000_000))
     listening = _listen(args.host, args.port)
-    _log_to_stderr()
     _steady_memory()
     limit = math.inf if args.budget_per_day is None else args.budget_per_day
     days = day_budget.Days(limit, None if math.isinf(limit) else _budget_file(args))
@@ -167,15 +187,6 @@ def _budget_file(args: argparse.Namespace) -> Path:
     from ...scoring.store.score_store import default_path
 
     return Path(args.budget_file) if args.budget_file else default_path().with_name(BUDGET_FILE)
-
-
-def _log_to_stderr() -> None:
-    from ..serving.model_service import EachOnce
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("labelfusion.serve").setLevel(logging.INFO)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(EachOnce())
 
 
 def _say(text: str) -> None:

@@ -25,22 +25,6 @@ from .local_engine import Engine, LocalEngine
 from .pieces import Piece, find_pieces, write_file
 
 STATE = "_labelfusion"  # folder in OUT; readers of data sets leave out names that begin with "_"
-PARTITION_ROWS = 20_000
-
-
-def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    """Options of runs over folders."""
-    add = parser.add_argument_group("folders", "IN a folder of data files, OUT a folder of Parquet files").add_argument
-    add("--engine", choices=("local", "ray"), default="local", help="what does the work (default: %(default)s)")
-    add("--address", metavar="ADDRESS", help="ray: the cluster, such as auto (default: one of this machine alone)")
-    add("--workers", type=int, metavar="N", help="ray: the most workers, each with the model (default: as many as fit)")
-    add(
-        "--partition-rows",
-        type=int,
-        default=PARTITION_ROWS,
-        metavar="ROWS",
-        help="rows of a partition, the unit of work (default: %(default)s)",
-    )
 
 
 def run_folder(work: Any, args: argparse.Namespace, settings: dict[str, Any], share: float | None = None) -> int:
@@ -48,7 +32,7 @@ def run_folder(work: Any, args: argparse.Namespace, settings: dict[str, Any], sh
 
     Args:
         work: A `PredictWork` or `ScoreWork`.
-        args: Options: `input`, `output`, `overwrite`, `max_cost_usd` and those of `add_folder_options`.
+        args: Options: `input`, `output`, `overwrite`, `max_cost_usd` and those of `options.add_folder_options`.
         settings: What must match for a run to go on.
         share: Query this share of all texts, exactly.
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ...scoring.budget import Budget
 
 LOCAL_STORE_BYTES = 100_000_000  # of a cluster of this machine alone: rows do not travel
+NO_TOKEN = (
+    "has refused this process for want of its token. Set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN to what "
+    "`ray get-auth-token` prints on a machine of the cluster, or copy its file ~/.ray/auth_token."
+)
 ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "OSError": OSError, "ScoringError": ScoringError}
 
 
@@ -62,10 +66,12 @@ class RayEngine:
         self._ours = not ray.is_initialized()
         if self._ours:
             alone: dict[str, Any] = {"num_cpus": workers, "object_store_memory": LOCAL_STORE_BYTES}
-            try:
-                ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False,
+            try:  # without "local", Ray joins a cluster that runs on this machine
+                ray.init(address=address or "local", log_to_driver=False, include_dashboard=None if address else False,
                          **({} if address else alone))  # fmt: skip
             except ConnectionError as error:
+                if "AuthenticationError" in str(error.__cause__):
+                    raise OSError(f"The Ray cluster at `address` {address!r} {NO_TOKEN}") from None
                 raise OSError(f"There is no Ray cluster at `address` {address!r}: {error}") from None
         found = ray.cluster_resources()
         gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))

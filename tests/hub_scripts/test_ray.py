@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,6 +20,7 @@ import pytest
 from children import listen
 from labelfusion.hub_scripts.cli import main
 from labelfusion.pipelines.partitions.partition import PredictWork
+from labelfusion.pipelines.partitions.ray_data import classify_dataset
 from labelfusion.pipelines.partitions.ray_leases import Lender
 from llm_server import LLMServer
 
@@ -43,12 +48,51 @@ def read_output(folder: Path) -> pd.DataFrame:
     return frame.sort_values("id", ignore_index=True)
 
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **TOKEN}
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster() -> Iterator[str]:
+    """The address of a cluster.
+
+    It and all that uses it are processes of their own: Ray ends a process whose cluster is lost, and pytest with it.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--port", str(port), "--num-cpus", "2", "--object-store-memory", "100000000"]
+    command += ["--include-dashboard", "false"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+        end = time.monotonic() + 120
+        while not (found := re.search(r"--address='([^']+)'", told := text_of(log))):
+            assert process.poll() is None, told
+            assert time.monotonic() < end, told
+            time.sleep(0.1)
+        yield found[1]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def text_of(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def on_ray(cluster: str, command: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of `labelfusion` on the cluster."""
+    command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", *command, "--engine", "ray", "--address", cluster]
+    return subprocess.run(
+        command,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        preexec_fn=listen,
+        check=False,
+    )
 
 
 def test_the_lender_leases_no_more_than_there_is() -> None:
@@ -68,7 +112,7 @@ def test_the_lender_leases_no_more_than_there_is() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["always", "0.3"])
 def test_the_same_answers_as_in_one_process(
-    cluster: None, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any, policy: str
+    cluster: str, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any, policy: str
 ) -> None:
     frame = write_input(tmp_path / "in", 200)
     with LLMServer(labels=CLASSES) as server:
@@ -77,9 +121,15 @@ def test_the_same_answers_as_in_one_process(
         for engine in ("ray", "local"):
             out = tmp_path / engine
             command = ["predict", str(model), str(tmp_path / "in"), str(out), "--partition-rows", "30", "--top-k", "3"]
-            command += ["--llm-policy", policy, "--store", str(tmp_path / "s.sqlite"), "--engine", engine]
-            assert main([*command, *(["--workers", "2"] if engine == "ray" else [])]) == 0
-            assert "200 rows in, 200 rows out" in capsys.readouterr().out
+            command += ["--llm-policy", policy, "--store", str(tmp_path / "s.sqlite")]
+            if engine == "ray":
+                done = on_ray(cluster, [*command, "--workers", "2"])
+                assert done.returncode == 0, done.stderr
+                told = done.stdout
+            else:
+                assert main(command) == 0
+                told = capsys.readouterr().out
+            assert "200 rows in, 200 rows out" in told
             found[engine] = read_output(out)
         assert server.paid.total() == (200 if policy == "always" else 60)
     assert found["ray"]["id"].tolist() == frame["id"].tolist()
@@ -87,35 +137,33 @@ def test_the_same_answers_as_in_one_process(
 
 
 @pytest.mark.slow
-def test_one_limit_for_all_workers(
-    cluster: None, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any
-) -> None:
+def test_one_limit_for_all_workers(cluster: str, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
     write_input(tmp_path / "in", 200)
     with LLMServer(labels=CLASSES, thinks=lambda text: 50) as server:
         model = saved_model(llm_providers=[llm(server)])
         command = ["predict", str(model), str(tmp_path / "in"), str(tmp_path / "out"), "--partition-rows", "20"]
-        command += ["--store", str(tmp_path / "s.sqlite"), "--engine", "ray", "--max-cost-usd", "0.03"]
-        assert main(command) == 0
+        command += ["--store", str(tmp_path / "s.sqlite"), "--max-cost-usd", "0.03"]
+        done = on_ray(cluster, command)
+        assert done.returncode == 0, done.stderr
         spent, one = server.billed(1.0, 4.0)
         assert 0.02 < spent <= 0.03 + 2 * one
-        told = capsys.readouterr().out
         journal = (tmp_path / "out" / "_labelfusion" / "journal.jsonl").read_text().splitlines()
         noted = [json.loads(line)["spent"] for line in journal if "spent" in json.loads(line)][-1]
         assert noted == pytest.approx(spent, abs=2 * one)
-        assert "an answer is missing for" in told
+        assert "an answer is missing for" in done.stdout
         next((tmp_path / "out").glob("1-*.parquet")).unlink()
-        assert main(command) == 0  # the limit holds over all runs
+        assert on_ray(cluster, command).returncode == 0  # the limit holds over all runs
         assert server.billed(1.0, 4.0)[0] <= 0.03 + 4 * one
 
 
 @pytest.mark.slow
-def test_one_rate_for_all_workers(cluster: None, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
+def test_one_rate_for_all_workers(cluster: str, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
     write_input(tmp_path / "in", 60)
     with LLMServer(labels=CLASSES) as server:
         model = saved_model(llm_providers=[llm(server, requests_per_minute=600)])
         command = ["predict", str(model), str(tmp_path / "in"), str(tmp_path / "out"), "--partition-rows", "15"]
-        command += ["--store", str(tmp_path / "s.sqlite"), "--engine", "ray"]
-        assert main(command) == 0
+        done = on_ray(cluster, [*command, "--store", str(tmp_path / "s.sqlite")])
+        assert done.returncode == 0, done.stderr
         times = sorted(server.times)
         assert len(times) == 60
         rates = [(len(times[i : i + 20]) - 1) / (times[i + 19] - times[i]) for i in range(len(times) - 20)]
@@ -123,34 +171,62 @@ def test_one_rate_for_all_workers(cluster: None, tmp_path: Path, saved_model: Ca
 
 
 @pytest.mark.slow
-def test_a_wrong_row_is_named(cluster: None, tmp_path: Path, saved_model: Callable[..., Path], capsys: Any) -> None:
+def test_a_wrong_row_is_named(cluster: str, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
     write_input(tmp_path / "in", 20)
     pd.DataFrame({"text": ["x", None], "id": [1, 2]}).to_parquet(tmp_path / "in" / "2.parquet")
-    command = ["predict", str(saved_model()), str(tmp_path / "in"), str(tmp_path / "out"), "--engine", "ray"]
-    assert main([*command, "--llm-policy", "never"]) == 2
-    told = capsys.readouterr().err
-    assert "2.parquet, rows 0 to 1: Input 1 has no text" in told
-    assert main([*command, "--llm-policy", "never", "--empty-texts", "skip", "--overwrite"]) == 0
+    command = ["predict", str(saved_model()), str(tmp_path / "in"), str(tmp_path / "out"), "--llm-policy", "never"]
+    done = on_ray(cluster, command)
+    assert done.returncode == 2
+    assert "2.parquet, rows 0 to 1: Input 1 has no text" in done.stderr
+    assert on_ray(cluster, [*command, "--empty-texts", "skip", "--overwrite"]).returncode == 0
+
+
+ANY_SOURCE = """
+import sys
+import ray
+from labelfusion.pipelines.partitions.partition import PredictWork
+from labelfusion.pipelines.partitions.ray_data import classify_dataset
+from labelfusion.pipelines.partitions.ray_data import classify_dataset
+address, model, store, source, out = sys.argv[1:]
+ray.init(address=address, log_to_driver=False)
+dataset = ray.data.read_csv(source)
+work = PredictWork(model, scoring={"store": store}, device="cpu")
+classify_dataset(dataset, work, workers=1, table_rows=20).write_json(out)
+"""
 
 
 @pytest.mark.slow
-def test_any_source_and_sink(cluster: None, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
-    from labelfusion.pipelines.partitions.ray_data import classify_dataset
-
+def test_any_source_and_sink(cluster: str, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
     texts = [f"a movie w{i}" for i in range(50)]
     (tmp_path / "in.csv").write_text("id,text\n" + "".join(f"{i},{text}\n" for i, text in enumerate(texts)))
     with LLMServer(labels=CLASSES) as server:
-        work = PredictWork(
-            str(saved_model(llm_providers=[llm(server)])), scoring={"store": str(tmp_path / "s.sqlite")}, device="cpu"
-        )
-        dataset = classify_dataset(ray.data.read_csv(str(tmp_path / "in.csv")), work, workers=1, table_rows=20)
-        dataset.write_json(str(tmp_path / "out"))
+        model = saved_model(llm_providers=[llm(server)])
+        places = [str(model), str(tmp_path / "s.sqlite"), str(tmp_path / "in.csv"), str(tmp_path / "out")]
+        done = subprocess.run(
+            [sys.executable, "-c", ANY_SOURCE, cluster, *places],
+            env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
         assert server.paid.total() == 50
     rows = [json.loads(line) for path in (tmp_path / "out").iterdir() for line in path.read_text().splitlines()]
     assert sorted(row["id"] for row in rows) == list(range(50))
     assert {row["predicted_label"] for row in rows} <= set(CLASSES)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token_says_so(cluster: str, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
+    write_input(tmp_path / "in", 4)
+    command = ["predict", str(saved_model()), str(tmp_path / "in"), str(tmp_path / "out"), "--llm-policy", "never"]
+    done = on_ray(cluster, command, RAY_AUTH_MODE="disabled")
+    assert done.returncode == 2
+    assert "for want of its token" in done.stderr
+    assert "RAY_AUTH_TOKEN" in done.stderr
+    assert TOKEN["RAY_AUTH_TOKEN"] not in done.stderr
+
+
+def test_a_share_takes_two_passes() -> None:
     with pytest.raises(ValueError, match="takes two passes"):
-        classify_dataset(dataset, PredictWork("x", routing={"llm_policy": 0.2}))
+        classify_dataset(None, PredictWork("x", routing={"llm_policy": 0.2}))
 
 
 @pytest.mark.slow
@@ -161,7 +237,7 @@ def test_dead_workers_and_a_dead_driver_cost_no_row(tmp_path: Path, saved_model:
         command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "predict", str(model), str(tmp_path / "in")]
         command += [str(tmp_path / "out"), "--partition-rows", "30", "--store", str(tmp_path / "s.sqlite")]
         command += ["--engine", "ray", "--workers", "2"]
-        env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+        env = {**ENVIRONMENT, "HF_HOME": str(tmp_path / "hf")}
         wire = 0
 
         def workers() -> list[int]:
