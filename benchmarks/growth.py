@@ -14,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ VARIED: dict[str, tuple[int, ...]] = {
     "classes": (2, 8, 32, 128, 500),
     "llms": (1, 2, 4, 8),
 }
+NAMES = {"llms": "LLMs"}  # of what varies
 CLASS_ROWS = 4000  # when classes vary: eight rows for each of 500
 MAX_LENGTH = 32  # tokens kept of a text, so that what is not the encoder shows
 
@@ -126,10 +128,22 @@ def table(what: str, lines: dict[int, dict[str, float]]) -> list[str]:
         cells = [f"{size:,}"]
         for key in ("fit", "predict"):
             cells.append(f"{now[key]:.1f}")
-            cells.append(f"x {now[key] / last[1][key]:.1f} for x {size / last[0]:g}" if last else "")
+            cells.append(f"x {now[key] / last[1][key]:.1f} for x {size / last[0]:.2g}" if last else "")
         out.append("| " + " | ".join([*cells, f"{now['fit_mb']:.0f}", f"{now['predict_mb']:.0f}"]) + " |")
         last = size, now
     return out
+
+
+def beyond_linear(results: dict[str, dict[int, dict[str, float]]]) -> str:
+    """The step whose time grew most, against what varied."""
+    steps = [
+        (now[key] / before[key] / (size / least), f"`{key}` from {least:,} to {size:,} {NAMES.get(what, what)}")
+        for what, lines in results.items()
+        for (least, before), (size, now) in pairwise(lines.items())
+        for key in ("fit", "predict")
+    ]
+    most, where = max(steps)
+    return f"Time against linear growth: at most x {most:.2f} ({where})."
 
 
 def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
@@ -143,10 +157,39 @@ def draw(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
             axes.plot(sizes, [lines[size][key] for size in sizes], marker=marker, label=key)
         top = lines[sizes[-1]]["fit"]
         axes.plot(sizes, [top * size / sizes[-1] for size in sizes], color="0.7", linestyle="--", label="linear")
-        axes.set(xscale="log", yscale="log", xlabel={"llms": "LLMs"}.get(what, what), ylabel="seconds of all cores")
+        axes.set(xscale="log", yscale="log", xlabel=NAMES.get(what, what), ylabel="seconds of all cores")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
+
+
+def write(results: dict[str, dict[int, dict[str, float]]], args: argparse.Namespace) -> None:
+    """Print the tables; with `--write`, put them and the picture into the page."""
+    lines = [
+        START + "## Growth",
+        "",
+        f"`python benchmarks/growth.py --runs {args.runs} --write`: `fit` with a frozen encoder (`{args.encoder}`,",
+        f"{MAX_LENGTH} tokens of a text) and `predict` on the same rows, {os.cpu_count()} CPU cores, medians. Where",
+        f"not varied: {ROWS:,} rows, {CLASSES} classes, {LLMS} LLM; {CLASS_ROWS:,} rows where classes vary. Memory:",
+        "growth of the peak over a process that has fitted 64 rows.",
+        "",
+        "![Time against rows, classes and LLMs](growth.png)",
+        "",
+        beyond_linear(results) + " Below some hundred rows, and a hundred",
+        "classes, what every fit does outweighs. Memory grows with the classes because the heads over words have",
+        "a column of some 60,000 numbers for each.",
+    ]
+    for what, found in results.items():
+        lines += ["", *table(NAMES.get(what, what), found)]
+    print("\n".join(lines))
+    if args.write:
+        draw(results, PICTURE)
+        page = PAGE.read_text(encoding="utf-8")
+        if START in page:
+            page = page[: page.index(START)] + page[page.index(END) + len(END) :]
+        PAGE.write_text(page.rstrip() + "\n\n" + "\n".join(lines) + "\n" + END, encoding="utf-8")
 
 
 def main() -> None:
@@ -169,25 +212,7 @@ def main() -> None:
             given = {**settings, "data": str(args.data.resolve()), "encoder": args.encoder}
             results.setdefault(what, {})[size] = measured(given, args.runs)
             print(what, size, results[what][size], flush=True)
-    lines = [
-        START + "## Growth",
-        "",
-        f"`python benchmarks/growth.py --runs {args.runs} --write`: `fit` with a frozen encoder (`{args.encoder}`,",
-        f"{MAX_LENGTH} tokens of a text) and `predict` on the same rows, {os.cpu_count()} CPU cores, medians. Where",
-        f"not varied: {ROWS:,} rows, {CLASSES} classes, {LLMS} LLM; {CLASS_ROWS:,} rows where classes vary. Memory:",
-        "growth of the peak over a process that has fitted 64 rows.",
-        "",
-        "![Time against rows, classes and LLMs](growth.png)",
-    ]
-    for what, found in results.items():
-        lines += ["", *table({"llms": "LLMs"}.get(what, what), found)]
-    print("\n".join(lines))
-    if args.write:
-        draw(results, PICTURE)
-        page = PAGE.read_text(encoding="utf-8")
-        if START in page:
-            page = page[: page.index(START)] + page[page.index(END) + len(END) :]
-        PAGE.write_text(page.rstrip() + "\n\n" + "\n".join(lines) + "\n" + END, encoding="utf-8")
+    write(results, args)
 
 
 if __name__ == "__main__":
