@@ -31,10 +31,11 @@ demo: $(STAMP) ## Train, compare, save, reload and classify with small real mode
 docs: $(STAMP) ## Build the documentation into site/, offline; a warning is an error. To read it: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 PYTHONPATH=docs $(BIN)/mkdocs build --quiet $(ARGS)
 
-# Two processes of one thread each: on two cores in little more than half the time.
-# A file's tests share their models. A process that dies ends the run: with a new one in its place xdist waits for ever.
+# Two processes of one thread each: on two cores in little more than half the time. A file's tests share their models.
+# A process that dies ends the run: with a new one in its place xdist waits for ever.
+IN_TWO := -n 2 --dist loadfile --max-worker-restart 0
 test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/modeling_labelfusion for some
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations=15 -rs $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) --durations=15 -rs $(ARGS)
 
 test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m browser $(ARGS)
@@ -61,7 +62,7 @@ endef
 test-oldest: pyproject.toml setup.py ## Run the tests that touch other libraries on the oldest supported versions
 	$(call torch,$(OLDEST))
 	$(call uv_install,$(OLDEST),lowest-direct,test$(COMMA)openai)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(or $(ARGS),$(OLDEST_TESTS))
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(OLDEST_TESTS))
 
 # Made anew every time: what was the newest yesterday may not be today. Without litellm and gradio, whose httpx would
 # hide that it is not ours.
@@ -73,7 +74,7 @@ test-newest: $(STAMP) ## Run the README's install line, and the tests that touch
 	$(NEWEST)/bin/python -m pip list | grep -E '^(openai|huggingface.hub|transformers|httpx2?|datasets|pandas) '
 	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/public_api/test_install_line.py
 	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(or $(ARGS),$(NEWEST_TESTS))
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(NEWEST_TESTS))
 
 # The seed decides which scenarios there are and which requests fail; how the processes interleave is the machine's.
 soak: $(STAMP) ## Run the fault suite and write docs/reliability.md; MINUTES=20 SEED=0
