@@ -19,8 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy_data import PARTS, Data, Embedder, load
+from labelfusion.configuration import DecisionRule
 from labelfusion.evaluation.metrics import classification_metrics
 from labelfusion.modeling_labelfusion.encoding import TextEncoder, encode_texts
+from labelfusion.routing.decisions import decided_classes
 from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
@@ -146,6 +148,10 @@ def one(
             for source, x in (("fusion", fused), ("encoder", alone))
         }
         found |= {f"llm {p}": (np.nan_to_num(given[:, p]), (multi_label, None, 0)) for p in range(given.shape[1])}
+        if args.predictions is not None:
+            decided = {s: decided_classes(p, multi_label, DecisionRule(*how[1:])) for s, (p, how) in found.items()}
+            decided["label"] = truth > 0 if multi_label else np.eye(len(scored.classes), dtype=bool)[truth]
+            write_predictions(args.predictions, [str(c) for c in scored.classes], chosen, decided)
         return {
             "part": called,
             "encoder": Path(args.encoder).name,
@@ -170,6 +176,14 @@ def one(
         there = embed(other.texts, part.max_length, part.elsewhere)
         results.append(measure(other, other.llm_scores, there, use, f"{name}, on {part.elsewhere}"))
     return results
+
+
+def write_predictions(path: Path, classes: list[str], texts: list[str], decided: dict[str, NDArray[np.bool_]]) -> None:
+    """Append a line of JSON for each text: its classes by `decided`, bool `(n, K)` of the data and of each source."""
+    with path.open("a", encoding="utf-8") as file:
+        for i, text in enumerate(texts):
+            named = {name: [classes[k] for k in np.flatnonzero(rows[i])] for name, rows in decided.items()}
+            file.write(json.dumps({"text": text, **named}) + "\n")
 
 
 def reliability(probabilities: NDArray[np.floating], labels: NDArray[Any]) -> list[list[float]]:
@@ -287,6 +301,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true", help="encode in bfloat16: twice as fast on some CPUs")
+    parser.add_argument(
+        "--predictions", type=Path, help="add each held-out row, with the answer of every source, to it"
+    )
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
     parser.add_argument("--output", type=Path, default=Path("docs/accuracy.md"))
     args = parser.parse_args()
