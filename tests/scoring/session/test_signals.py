@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,7 +112,26 @@ def harmless() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_in_a_destructor_is_not_lost(harmless: None) -> None:
+@pytest.fixture
+def busy_threads() -> Iterator[None]:
+    """They keep the main thread waiting."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            sum(range(20_000))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    yield
+    ended.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("repetition", range(10))
+def test_a_signal_in_a_destructor_is_not_lost(harmless: None, busy_threads: None, repetition: int) -> None:
     class Inconvenient:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
