@@ -27,7 +27,7 @@ from labelfusion.scoring.probabilities import to_probabilities
 from labelfusion.training.data import LabelledTexts
 from labelfusion.training.encoder import finetune_fit
 from labelfusion.training.encoder.finetune import finetune
-from labelfusion.training.fit_options import MAX_TRAIN_TOKENS, FinetuneOptions, FitOptions
+from labelfusion.training.fit_options import ENCODER_TRAINING, MAX_TRAIN_TOKENS, FinetuneOptions, FitOptions
 from labelfusion.training.folds import assign_folds
 from labelfusion.training.recipe import fit_model
 from numpy.typing import NDArray
@@ -124,6 +124,7 @@ def one(
         max_train_tokens=args.max_train_tokens,
         extra_sources=not noise,  # words are no noise
         finetune=FinetuneOptions(max_length=part.max_length, seed=seed),
+        bf16=args.bf16,
         seed=seed,
     )
     started, shared.seconds = time.perf_counter(), 0.0
@@ -137,7 +138,7 @@ def one(
         truth, given = rows.labels[use], scores[use]
         chosen = [text for text, yes in zip(rows.texts, use, strict=True) if yes]
         if report["encoder_training"] != "probe":
-            test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length)
+            test = encode_texts(model, embed.tokenizer, chosen, max_length=part.max_length, bf16=args.bf16)
         else:
             test = TextEncoder(model, embed.tokenizer, max_length=part.max_length).complete(chosen, known[use])
         with torch.no_grad():
@@ -226,8 +227,8 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         "* LLM: its answers were recorded with the data, or it is `SmolLM2-135M-Instruct`, run on this machine (see",
         "  [local-llm.md](local-llm.md)). `+local`: both.",
         "* `paper`: arXiv:2512.10793, RoBERTa-base, on the test split, so not on the same rows.",
-        "* Training `probe`: the encoder is frozen. `full`: it is fine-tuned; on a CPU, only its upper layers. One",
-        "  training serves all folds if it uses only rows without LLM scores.",
+        "* Training `probe`: the encoder is frozen. `full`: it is fine-tuned; on a CPU, only its upper layers. `lora`:",
+        "  low-rank updates of all its layers. One training serves all folds if it uses only rows without LLM scores.",
         "* `fit s`: seconds, the median over the fits, or the longest if they fine-tune. Measured on two shared",
         "  cores, partly under other load.",
         "",
@@ -294,7 +295,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with one folder a data set")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
-    parser.add_argument("--encoder-training", default="probe", choices=["probe", "auto", "contrastive", "full"])
+    parser.add_argument("--encoder-training", default="probe", choices=ENCODER_TRAINING)
     parser.add_argument("--max-train-tokens", type=int, default=MAX_TRAIN_TOKENS)
     parser.add_argument("--control", default="", choices=["", "shuffled LLM scores", "noise for embeddings"])
     parser.add_argument("--sizes", nargs="+", type=int)
