@@ -44,6 +44,8 @@ class LabelFusionConfig(PretrainedConfig):
         lexical_size: Rows of the lexical (TF-IDF) head beside the encoder; 0: there is none.
         kernel_size: Landmarks of the kernel head, which compares a text with labelled ones; 0: there is none.
         novelty_size: Directions of the novelty head, which gives an out-of-distribution score; 0: there is none.
+        inner_novelty_size: Directions of the one that sees the last of the `pooling_layers`, where the encoder still
+            tells the style of a text; 0: there is none.
         label_set_size: Label sets of the label-set head, which models the co-occurrence of classes; 0: there is none.
         quick_size: Rows of the tables of the quick head, which answers easy texts without the encoder (`speed`); 0:
             there is none.
@@ -86,6 +88,7 @@ class LabelFusionConfig(PretrainedConfig):
         lexical_size: int = 0,
         kernel_size: int = 0,
         novelty_size: int = 0,
+        inner_novelty_size: int = 0,
         label_set_size: int = 0,
         quick_size: int = 0,
         score_floor: float = 1e-3,
@@ -104,6 +107,7 @@ class LabelFusionConfig(PretrainedConfig):
             "lexical_size": lexical_size,
             "kernel_size": kernel_size,
             "novelty_size": novelty_size,
+            "inner_novelty_size": inner_novelty_size,
             "label_set_size": label_set_size,
             "quick_size": quick_size,
         }
@@ -122,7 +126,8 @@ class LabelFusionConfig(PretrainedConfig):
         self.fusion, self.fusion_hidden_size = fusion, fusion_hidden_size
         self.fusion_dropout, self.classifier_dropout = fusion_dropout, classifier_dropout
         self.lexical_size, self.kernel_size = lexical_size, kernel_size
-        self.novelty_size, self.label_set_size, self.quick_size = novelty_size, label_set_size, quick_size
+        self.novelty_size, self.inner_novelty_size = novelty_size, inner_novelty_size
+        self.label_set_size, self.quick_size = label_set_size, quick_size
         self.score_floor, self.score_dropout = score_floor, score_dropout
         self.encoder_loss_weight = encoder_loss_weight
         self.thresholds = None if thresholds is None else [float(t) if isinstance(t, Real) else t for t in thresholds]
@@ -287,6 +292,11 @@ class LabelFusionConfig(PretrainedConfig):
     def _validate(self) -> None:
         _choice("pooling", self.pooling, POOLING)
         check_layers(self.pooling_layers, getattr(self.encoder_config, "num_hidden_layers", None))
+        if self.inner_novelty_size and not (self.novelty_size and self.pooling_layers):
+            raise ValueError(
+                f"`inner_novelty_size` is {self.inner_novelty_size}, which needs a `novelty_size` and `pooling_layers` "
+                f"(given: {self.novelty_size} and {self.pooling_layers}); give 0."
+            )
         _choice("fusion", self.fusion, FUSION_METHODS)
         if not (isinstance(self.fusion_hidden_size, int) and self.fusion_hidden_size > 0):
             raise ValueError(f"`fusion_hidden_size` must be a positive integer, got {self.fusion_hidden_size!r}.")

@@ -172,8 +172,7 @@ class TextEncoder:
                 logits = [model.lexical_head(x["input_ids"], x["attention_mask"]).float().cpu() for x in batches]
                 parts.append(torch.cat(logits))
             if model.novelty_head is not None:
-                own = embeddings[:, : model.config.hidden_size].to(model.device)
-                parts.append(model.novelty_head(own).float().cpu())
+                parts.append(model.novelty(embeddings.to(model.device)).float().cpu())
         return torch.cat(parts, dim=1)
 
 

@@ -172,6 +172,7 @@ HEADS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "lexical_size": lambda size, hidden_size, num_labels: LexicalHead(size, num_labels),
     "kernel_size": lambda size, hidden_size, num_labels: KernelHead(hidden_size, size, num_labels),
     "novelty_size": lambda size, hidden_size, num_labels: NoveltyHead(hidden_size, size),
+    "inner_novelty_size": lambda size, hidden_size, num_labels: NoveltyHead(hidden_size, size),
     "label_set_size": lambda size, hidden_size, num_labels: LabelSetHead(size, num_labels),
     "quick_size": lambda size, hidden_size, num_labels: QuickHead(size, num_labels),
 }

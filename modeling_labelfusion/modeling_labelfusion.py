@@ -48,6 +48,7 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         self.lexical_head: LexicalHead | None = None
         self.kernel_head: KernelHead | None = None
         self.novelty_head: NoveltyHead | None = None
+        self.inner_novelty_head: NoveltyHead | None = None
         self.label_set_head: LabelSetHead | None = None
         self.quick_head: QuickHead | None = None
         self.set_heads(**{name: getattr(config, name) for name in HEADS})
@@ -134,8 +135,8 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
         """Create additional heads, all zeros. Heads that are not named are kept.
 
         Args:
-            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `label_set_size`,
-                `quick_size`; 0 removes the head.
+            **sizes: Config options `lexical_size`, `kernel_size`, `novelty_size`, `inner_novelty_size`,
+                `label_set_size`, `quick_size`; 0 removes the head.
         """
         for name, size in sizes.items():
             head = HEADS[name](size, self.config.hidden_size, self.num_labels) if size else None
@@ -197,8 +198,21 @@ class LabelFusionForSequenceClassification(PlainState, LabelFusionPreTrainedMode
                 raise ValueError("This model reads words too: give `input_ids`, not `inputs_embeds`.")
             parts.append(self.lexical_head(input_ids, attention_mask).to(embedding))
         if self.novelty_head is not None:
-            parts.append(self.novelty_head(embedding))
+            parts.append(self.novelty(torch.cat([embedding, *deeper], dim=1)))
         return torch.cat(parts, dim=1) if len(parts) > 1 else embedding, outputs
+
+    def novelty(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Out-of-distribution scores, float `(batch, 1)` in [0, 1]: the larger one of the two novelty heads.
+
+        Args:
+            pooled: float `(batch, config.pooled_size)`: the embeddings of the last layer and of the `pooling_layers`.
+        """
+        assert self.novelty_head is not None
+        width = self.config.hidden_size
+        score: torch.Tensor = self.novelty_head(pooled[:, :width])
+        if self.inner_novelty_head is None:
+            return score
+        return torch.maximum(score, self.inner_novelty_head(pooled[:, -width:]))
 
     def _pool(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         if self.config.pooling == "cls":

@@ -148,6 +148,46 @@ def test_unseen_texts_of_the_same_kind_are_not_novel(make_model: Any, rows: int)
     assert (head(moved) == 1).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("inner_layers", [[1], [1, 0]])
+def test_what_is_strange_in_one_of_two_layers_is_novel(make_model: Any, inner_layers: list[int]) -> None:
+    """The last layer tells topics, an inner one styles; texts of the same kind stay as rarely novel as with one."""
+    rng = np.random.default_rng(0)
+    width = 32 * (1 + len(inner_layers))
+    spread = np.linspace(0.2, 3.0, width)
+    draw = lambda n: torch.from_numpy(spread * rng.normal(size=(n, width))).float()  # noqa: E731
+    model, seen = make_model(), draw(1000)
+    model.set_pooling_layers(inner_layers)
+    novelty = fit_novelty(model, seen, np.arange(1000) % 5)
+    assert 0 < (novelty > 0).mean() <= 1 - BEGIN + 1 / 1000
+    assert model.config.novelty_size == model.config.inner_novelty_size == DIRECTIONS - 1
+    assert (model.novelty(draw(2000)) > 0).float().mean() < 0.05
+    for place in (0, width - 32):
+        moved = draw(200)
+        moved[:, place] += 60
+        assert (model.novelty(moved) == 1).float().mean() > 0.95
+    other = draw(200)
+    other[:, 32 : width - 32] += 60  # a layer between, which neither head sees
+    assert (model.novelty(other) > 0).float().mean() < 0.05
+    fit_novelty(model, seen[:10], np.arange(10) % 5)  # too few rows for any
+    assert model.novelty_head is model.inner_novelty_head is None
+
+
+def test_both_novelty_heads_are_saved(make_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    model = make_model()
+    model.set_pooling_layers([1])
+    pooled = encode_texts(model, tiny_tokenizer, news(300)[0])
+    fit_novelty(model, pooled, np.arange(300) % 5)
+    texts = [*news(20, seed=1)[0], *letters(20)]
+    found = encode_texts(model, tiny_tokenizer, texts)
+    assert found.shape[1] == model.config.embedding_size == model.config.pooled_size + 1
+    assert 0.5 < novelty_of(found, model.config)[20:].mean()
+    completed = TextEncoder(model, tiny_tokenizer).complete(texts, found[:, : model.config.pooled_size])
+    torch.testing.assert_close(completed, found)
+    model.save_pretrained(tmp_path)
+    again = Model.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(encode_texts(again, tiny_tokenizer, texts), found, atol=1e-4, rtol=1e-4)
+
+
 def test_the_distance_is_that_of_the_covariance(make_model: Any) -> None:
     """Against the inverse of the covariance, whose small eigenvalues are replaced by their mean."""
     points = torch.randn(400, 32, dtype=torch.float64) * torch.linspace(0.3, 2.0, 32)

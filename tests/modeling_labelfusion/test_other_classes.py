@@ -29,6 +29,7 @@ def fitted(saved_model: SavedModel, **options: Any) -> Path:
         lexical_size=PAIR_BUCKETS + 113,
         kernel_size=5,
         novelty_size=2,
+        inner_novelty_size=3,
         llm_providers=[PROVIDER],
         class_descriptions={"class0": "films", "class1": "sport"},
         calibration={"temperature": 2.0, "answer_map": [[0.0, 1.0], [0.0, 2.0]]},
@@ -65,7 +66,8 @@ def test_a_model_for_other_classes_keeps_its_encoder(
     # New, as in a new model: the pool's total weight of one half; nothing else of the old classes is left.
     assert torch.equal(model.score_pool.weight[0], torch.eye(len(names)) * 0.5)
     assert not model.score_pool.bias.any()
-    assert torch.equal(model.novelty_head.center, old.novelty_head.center)
+    for name in ("novelty_head", "inner_novelty_head"):
+        assert torch.equal(getattr(model, name).center, getattr(old, name).center)
     assert model.lexical_head is model.kernel_head is None
     config = model.config
     assert (config.class_descriptions, config.thresholds, config.fusion_report) == ({}, None, None)

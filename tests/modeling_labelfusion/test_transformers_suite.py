@@ -29,6 +29,7 @@ FITTED: dict[str, Any] = {
     "lexical_size": PAIR_BUCKETS + COMMON["vocab_size"],
     "kernel_size": 5,
     "novelty_size": 4,
+    "inner_novelty_size": 3,
 }
 
 # The model stands in the table of classification models, as one of the library itself would.

@@ -1,4 +1,4 @@
-"""Fits the novelty head, which computes out-of-distribution scores from the encoder's embeddings."""
+"""Fits the novelty heads, which compute out-of-distribution scores from the encoder's embeddings."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 DIRECTIONS = 32  # principal components; 16 or 64 separate the benchmark's data sets equally well
 FEWEST_ROWS = 20
 MOST_ENCODED = 2000  # rows that a trained encoder encodes again
-BEGIN, WIDTH = 0.99, 0.3  # scores rise from 0 at this quantile of the training distances to 1 at this distance beyond
+BEGIN, WIDTH = 0.99, 0.3  # scores rise from 0 at this quantile of the training distances to 1 at this share beyond
 
 
 def measure_novelty(state: "FitState") -> "FitState":
     """Give the model an out-of-distribution score, measured out-of-fold for the training texts."""
-    hidden_size = state.config.hidden_size
     if state.frozen:
-        return replace(state, novelty=fit_novelty(state.model, state.embeddings[:, :hidden_size], state.folds))
+        return replace(state, novelty=fit_novelty(state.model, state.embeddings, state.folds))
     if not state.config.num_providers:
         return state
     # A trained encoder needs new embeddings, of the fused rows first, then of others up to the limit.
@@ -32,43 +31,67 @@ def measure_novelty(state: "FitState") -> "FitState":
     rows = np.sort(np.concatenate([np.flatnonzero(needed), others[: max(0, MOST_ENCODED - int(needed.sum()))]]))
     embeddings = state.encoder([state.texts[i] for i in rows])
     novelty = state.novelty.copy()
-    novelty[rows] = fit_novelty(state.model, embeddings[:, :hidden_size], state.folds[rows])
+    novelty[rows] = fit_novelty(state.model, embeddings, state.folds[rows])
     return replace(state, novelty=novelty)
 
 
 def fit_novelty(
     model: "LabelFusionForSequenceClassification", embeddings: torch.Tensor, folds: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Fit a novelty head for `model`, or none if it has no LLM to query, or rows are too few or identical.
+    """Fit the novelty heads of `model`, or none if it has no LLM to query, or rows are too few or identical.
+
+    One head sees the last layer, which tells other topics; the other one, if there are `pooling_layers`, the last of
+    these, which tells other styles: with gte-small, the last layer embeds tweets like news. The higher score counts.
 
     Args:
         model: The model; changed in place.
-        embeddings: float32 `(n, hidden_size)` of its encoder.
+        embeddings: float32 `(n, pooled_size)` of its encoder, or wider.
         folds: int64 `(n,)`: the distance of a row is measured without its fold.
 
     Returns:
         float32 `(n,)`: the out-of-fold score of each row.
     """
-    model.set_heads(novelty_size=0)
-    points = embeddings.double()
+    model.set_heads(novelty_size=0, inner_novelty_size=0)
+    config = model.config
+    nothing = np.zeros(len(embeddings), dtype=np.float32)
+    if not (config.num_providers and len(embeddings) >= FEWEST_ROWS and len(np.unique(folds)) > 1):
+        return nothing
+    starts = {"novelty": 0}
+    if config.pooling_layers:
+        starts["inner_novelty"] = config.pooled_size - config.hidden_size
+    views = {name: embeddings[:, at : at + config.hidden_size].double() for name, at in starts.items()}
+    distances = {name: _out_of_fold(points, folds) for name, points in views.items()}
+    usual = {name: float(np.quantile(d.numpy(), BEGIN, method="higher")) for name, d in distances.items()}
+    if not all(0.0 < x < np.inf for x in usual.values()):
+        return nothing
+    # In units of what is usual for each, so that the larger of the two is as rarely beyond `begin`.
+    ratio = torch.stack([distances[name] / usual[name] for name in views]).amax(dim=0)
+    begin = float(np.quantile(ratio.numpy(), BEGIN, method="higher"))
+    for name, points in views.items():
+        _set_head(model, name, points, begin * usual[name])
+    return ((ratio / begin - 1.0) / WIDTH).clamp(0.0, 1.0).float().numpy()
+
+
+def _out_of_fold(points: torch.Tensor, folds: NDArray[np.int64]) -> torch.Tensor:
+    """float64 `(n,)`: the distance of each row from the others, without its fold."""
     distances = torch.zeros(len(points), dtype=torch.float64)
-    if model.config.num_providers and len(points) >= FEWEST_ROWS and len(np.unique(folds)) > 1:
-        for fold in np.unique(folds):
-            held_out = torch.from_numpy(folds == fold)
-            distances[held_out] = _distance(points[held_out], *_principal(points[~held_out]))
-    begin = float(np.quantile(distances.numpy(), BEGIN, method="higher"))
-    if not 0.0 < begin < np.inf:
-        return np.zeros(len(points), dtype=np.float32)
+    for fold in np.unique(folds):
+        held_out = torch.from_numpy(folds == fold)
+        distances[held_out] = _distance(points[held_out], *_principal(points[~held_out]))
+    return distances
+
+
+def _set_head(model: "LabelFusionForSequenceClassification", name: str, points: torch.Tensor, begin: float) -> None:
+    """Give the model the head `name`, whose score rises from 0 at the distance `begin`."""
     width = WIDTH * begin
     center, directions, rest = _principal(points)
-    model.set_heads(novelty_size=len(directions))
-    head = model.novelty_head
+    model.set_heads(**{f"{name}_size": len(directions)})
+    head = getattr(model, f"{name}_head")
     assert isinstance(head, NoveltyHead)
     with torch.no_grad():
         head.center.copy_(center)
         head.directions.copy_(directions / width**0.5)
         head.scale.copy_(torch.tensor([1.0 / (rest * width), begin / width]))
-    return ((distances - begin) / width).clamp(0.0, 1.0).float().numpy()
 
 
 def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

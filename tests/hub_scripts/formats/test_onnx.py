@@ -110,6 +110,8 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
             "multi_label": True,
             "pooling": "cls",
             "pooling_layers": [0],
+            "novelty_size": 4,
+            "inner_novelty_size": 3,
             "fusion": "routing",
             "calibration": MAPS,
         },
@@ -119,7 +121,8 @@ def check_pipeline(model: LabelFusionForSequenceClassification, exported: LabelF
 def test_other_models(saved_model: Callable[..., Path], tmp_path: Path, options: dict[str, Any]) -> None:
     folder = saved_model(encoder_config=ROBERTA, **options)
     zeros = LabelFusionForSequenceClassification.from_pretrained(folder)
-    heads: list[Any] = [zeros.lexical_head, zeros.kernel_head, zeros.novelty_head, zeros.label_set_head]
+    novelty = [zeros.novelty_head, zeros.inner_novelty_head]
+    heads: list[Any] = [zeros.lexical_head, zeros.kernel_head, *novelty, zeros.label_set_head]
     with torch.no_grad():  # new heads are all zeros
         for parameter in (p for head in heads if head is not None for p in head.parameters()):
             parameter.uniform_(0.1, 1.0)
