@@ -157,6 +157,7 @@ def one(
             "part": called,
             "encoder": Path(args.encoder).name,
             "training": args.encoder_training,
+            "bf16": args.bf16,
             "control": args.control,
             "size": size,
             "seed": seed,
@@ -251,11 +252,12 @@ def write(results: list[dict[str, Any]], path: Path, folder: Path, cache: Path) 
         paper = PAPER.get(name, {})
         heads = ["rows", "encoder", *data.providers, "fusion", "difference", "ECE", "fit s"]
         heads += ["paper"] if paper else []
+        half = ", encoded in bfloat16" if group["bf16"].all() else ""
         tables += [
             "",
             f"## {shown}" + (f", with {control}" if control else ""),
             "",
-            f"Encoder `{encoder}`, training `{training}`, {_seeds(group)}. {data.source}.",
+            f"Encoder `{encoder}`, training `{training}`, {_seeds(group)}{half}. {data.source}.",
             "",
         ]
         tables += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
