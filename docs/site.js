@@ -30,5 +30,15 @@ menu.replaceWith(button)
 document.addEventListener("keydown", (e) => {
   if (e.key === "Escape" && drawer.checked) { drawer.click(); button.focus() }
 })
+// The same for the contents of the page, and for a section's title, which leads back. The theme has Enter click a label.
+document.querySelectorAll(".md-nav--primary .md-nav .md-nav__title, .md-nav--primary [for=__toc]").forEach((e) => {
+  e.setAttribute("tabindex", "0")
+})
+document.querySelectorAll(".md-nav--primary .md-nav__toggle").forEach((toggle) => {
+  toggle.addEventListener("change", () => {
+    const shown = toggle.checked ? ":scope > .md-nav > .md-nav__title" : `label.md-nav__link[for="${toggle.id}"]`
+    if (drawer.checked) toggle.parentElement.querySelector(shown)?.focus({ preventScroll: true })
+  })
+})
 complete()
 new MutationObserver(complete).observe(document.body, { childList: true, subtree: true })

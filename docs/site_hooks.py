@@ -54,6 +54,17 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
     return OUTSIDE.sub(plain, markdown)
 
 
+def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Turn names in brackets, as docstrings write them, into links to their entries on the page."""
+    entries = {name.rpartition(".")[2]: name for name in re.findall(r'<h2 id="(labelfusion\.[\w.]+)"', html)}
+
+    def link(found: re.Match[str]) -> str:
+        code = f"<code>{found[1]}</code>"
+        return f'<a href="#{entries[found[1]]}">{code}</a>' if found[1] in entries else code
+
+    return re.sub(r"\[<code>(\w+)</code>\]", link, html)
+
+
 def formula(source: str, language: str, css_class: str, options: Any, md: Any, **more: Any) -> str:
     """A block of LaTeX as MathML, which browsers draw by themselves."""
     from latex2mathml.converter import convert

@@ -135,7 +135,7 @@ def torch_device(device: str | None) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"`device` is {device!r}, which PyTorch cannot use here ({reason}). Give 'cpu', 'cuda' or 'cuda:0' if "
-            "there is a GPU, or None: a GPU if there is one."
+            "there is a GPU, or None: a GPU if there is one. See docs/troubleshooting.md#training."
         ) from None
     return device
 

@@ -32,7 +32,7 @@ class Measurement:
         classes: Names of the K classes.
         truth: bool `(n, K)`.
         result: The answers, with scores and costs.
-        sources: Fusion, encoder and LLMs, with decisions.
+        sources: Fusion, encoder and LLMs, with decisions; the fusion alone if the model has no LLM.
         routing: Policy and limits of the run.
         seconds: Duration of the run.
         training: The report of `fit`; empty if there is none.
@@ -92,12 +92,14 @@ class Measurement:
 
 
 def named_sources(result: "Inference", config: "LabelFusionConfig", num_classes: int) -> list[Source]:
-    """Fusion, encoder and LLMs as sources. Classes unknown to the model get no probability."""
+    """Fusion, encoder and LLMs as sources. Classes unknown to the model get no probability.
+
+    Without an LLM, the fusion is the encoder, and there is this source alone.
+    """
     settings = (config.multi_label, config.decision_rule)
-    sources = [
-        Source.make(FUSION, result.probabilities, *settings),
-        Source.make(ENCODER, result.encoder_probabilities, *settings),
-    ]
+    sources = [Source.make(FUSION, result.probabilities, *settings)]
+    if config.num_providers:
+        sources.append(Source.make(ENCODER, result.encoder_probabilities, *settings))
     for p, name in enumerate(source_names(config)):
         sources.append(Source.make(name, result.llm_scores[:, p], config.multi_label))
     for source in sources:

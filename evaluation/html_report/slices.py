@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
-from ..diagnosis.measurement import ENCODER, Measurement
+from ..diagnosis.measurement import Measurement
 from ..statistics import holm, wilson_interval
 
 FEWEST = 10  # rows inside of a slice, and outside
@@ -107,8 +107,8 @@ def _parts(measured: Measurement) -> Iterator[tuple[str, str, NDArray[np.bool_]]
         yield "labels", "3 labels or more", count >= 3
     heard: NDArray[np.bool_] = np.any(measured.result.answered, axis=1)
     yield "LLM", "without an LLM's answer", ~heard
-    encoder = next(s for s in measured.sources if s.name == ENCODER)
     for source in measured.sources[2:]:
+        encoder = measured.sources[1]
         differ: NDArray[np.bool_] = np.any(source.decided != encoder.decided, axis=1) & source.answered
         yield "sources", f"encoder and {source.name} differ", differ
 

@@ -51,11 +51,7 @@ def to_markdown(report: dict[str, Any], plots: list[str] | None = None) -> str:
         f"{metric} and macro F1 over all {report['rows']} rows, where a row without an answer is wrong; "
         "log loss (nats), Brier score and expected calibration error (ECE, 15 bins of equal mass) over the answered "
         f"rows. In brackets: 95 % intervals, {report['num_resamples']} bootstrap resamples, seed {report['seed']}.",
-        "## Is the fusion better?",
-        comparisons_table(report),
-        "Differences are the fusion's figure minus the other's, in points, on the rows that both answered. p: exact "
-        "McNemar test of the rows that only one of the two has right (Holm: adjusted for the number of comparisons); "
-        "for macro F1, paired bootstrap.",
+        *(_comparison(report) if report["comparisons"] else ["The model has no LLM: the fusion is the encoder."]),
         "## Calibration",
         _picture("reliability.png", "Reliability of each source", shown),
         risk_sentence(report),
@@ -93,6 +89,16 @@ def sources_table(report: dict[str, Any]) -> str:
     if partial:
         header.insert(2, f"{metric} on answered rows")
     return markdown_table(header, rows)
+
+
+def _comparison(report: dict[str, Any]) -> list[str]:
+    return [
+        "## Is the fusion better?",
+        comparisons_table(report),
+        "Differences are the fusion's figure minus the other's, in points, on the rows that both answered. p: exact "
+        "McNemar test of the rows that only one of the two has right (Holm: adjusted for the number of comparisons); "
+        "for macro F1, paired bootstrap.",
+    ]
 
 
 def comparisons_table(report: dict[str, Any]) -> str:

@@ -92,7 +92,8 @@ def evaluate(
 
     run = Measurement.of(clf, data, Routing.parse(clf.model_.config, **asking))
     report = describe(run, shown_name(name or data), shown_name(model), seed=seed)
-    print(f"\n{report['rows']} rows of {report['data']}\n\n{sources_table(report)}\n\n{comparisons_table(report)}\n")
+    tables = [sources_table(report), *([comparisons_table(report)] if report["comparisons"] else [])]
+    print("\n" + "\n\n".join([f"{report['rows']} rows of {report['data']}", *tables]) + "\n")
     if "risk" in report:
         print(f"{risk_sentence(report)}\n")
     for line in (*report["warnings"], *(f"{piece['fact']} {piece['advice']}" for piece in report["advice"])):

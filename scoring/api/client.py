@@ -271,7 +271,10 @@ def explain(error: RequestError, provider: LLMProvider, endpoint: Endpoint, meth
     """The exception for an `error` after which no other request can work either, if it is such a one."""
     if error.kind == KEY or error.status == 401:
         if (missing := missing_key(endpoint)) is not None:
-            return ScoringError(f"{provider.name}: a key is required ({error.reason}), and none was sent: {missing}.")
+            return ScoringError(
+                f"{provider.name}: a key is required (HTTP {error.status}), and none was sent: {missing}. "
+                "Models that need none: docs/troubleshooting.md#keys-and-models."
+            )
         key = endpoint.key_env or "the provider's own variable"
         return ScoringError(f"{provider.name}: the key was refused ({error.reason}). It is read from {key}.")
     if error.status in NOT_THERE or error.kind == MODEL:

@@ -20,13 +20,18 @@ class VoteMethod(Method):
     answer: ClassVar[str] = "letter"
     bounded: ClassVar[bool] = True
 
+    @property
+    def votes(self) -> int:
+        """Answers to sample for a text."""
+        return self.provider.votes
+
     def parameters(self, num_texts: int) -> dict[str, Any]:
         """All samples in one request, where the server can: the prompt is then paid once."""
-        return {"n": self.provider.votes, "temperature": 1.0}
+        return {"n": self.votes, "temperature": 1.0}
 
     def answer_tokens(self, num_texts: int) -> float:
         """A few tokens a vote."""
-        return 3.0 * self.provider.votes
+        return 3.0 * self.votes
 
     def longest_answer(self, num_texts: int) -> float:
         """A letter, or one a class, and what stands between."""
@@ -34,7 +39,7 @@ class VoteMethod(Method):
 
     def more(self, replies: Sequence[dict[str, Any]]) -> bool:
         """Servers that ignore `n` get further requests until the votes are complete."""
-        return sum(len(reply.get("choices") or [{}]) for reply in replies) < self.provider.votes
+        return sum(len(reply.get("choices") or [{}]) for reply in replies) < self.votes
 
     def read(self, reply: dict[str, Any], num_texts: int) -> list[Scores | UnansweredError]:
         """Share of the votes for each class, if at least half of the votes can be read."""
@@ -45,7 +50,7 @@ class VoteMethod(Method):
                 votes.append(self._vote(content(choice)))
             except UnansweredError as error:
                 failures.append(true_reason(choice, error))
-        if len(votes) * 2 < self.provider.votes:
+        if len(votes) * 2 < self.votes:
             raise failures[0] if failures else UnansweredError("too few votes")
         scores = np.mean([[letter in vote for letter in self.prompts.letters] for vote in votes], axis=0)
         return [normalize(scores.tolist(), self.multi_label)]

@@ -164,7 +164,7 @@ class _MissingPackageError(ScoringError):
     """A package is not installed."""
 
 
-_BUILT_IN = f"Built in are {', '.join(APIS)}"
+_BUILT_IN = f"Built in are {', '.join(APIS)} (docs/llm-providers.md#naming-a-provider)"
 
 
 def import_openai(model: str) -> Any:

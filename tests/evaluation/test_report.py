@@ -5,10 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from labelfusion.evaluation.html_report.write_html import write_html
 from labelfusion.evaluation.markdown import markdown_table, plain
 from labelfusion.evaluation.reports.report import to_markdown, write_report
+from labelfusion.evaluation.reports.report_content import describe
 from made_report import make_report
+from made_run import measured_run, one_hot
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -47,6 +51,19 @@ def test_a_silent_llm(tmp_path: Path) -> None:
     assert "| openai/gpt-5-nano | – | – | – | – | – | 0.0% |" in text
     assert "| nan" not in text.lower()
     write_report(make_report(["a", "b"], silent=True), tmp_path)
+
+
+def test_a_model_without_llm_is_not_compared_with_itself(tmp_path: Path) -> None:
+    labels = np.arange(40) % 2
+    run = measured_run(one_hot(np.where(np.arange(40) < 4, 1 - labels, labels), 2), labels)
+    report = describe(run, "data", "model", num_resamples=50)
+    assert list(report["sources"]) == ["Fusion"]
+    assert report["comparisons"] == []
+    text = write_report(report, tmp_path)[0].read_text()
+    assert "Encoder alone" not in text
+    assert "Is the fusion better?" not in text
+    assert "The model has no LLM: the fusion is the encoder." in text
+    assert "Encoder alone" not in write_html(run, report, tmp_path / "report.html").read_text()
 
 
 def test_without_matplotlib_the_rest_is_written(

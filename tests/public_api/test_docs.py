@@ -11,12 +11,17 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from labelfusion.configuration import Task
 from labelfusion.hub_scripts.cli import VERBS
+from labelfusion.scoring.providers.endpoints import resolve
 
-from labelfusion import AutoFusionClassifier
+from labelfusion import AutoFusionClassifier, LLMProvider
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -107,6 +112,28 @@ def test_troubleshooting_quotes_messages_of_the_code() -> None:
         parts = re.split(r"\.\.\.|\b[A-Z]{2,}\b|\b[NPM]\b|'[^']*'|`[^`]*`", message)
         longest = re.sub(r"['\"]", "", max(parts, key=len)).strip(" ,.;")
         assert longest in plain, longest
+
+
+def test_the_examples_of_contributing_work_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found: dict[str, Any] = {}
+    for package, snippet in zip(("scoring.methods", "training", "hub_scripts.commands"), snippets, strict=True):
+        space = {"__name__": f"labelfusion.{package}.added", "__package__": f"labelfusion.{package}"}
+        exec(compile(snippet, "CONTRIBUTING.md", "exec"), space)
+        found |= space
+    provider = LLMProvider("m", api_base="http://localhost:1/v1")
+    method = found["FirstLetterMethod"](provider, resolve(provider), Task(["p", "n"]))
+    reply = {"choices": [{"message": {"content": "A"}}]}
+    assert not method.more([reply])  # one request is enough
+    np.testing.assert_array_equal(method.read(reply, 1), [[1.0, 0.0]])
+    state = SimpleNamespace(texts=["short", "long" * 300], told=lambda **entries: entries)
+    assert found["count_long_texts"](state) == {"long_texts": 1}
+    (tmp_path / "d.csv").write_text("text,label\na,p\nb,n\n")
+    parser = argparse.ArgumentParser()
+    found["add_arguments"](parser)
+    assert found["run"](parser.parse_args([str(tmp_path / "d.csv")])) == 0
+    assert capsys.readouterr().out == "2\n"
 
 
 @pytest.mark.parametrize("page", [*TUTORIALS, DOCS / "quick-start.md", ROOT / "README.md"], ids=lambda path: path.name)

@@ -193,7 +193,7 @@ def test_a_text_column_of_another_name(capsys: pytest.CaptureFixture[str]) -> No
     scoring = ["score", "body.csv", "out.csv", "--llm", "openai/gpt-5-nano"]
     for command in (["train", "body.csv", "--output-dir", "m"], scoring):
         assert main(command) == 2
-        assert "Name the one with the texts: `--text-column body`." in capsys.readouterr().err
+        assert "Name the one with the texts: `--text-column body`; see docs/data.md." in capsys.readouterr().err
 
 
 def test_labels_of_rows_for_those_of_classes() -> None:

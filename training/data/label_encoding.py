@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from .label_cells import has_vectors, is_missing, is_vector, shorten
 
+_HOW_TO_LABEL = "Label it or drop it; an LLM can label texts that are passed as `unlabelled`: docs/unlabelled.md."
+
 
 def encode_labels(
     raw: Sequence[Any],
@@ -44,7 +46,7 @@ def encode_labels(
 
     def position(value: Any, row: int) -> int:
         if is_missing(value):
-            raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
+            raise ValueError(f"Row {row} has no label. {_HOW_TO_LABEL}")
         if is_vector(value):
             raise ValueError(f"Row {row} has the label {value!r}, expected one class; lists need `multi_label=True`.")
         found = index.get(value, index.get(str(value), spelt.get(_plain_number(value))))
@@ -153,7 +155,7 @@ def find_classes(raw: list[Any], given: Sequence[Any] | None, multi_label: bool)
     found = set(values)
     if any(map(is_missing, found)) or (multi_label and any(map(is_missing, raw))):
         row = next(i for i, value in enumerate(raw) if is_missing(value) or (multi_label and None in list(value)))
-        raise ValueError(f"Row {row} has no label. Drop the row: unlabelled texts cannot be trained on.")
+        raise ValueError(f"Row {row} has no label. {_HOW_TO_LABEL}")
     if len(found) < 2:
         raise ValueError(f"The data have {len(found)} class(es), {shorten(sorted(map(str, found)))}; two are needed.")
     kinds = {isinstance(v, str) for v in found}

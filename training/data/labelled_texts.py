@@ -198,7 +198,7 @@ def _prepare(
 def how_to_name_texts(names: Collection[str], label_column: str | None = None) -> str:
     """A sentence that says how to name the text column, by the first of `names` that may be it."""
     others = [name for name in names if name not in (label_column, *LABEL_COLUMNS, SCORES)]
-    return f"Name the one with the texts: `text_column={(others or ['...'])[0]!r}`."
+    return f"Name the one with the texts: `text_column={(others or ['...'])[0]!r}`; see docs/data.md."
 
 
 def _texts(table: pd.DataFrame, layout: TableLayout) -> pd.Series:
@@ -357,7 +357,7 @@ def _read_labels(
         shown = ", ".join(column_names(data, table))
         raise ValueError(
             f"The data have no column {wanted}; the columns are {shown}. Name yours by `label_column`, or give "
-            "`label_columns` for one 0/1 column a class."
+            "`label_columns` for one 0/1 column a class: docs/data.md."
         )
     given = classes if classes is not None else declared
 

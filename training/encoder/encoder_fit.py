@@ -82,7 +82,8 @@ def train_encoder(state: "FitState") -> "FitState":
         state = state.told(stopped=f"max_train_minutes={options.max_train_minutes:g}")
         logger.warning(
             "Training of the encoder was stopped after `max_train_minutes`=%g: the frozen encoder is used. Raise it, "
-            "or lower `max_train_tokens`=%d, which limits the training in the same way on every machine.",
+            "or lower `max_train_tokens`=%d, which limits the training in the same way on every machine: "
+            "docs/troubleshooting.md#training.",
             options.max_train_minutes,
             options.max_train_tokens,
         )
