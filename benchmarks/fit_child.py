@@ -40,7 +40,8 @@ def autogluon(task: dict[str, Any]) -> Predict:
     from autogluon.tabular import TabularPredictor
 
     folder = tempfile.TemporaryDirectory()  # it holds the model
-    rows = pd.DataFrame({"text": task["texts"], "label": task["labels"]})
+    # As strings: of few rows with numbers it makes a regression, without asking.
+    rows = pd.DataFrame({"text": task["texts"], "label": [str(label) for label in task["labels"]]})
     threads = int(os.environ["OMP_NUM_THREADS"])
     model = TabularPredictor("label", path=folder.name, verbosity=0).fit(rows, num_cpus=threads, num_gpus=0)
 

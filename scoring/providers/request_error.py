@@ -66,10 +66,11 @@ def from_api_error(error: Any, sent: Iterable[str] = ()) -> RequestError:
         error: The error.
         sent: Names of the parameters that were sent.
     """
-    status = http_status(error)
-    if status is None or type(error).__name__ in ("Timeout", "APIConnectionError"):
+    status, unsent = http_status(error), _unsent(error)
+    # litellm gives most providers' failed connections the status 500, which no server sent.
+    if status is None or unsent or type(error).__name__ in ("Timeout", "APIConnectionError"):
         name = "timeout" if "Timeout" in type(error).__name__ else UNCONNECTED
-        return RequestError(name, retryable=True, billed=not _unsent(error))
+        return RequestError(name, retryable=True, billed=not unsent)
     message = getattr(error, "message", "")
     reply = read_error(status, getattr(error, "body", None), message if isinstance(message, str) else "", sent)
     said = (reply.code, plain_code(getattr(error, "code", None)), plain_code(getattr(error, "type", None)))

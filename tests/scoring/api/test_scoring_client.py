@@ -450,3 +450,16 @@ def test_a_limit_of_the_answer_that_is_refused_goes_by_its_other_name(refused: s
         assert batch.errors == {}
         (other,) = {"max_tokens", "max_completion_tokens"} - {refused}
         assert [body[other] for body in server.bodies if other in body] == [300, 300]
+
+
+def test_a_provider_of_litellm_that_cannot_be_reached_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """litellm says status 500 of a connection that failed, as of a server's own fault."""
+    pytest.importorskip("litellm")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "not-a-real-key")
+    with LLMServer() as server:
+        pass  # nobody listens there any more
+    provider = {"model": "anthropic/claude-haiku-4-5", "api_base": server.url, "method": "json"}
+    batch = score_texts([build_scorer(provider, LABELS, False, cache=False)], TEXTS[:2])[1][0]
+    assert len(batch.errors) == 2
+    assert all(reason.startswith("connection failed") for reason in batch.errors.values())
+    assert batch.usage.cost_usd == 0
