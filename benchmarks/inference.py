@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--encoder FOLDER] [--data ../shared/data] [--runs 5] [--threads 2]
 
 No LLM is asked. The report, `docs/speed.md`, has medians of the runs, which measure all ways in turn, their ratios to
-the peer's, and what each way changes in accuracy and calibration. What the file says about reading files is kept.
+the peer's, and what each way changes in accuracy and calibration. What stands below the tables is kept.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PARTS = {"ag_news": 128, "reuters10": 256, "trec6": 64, "movie_reviews": 128}  #
 PEER_BATCHES = (1, 8, 32)
 BATCH_SIZE = 32
 PEER = "`text-classification`, Transformers"
-KEPT = "## Reading files"
+KEPT = "## What this shows"  # this and what follows is not written by this script
 SPEEDS = ("full", "balanced", "fast")
 Way = Callable[[list[str]], Any]
 CLOCK: list[Callable[[], float]] = [time.perf_counter]
@@ -153,7 +153,7 @@ def quality(clf: AutoFusionClassifier, table: pd.DataFrame, ways: dict[str, Way]
 
 
 def report(args: argparse.Namespace, lines: list[str]) -> None:
-    """Write the tables; the part on reading files, and rows of data sets that are not measured, are kept."""
+    """Write the tables; what stands below them, and rows of data sets that are not measured, are kept."""
     old = args.output.read_text(encoding="utf-8") if args.output.is_file() else ""
     kept = old[old.index(KEPT) :] if KEPT in old else ""
     if HEADER in old:

@@ -58,7 +58,8 @@ def fit_contrastive(state: "FitState", parts: Parts, options: ContrastiveOptions
         return state
     if plan.tokens > budget.tokens:
         logger.warning(
-            "Contrastive training takes about %d tokens, more than `max_train_tokens`=%d: %d steps are the least.",
+            "Contrastive training takes about %d tokens, more than `max_train_tokens`=%d, because it needs %d steps at "
+            "least: docs/troubleshooting.md#training.",
             plan.tokens,
             state.options.max_train_tokens,
             plan.steps,
