@@ -47,7 +47,7 @@ def autogluon(task: dict[str, Any]) -> Predict:
 
     def predict(texts: Sequence[str]) -> Any:
         with folder:
-            return model.predict(pd.DataFrame({"text": texts}))
+            return [int(label) for label in model.predict(pd.DataFrame({"text": texts}))]
 
     return predict
 
