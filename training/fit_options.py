@@ -51,7 +51,7 @@ class ContrastiveOptions:
     """Options of contrastive training of the encoder.
 
     Args:
-        max_steps: Maximum number of steps. Default: 0.4 per row, between 40 and 100.
+        max_steps: Maximum number of steps. Default: 0.4 per row, between 20 and 100.
         learning_rate: Peak learning rate. Default: 2e-4, or 4e-5 for encoders of 50M parameters or more.
         batch_size: Texts per step.
         temperature: Temperature of the similarities. With a small one, the closest wrong pairs count most.
@@ -70,7 +70,7 @@ class ContrastiveOptions:
 
     def steps(self, rows: int) -> int:
         """The maximum number of steps for a number of rows."""
-        return self.max_steps or min(max(round(0.4 * rows), 40), 100)
+        return self.max_steps or min(max(round(0.4 * rows), 20), 100)
 
 
 @dataclass
