@@ -50,7 +50,7 @@ def predicted(model: Path, source: Path, target: Path, speed: str) -> tuple[floa
     """Seconds and peak memory in MB of the command."""
     target.unlink(missing_ok=True)
     script = Path(sys.executable).with_name("labelfusion")
-    command = [script, "predict", str(model), str(source), str(target), "--speed", speed]
+    command = [str(script), "predict", str(model), str(source), str(target), "--speed", speed]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peak = 0
