@@ -48,7 +48,8 @@ def write_texts(path: Path, words: list[str], rows: int) -> None:
 
 def predicted(model: Path, source: Path, target: Path, speed: str) -> tuple[float, float]:
     """Seconds and peak memory in MB of the command."""
-    target.unlink(missing_ok=True)
+    for left in target.parent.glob(f"{target.name}*"):  # of a run that was stopped, its journal, too
+        left.unlink()
     script = Path(sys.executable).with_name("labelfusion")
     command = [str(script), "predict", str(model), str(source), str(target), "--speed", speed]
     began = time.perf_counter()
