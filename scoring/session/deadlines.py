@@ -94,6 +94,7 @@ class Patience:
                 self._late.add(task)
                 task.add_done_callback(self._forget)
             elif task not in done:
+                dispatch.withdraw()
                 task.cancel()
         if not done:
             return None, any(dispatch.on_wire for dispatch in asked.values())

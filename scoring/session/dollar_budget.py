@@ -263,10 +263,10 @@ class Reservation:
             self._turn.set_exception(error)
 
     def send(self) -> None:
-        """The request goes out."""
-        self.sent = True
+        """The request goes out. `on_send` may raise instead."""
         if self._on_send is not None:
             self._on_send()
+        self.sent = True
 
     def settle(self, usage: Usage) -> None:
         """The reply is there, with its cost."""

@@ -89,12 +89,12 @@ class Slots:
                     await self._free.acquire()
             while (wait := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
+            if reservation is not None:
+                reservation.send()
         except BaseException:
             self._free.release()
             raise
         go_on_wire()
-        if reservation is not None:
-            reservation.send()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

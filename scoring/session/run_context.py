@@ -22,14 +22,26 @@ class Dispatch:
     def __init__(self, again: bool = False) -> None:
         self.again, self.on_wire, self.sent_at = again, False, time.monotonic()
         self.paid = False  # one of several requests has its reply
+        self._withdrawn = False
         self.sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self) -> None:
-        """A request goes out."""
+        """A request goes out.
+
+        Raises:
+            asyncio.CancelledError: If the query was withdrawn: the task that sends may not have heard yet that it is
+                cancelled.
+        """
+        if self._withdrawn:
+            raise asyncio.CancelledError
         self.on_wire = True
         if not self.sent.done():
             self.sent_at = time.monotonic()
             self.sent.set_result(None)
+
+    def withdraw(self) -> None:
+        """From now on, no request goes out."""
+        self._withdrawn = True
 
     def unsend(self) -> None:
         """It failed, and may be sent once more later."""

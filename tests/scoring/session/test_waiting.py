@@ -13,6 +13,7 @@ from labelfusion.pipelines import run
 from labelfusion.pipelines.inference import infer
 from labelfusion.routing.run_options import Routing
 from labelfusion.scoring import build_scorer
+from labelfusion.scoring.session.cancellation import gather_or_drain
 from labelfusion.scoring.session.deadlines import Patience
 from labelfusion.scoring.session.run_context import Dispatch
 from llm_server import LLMServer
@@ -159,3 +160,30 @@ def test_a_failure_does_not_beat_an_answer() -> None:
     patience = Patience(hedge_s=0.1)
     assert asyncio.run(patience.first(ask, usable=bool)) == ("an answer", True)
     assert patience.unheard == [""]
+
+
+def test_a_request_that_leaves_while_the_deadline_passes_is_not_sent() -> None:
+    """Between the end of the waiting and the task that sends, the cancelling takes some turns of the event loop."""
+    sent: list[str] = []
+
+    async def ask(dispatch: Dispatch) -> str:
+        query = asyncio.current_task()
+        assert query is not None
+
+        async def send() -> str:
+            while not query.cancelling():
+                await asyncio.sleep(0)
+            dispatch.send()
+            sent.append("a request")
+            return "an answer"
+
+        return (await gather_or_drain([send()], lambda: None))[0]
+
+    async def wait() -> tuple[str | None, bool]:
+        told = await patience.first(ask, tells_dispatch=True)
+        await asyncio.sleep(0.05)
+        return told
+
+    patience = Patience(deadline_s=0.05)
+    assert asyncio.run(wait()) == (None, False)
+    assert sent == []
