@@ -12,7 +12,8 @@ AUTO_MAP = {
 # without, as the repository that would hold the code. None can have a name with spaces, so none is ever asked for it.
 NEEDS_PACKAGE = {
     "AutoConfig": "the Python package labelfusion-transformers: run `pip install labelfusion-transformers`, and "
-    "`import labelfusion` before loading this model; no trust is needed.--configuration_labelfusion.LabelFusionConfig"
+    "`import labelfusion` before loading this model. `trust_remote_code=True`, even if the next lines ask for it, does "
+    "not help.--configuration_labelfusion.LabelFusionConfig"
 }
 # False in the copy of this module that a self-contained repository holds.
 INSTALLED = not __name__.startswith("transformers_modules.")

@@ -42,6 +42,23 @@ def told_by_library() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Hide Transformers' bars of loading weights, but not those of this package; afterwards all is as it was."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    shown, hub_shows_none = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # and the Hub's
+            if hub_shows_none:
+                disable_progress_bars()
+
+
 def add_llm_policy(parser: argparse.ArgumentParser) -> None:
     """`--llm-policy`."""
     parser.add_argument(
@@ -252,11 +269,8 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
 
 
 def load_classifier(folder_or_repo: str, **options: Any) -> "AutoFusionClassifier":
-    """The saved classifier, with progress bars of its own and without those of loading weights."""
-    from transformers.utils import logging as transformers_logging
-
+    """The saved classifier, with progress bars of its own."""
     from labelfusion import AutoFusionClassifier
 
-    transformers_logging.disable_progress_bar()
     given = {name: value for name, value in options.items() if value is not None}
     return AutoFusionClassifier.from_pretrained(folder_or_repo, progress=True, **given)

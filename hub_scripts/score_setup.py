@@ -238,8 +238,9 @@ def _labels(table: Table, args: argparse.Namespace) -> list[str]:
         raise ValueError(f"{args.input} has no column {args.label_column!r} (`label_column`).")
     if found is None and column is not None:
         raw = read_classes([row.get(column) for row in table], args.multi_label, table.has_cells, args.labels)
-        classes = find_classes([value for value in raw if not is_missing(value)], None, args.multi_label)
-        named = all(isinstance(c, str) and to_number(c) is None for c in classes)
+        known = [value for value in raw if not is_missing(value)]
+        classes = find_classes(known, None, args.multi_label) if known else []
+        named = bool(known) and all(isinstance(c, str) and to_number(c) is None for c in classes)
         found = classes if named else None
         if named and args.labels and (unknown := [c for c in classes if c not in args.labels]):
             raise ValueError(

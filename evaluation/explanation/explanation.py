@@ -166,7 +166,7 @@ class Explanation:
     def _facts(self) -> str:
         if not self.answered:
             return ""
-        said = f"The LLM was queried: ${self.cost_usd:.6f}." if self.llm_called else "No LLM was queried"
+        said = f"The LLM was queried, for {_dollars(self.cost_usd)}." if self.llm_called else "No LLM was queried"
         said += "" if self.llm_called else ", scores were given." if any(self.answered.values()) else "."
         return said + (f" No answer: {self.missing}." if self.missing else "")
 
@@ -189,6 +189,11 @@ def _shortened(text: str, most: int) -> str:
 
 def _named(label: Any) -> str:
     return (", ".join(map(str, label)) or "no class") if isinstance(label, list) else str(label)
+
+
+def _dollars(value: float) -> str:
+    """US dollars, with enough digits for the fractions of a cent that one text costs."""
+    return "$0" if value <= 0 else f"${value:.6f}" if value >= 1e-6 else "under $0.000001"
 
 
 def _percent(value: float) -> str:

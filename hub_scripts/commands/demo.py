@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..options import without_loading_bars
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     if args.write_data is not None:
         return write_data(args.data, args.seed, Path(args.write_data))
     from transformers import pipeline
-    from transformers.utils import logging as transformers_logging
 
     import labelfusion  # noqa: F401  registers the pipeline
     from labelfusion import AutoFusionClassifier
@@ -50,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
     from ..io.model_folder import check_model_target
 
     check_model_target(Path(args.output_dir))
-    transformers_logging.disable_progress_bar()  # hides the bars of weight loading, not those of this package
     started = time.perf_counter()
     train, test = split_data(args.data, args.seed)
     label_of = f"{train['label'].nunique()} classes" if "label" in train else "several classes a text"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost
+from ..options import add_columns, add_encoding, add_guarantees, add_llm_policy, add_max_cost, without_loading_bars
 
 if TYPE_CHECKING:
     from ...scoring.budget import Budget
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the report, print its tables."""
     from ...evaluation.html_report.write_html import check_html_path

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from ..options import add_encoding, add_llm_policy, add_max_cost
+from ..options import add_encoding, add_llm_policy, add_max_cost, without_loading_bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoding(parser)
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Explain, print and draw."""
     from ..options import load_classifier

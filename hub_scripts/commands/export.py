@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..options import add_max_cost
+from ..options import add_max_cost, without_loading_bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_max_cost(parser)
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Export, and print the next steps."""
     if args.space and args.onnx:

@@ -28,6 +28,7 @@ from ..options import (
     add_max_cost,
     add_speed,
     load_classifier,
+    without_loading_bars,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_options(parser)
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Classify IN into OUT."""
     if Path(args.input).is_dir():

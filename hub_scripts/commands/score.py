@@ -17,7 +17,15 @@ from ..folders.pieces import find_files
 from ..io.formulas import add_escape_formulas
 from ..io.journal import Journal, one_run
 from ..io.tables import DELIMITERS, SCORES, SUFFIXES, Table, Writer, check_columns, check_texts, number_columns
-from ..options import add_annotators, add_columns, add_folder_options, dollars, provider, told_by_library
+from ..options import (
+    add_annotators,
+    add_columns,
+    add_folder_options,
+    dollars,
+    provider,
+    told_by_library,
+    without_loading_bars,
+)
 from ..score_setup import Task, class_descriptions, parse_names, parse_price, set_up
 
 if TYPE_CHECKING:
@@ -146,6 +154,7 @@ class Summary:
         return text + reasons
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Run the command.
 
@@ -181,6 +190,7 @@ def _run_folder(args: argparse.Namespace) -> int:
     says: dict[str, Any] = {"labels": task.labels, "providers": [scorer.name for scorer in task.scorers]}
     if table.class_names(args.label_column):
         says["indices"] = True
+    _tell_without_labels(table, args)
     store = ":memory:" if args.no_cache else args.store
     work = ScoreWork(
         [provider.to_dict() for provider in task.providers],
@@ -201,6 +211,7 @@ def _run_folder(args: argparse.Namespace) -> int:
 def _run(table: Table, folder: Path | None, data_file: Path, args: argparse.Namespace) -> int:
     kept_guidelines = data_file.with_name(data_file.name + ".guidelines.json")
     task = set_up(table, args, kept_guidelines)
+    _tell_without_labels(table, args)
     total = len(table)
     if args.dry_run:
         from ..score_estimate import dry_run
@@ -248,6 +259,23 @@ def _check(table: Table, args: argparse.Namespace) -> None:
         raise ValueError(f"`--chunk-size` must be positive, got {args.chunk_size}.")
     if empty := check_texts(table, args.text_column, args.empty_texts):
         print(f"{empty} rows have no text: they get no scores.", file=sys.stderr)
+
+
+def _tell_without_labels(table: Table, args: argparse.Namespace) -> None:
+    """Say, before anything is paid, that `train` will not take the output; to predict, no labels are needed."""
+    from ...training.data import find_label_column
+    from ...training.data.label_cells import is_missing
+
+    column = find_label_column(next(iter(table)).keys(), args.multi_label, args.label_column)
+    cells = (row.get(column) for row in table) if column is not None else iter(())
+    if any(not is_missing(cell) and (not hasattr(cell, "__len__") or len(cell)) for cell in cells):
+        return
+    found = "no column `label` or `labels`" if column is None else f"no label in its column {column!r}"
+    print(
+        f"Note: {args.input} has {found}. `predict` needs none, but `train` does. No score is lost: add the labels to "
+        f"{args.output} before you train.",
+        file=sys.stderr,
+    )
 
 
 def output_paths(output: str) -> tuple[Path | None, Path]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_encoding, add_llm_policy, add_speed, dollars, share
+from ..options import add_encoding, add_llm_policy, add_speed, dollars, share, without_loading_bars
 
 if TYPE_CHECKING:
     from ..serving.day_budget import Days
@@ -71,6 +71,7 @@ def _log_to_stderr() -> Iterator[None]:
 
 
 @_log_to_stderr()
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     try:
@@ -138,13 +139,10 @@ def _finish(server: "Server", days: "Days") -> None:
 
 
 def _load(args: argparse.Namespace, days: "Days", metrics: "ServerMetrics") -> "ModelService":
-    from transformers.utils import logging as transformers_logging
-
     from labelfusion import AutoFusionClassifier
 
     from ..serving.model_service import ModelService
 
-    transformers_logging.disable_progress_bar()
     given = {name: getattr(args, name) for name in ("batch_size", "bf16", "backend", "device")}
     options = {name: value for name, value in given.items() if value is not None}
     clf = AutoFusionClassifier.from_pretrained(args.model, **options)

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io.formulas import add_escape_formulas
-from ..options import add_columns, add_encoding, add_llm_policy, add_max_cost, load_classifier, names
+from ..options import (
+    add_columns,
+    add_encoding,
+    add_llm_policy,
+    add_max_cost,
+    load_classifier,
+    names,
+    without_loading_bars,
+)
 
 if TYPE_CHECKING:
     from labelfusion import AutoFusionClassifier
@@ -44,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of the clusters (default: %(default)s)")
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Choose the texts and write them."""
     out = Path(args.output)

@@ -18,6 +18,7 @@ from ..options import (
     provider,
     read_descriptions,
     table_layout,
+    without_loading_bars,
 )
 
 if TYPE_CHECKING:
@@ -143,10 +144,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Train, save, report and, if asked, push."""
-    from transformers.utils import logging as transformers_logging
-
     from labelfusion import AutoFusionClassifier
 
     from ...evaluation.reports.report import FILES
@@ -159,7 +159,6 @@ def run(args: argparse.Namespace) -> int:
     if args.review and Path(args.review).suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"`--review` is {args.review!r}; expected a name that ends in .csv or .jsonl.")
     check_model_target(folder, args.overwrite)
-    transformers_logging.disable_progress_bar()
     train, more, test = _read(args)
     args.max_cost_usd = as_budget(args.max_cost_usd)  # fitting and `--test` share it
     folder.mkdir(parents=True, exist_ok=True)

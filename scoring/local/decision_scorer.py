@@ -11,7 +11,6 @@ from ..methods.request_method import UnansweredError, UnsupportedError
 from ..prompting.defuse import quote
 from ..providers.endpoints import resolve
 from ..score_batch import ScoreBatch, ScoringError, Usage, missing
-from .embedded import resolve_model
 from .local_scorer import LocalScorer, split_texts
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class LocalDecisionScorer(LocalScorer):
                 from .decision_model import DecisionModel
 
                 try:
-                    model = DecisionModel(resolve_model(self.provider.model), self.params["dtype"], self.device)
+                    model = DecisionModel(self._source(), self.params["dtype"], self.device)
                     taken = max(inputs["input_ids"].shape[1] for inputs, _ in model.prompts(self.request("")))
                     if (room := model.context - taken - BORDER) > 0:
                         model.answers([model.prompts(self.request("a"))])  # what it cannot answer shows at once

@@ -15,7 +15,6 @@ from ..prompting.prompts import example_labels
 from ..reasons import Missing, MissingKind
 from ..score_batch import ScoreBatch, Usage, missing
 from ..session.run_context import Run
-from .embedded import resolve_model
 from .local_scorer import LocalScorer, split_texts
 from .verbalizers import resolve_verbalizers, separating_words
 
@@ -209,7 +208,7 @@ class LikelihoodScorer(LocalScorer):
 
                 try:
                     safe = True if self.provider.source else None  # no pickle from the Hub
-                    lm = load_causal_lm(resolve_model(self.provider.model), self.params["dtype"], self.device, safe)
+                    lm = load_causal_lm(self._source(), self.params["dtype"], self.device, safe)
                 except (ImportError, OSError) as error:
                     raise self._unloadable(error) from error
                 self.words = [_spellings(lm, words) for words in self.verbalizers]

@@ -4,13 +4,21 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from ...configuration import LLMProvider, ProviderKind
 from ...configuration.secrets import redact
+from ...modeling_labelfusion.tokenizer_files import hub_out_of_reach, is_here
 from ..reasons import Missing, MissingKind
 from ..score_batch import Capabilities, ScoreBatch, ScoringError
 from ..session.run_context import Run
+from .embedded import resolve_model
+
+CONFIGS = ("config.json", "adapter_config.json")  # one of them is in the folder of a model
 
 
 class LocalScorer(ABC):
@@ -86,7 +94,43 @@ class LocalScorer(ABC):
             raise InterruptedError(f"{self.name}: cancelled")
 
     def _unloadable(self, error: Exception) -> ScoringError:
-        return ScoringError(f"{self.name}: the local model cannot be loaded. {redact(str(error))}")
+        told = self._absent(error) or redact(str(error))
+        return ScoringError(f"{self.name}: the local model cannot be loaded. {told}")
+
+    def _source(self) -> str | Path:
+        """What `from_pretrained` takes: a folder or a Hub id.
+
+        Raises:
+            ScoringError: For a folder without a model.
+        """
+        source = resolve_model(self.provider.model)
+        if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in CONFIGS):
+            raise self._unloadable(FileNotFoundError(self._expected(f"the folder {str(source)!r} has no {CONFIGS[0]}")))
+        return source
+
+    def _expected(self, found: str) -> str:
+        return (
+            f"`llm` is {self.provider.model!r}: {found}. Expected: 'local/' and the folder of a model with its "
+            "tokenizer, such as 'local/models/x' or 'local//home/me/x', or a Hub id. Correct the path, download the "
+            "model, or give another LLM; see docs/local-llm.md."
+        )
+
+    def _absent(self, error: Exception) -> str:
+        """What is given and what to do where there is no such model; else empty."""
+        model = self.provider.model
+        source = str(resolve_model(model)) if model.startswith("local/") else ""
+        if not source or not isinstance(error, OSError) or is_here(source):
+            return ""
+        try:
+            validate_repo_id(source)
+        except HFValidationError:
+            found = f"there is no folder {source!r}"
+        else:
+            hub = "the Hub could not be reached" if hub_out_of_reach(error) else "the Hub has given none"
+            found = (
+                f"there is no folder {source!r} in {str(Path.cwd())!r}; the cache has no model of this name, and {hub}"
+            )
+        return self._expected(found)
 
 
 def split_texts(texts: Sequence[Any]) -> tuple[list[int], dict[int, str]]:

@@ -9,12 +9,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from labelfusion.configuration.configuration_labelfusion import FUSION_METHODS
 from labelfusion.configuration.llm_provider import METHODS
 from labelfusion.hub_scripts import cli
 from labelfusion.hub_scripts.commands import score, train
+from labelfusion.hub_scripts.options import without_loading_bars
 from labelfusion.scoring import ScoringError
 from labelfusion.training.calibration.calibration_maps import CALIBRATIONS
+from transformers.utils import logging as transformers_logging
 
 Calls = list[argparse.Namespace]
 
@@ -192,3 +195,19 @@ def test_choices_of_options_are_the_librarys() -> None:
     assert choices(score, "--method") == set(METHODS) - {"recorded", "callable"}
     assert choices(train, "--fusion") == set(FUSION_METHODS)
     assert choices(train, "--calibration") == set(CALIBRATIONS)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_loading_weights_are_hidden_in_a_command_alone(shown: bool) -> None:
+    was = transformers_logging.is_progress_bar_enabled()
+    (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
+    try:
+        for hub_shows in (shown, False):
+            if not hub_shows:
+                disable_progress_bars()
+            with without_loading_bars():
+                assert not transformers_logging.is_progress_bar_enabled()
+            assert transformers_logging.is_progress_bar_enabled() == shown
+            assert are_progress_bars_disabled() != hub_shows
+    finally:
+        (transformers_logging.enable_progress_bar if was else transformers_logging.disable_progress_bar)()

@@ -120,6 +120,10 @@ def test_cell(
     elif kind == "library":
         what_to_do = "`pip install labelfusion-transformers`, and `import labelfusion` before loading this model"
         assert what_to_do in result["error"]
+        if not trust:  # Transformers asks for it after that
+            before, _, after = result["error"].partition("`trust_remote_code=True`, even if the next lines ask for it,")
+            assert "does not help" in after
+            assert "trust_remote_code=True" not in before
     else:
         assert "trust_remote_code=True" in result["error"]
 

@@ -1,6 +1,7 @@
 """Explanations: shares that add up, words, nearest texts, and what is shown of them."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,9 @@ def test_an_llm_is_queried_once(tiny_encoder_dir: str) -> None:
     one = clf.explain("a good team and a bad match")
     assert asked == ["a good team and a bad match"]
     assert one.llm_called
+    assert "The LLM was queried, for $0." in repr(one)
+    assert "for $0.000041." in repr(replace(one, cost_usd=0.000041))
+    assert "for under $0.000001." in repr(replace(one, cost_usd=2e-7))
     clf.explain("a good team", llm_policy="never")
     assert len(asked) == 1
 

@@ -207,6 +207,29 @@ def test_a_dry_run_asks_nothing_and_needs_no_key(
     assert "OPENAI_API_KEY is not set" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("labels", [None, ""])
+def test_data_without_labels_are_noted_before_anything_is_paid(
+    labels: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": row["text"]} | ({} if labels is None else {"label": labels}) for row in ROWS]
+    source = write(tmp_path / "in.csv", rows)
+    with LLMServer(labels=SORTED) as server:
+        assert score(tmp_path, server, source, "out.csv", "--labels", ",".join(SORTED), "--dry-run") == 0
+        assert not server.requests
+        told = capsys.readouterr().err
+        assert ("no column `label` or `labels`" if labels is None else "no label in its column 'label'") in told
+        assert f"add the labels to {tmp_path / 'out.csv'} before you train" in told
+        assert score(tmp_path, server, source, "out.csv", "--labels", ",".join(SORTED)) == 0
+        assert "No score is lost" in capsys.readouterr().err
+        assert score(tmp_path, server, write(tmp_path / "labelled.csv"), "labelled-out.csv") == 0
+        assert "Note:" not in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "out.csv").assign(label=[row["label"] for row in ROWS])  # what the note advises
+    table.to_csv(tmp_path / "out.csv", index=False)
+    found = prepare(tmp_path / "out.csv")
+    assert found.llm_scores is not None
+    np.testing.assert_allclose(found.llm_scores[:, 0], right(ROWS), atol=1e-6)
+
+
 def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "in.csv")
     options = ("--price", "2,10", "--max-concurrency", "2")

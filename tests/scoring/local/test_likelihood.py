@@ -430,8 +430,23 @@ def test_unknown_dtype(folder: Path) -> None:
 
 
 def test_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ScoringError, match="cannot be loaded"):
+    with pytest.raises(ScoringError, match="cannot be loaded") as caught:
         score(scorer(tmp_path / "nothing"), TEXTS)
+    told = str(caught.value)
+    assert f"`llm` is 'local/{tmp_path}/nothing': there is no folder '{tmp_path}/nothing'." in told
+    assert "Expected: 'local/' and the folder" in told
+    assert "epo id" not in told  # Transformers' own text
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScoringError, match=r"cannot be loaded\. .*config\.json"):
+        score(scorer(tmp_path / "empty"), TEXTS)
+
+
+def test_a_relative_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ScoringError, match="there is no folder 'models/mine' in ") as caught:
+        score(scorer(Path("models/mine")), TEXTS)
+    assert "the Hub could not be reached" in str(caught.value)
 
 
 # --- the real thing
