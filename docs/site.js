@@ -40,5 +40,11 @@ document.querySelectorAll(".md-nav--primary .md-nav__toggle").forEach((toggle) =
     if (drawer.checked) toggle.parentElement.querySelector(shown)?.focus({ preventScroll: true })
   })
 })
+// The switch between light and dark is a radio button, already checked: a space changes nothing. Enter switches it.
+document.querySelector("[data-md-component=palette]")?.addEventListener("keydown", (e) => {
+  if (e.key !== " ") return
+  e.preventDefault() // the page scrolls otherwise
+  e.target.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }))
+})
 complete()
 new MutationObserver(complete).observe(document.body, { childList: true, subtree: true })
