@@ -36,8 +36,8 @@ def tune_thresholds(
 ) -> list[float]:
     """Choose thresholds on out-of-sample probabilities: one for all classes, then class by class.
 
-    A class gets its own threshold only for a gain of more than one standard error of the row-wise metric (F1: half a
-    point), so that rare classes keep the common one.
+    Thresholds leave 0.5, and a class the common one, only for a gain of more than half a standard error of the metric,
+    taken as a share of rows, and of 0.2 points at least. So rare classes keep the common one.
 
     Args:
         probabilities: float `(n, K)`, from a model that was not fitted on these rows.
