@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from children import listen
+from forked import Popen, run
 from labelfusion.hub_scripts.cli import main
 from labelfusion.pipelines.partitions.partition import PredictWork
 from labelfusion.pipelines.partitions.ray_data import classify_dataset
@@ -84,7 +85,7 @@ def text_of(file: IO[str]) -> str:
 def on_ray(cluster: str, command: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of `labelfusion` on the cluster."""
     command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", *command, "--engine", "ray", "--address", cluster]
-    return subprocess.run(
+    return run(
         command,
         env=ENVIRONMENT | environment,
         capture_output=True,
@@ -202,7 +203,7 @@ def test_any_source_and_sink(cluster: str, tmp_path: Path, saved_model: Callable
     with LLMServer(labels=CLASSES) as server:
         model = saved_model(llm_providers=[llm(server)])
         places = [str(model), str(tmp_path / "s.sqlite"), str(tmp_path / "in.csv"), str(tmp_path / "out")]
-        done = subprocess.run(
+        done = run(
             [sys.executable, "-c", ANY_SOURCE, cluster, *places],
             env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
@@ -255,7 +256,7 @@ def test_a_dead_worker_and_a_dead_driver_cost_no_row(tmp_path: Path, saved_model
                 assert time.monotonic() < end
                 time.sleep(0.01)
 
-        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=listen)
+        process = Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=listen)
         wait_for(60)
         wire += server.in_flight + server.just_delivered(0.2)
         os.kill(workers()[0], signal.SIGKILL)
@@ -265,7 +266,7 @@ def test_a_dead_worker_and_a_dead_driver_cost_no_row(tmp_path: Path, saved_model
         process.wait()
         time.sleep(3.0)  # its workers end
         wire += server.in_flight
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250, preexec_fn=listen)
+        done = run(command, env=env, capture_output=True, text=True, timeout=250, preexec_fn=listen)
         assert done.returncode == 0, done.stderr
         assert "400 rows in, 400 rows out" in done.stdout
         assert len(server.paid) == 400

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import Popen
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, ascore_texts, build_scorer, run_sync, score_texts, submit
 from labelfusion.scoring.providers.endpoints import resolve
@@ -409,7 +410,7 @@ def test_a_killed_run_loses_only_what_was_in_flight(tmp_path: Path, how: signal.
     store = tmp_path / "s.sqlite"
     with LLMServer(latency=0.05) as server:
         command = [sys.executable, "-c", SCRIPT, server.url, str(store)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = Popen(command, stdout=subprocess.PIPE, text=True)
         while server.requests < 60:
             time.sleep(0.01)
         process.send_signal(how)
