@@ -67,8 +67,8 @@ test-oldest: pyproject.toml setup.py ## Run the tests that touch other libraries
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(OLDEST_TESTS))
 
 # Made anew every time: what was the newest yesterday may not be today. Where nothing that these tests touch is newer than in
-# constraints.txt, they would show what `make test` shows, and only the install line is run. Without litellm and gradio, whose httpx would
-# hide that it is not ours.
+# constraints.txt, they would show what `make test` shows, and only the install line is run. Without litellm and gradio, whose
+# httpx would hide that it is not ours.
 test-newest: $(STAMP) ## Run the README's install line, and the tests that touch other libraries, on the newest versions
 	rm -rf $(NEWEST) build
 	$(call torch,$(NEWEST))
