@@ -254,7 +254,7 @@ def test_twenty_thousand_texts_and_five_kills(tmp_path: Path) -> None:
                 begun = time.monotonic()
                 while not (tmp_path / "out.parquet.batch").exists() and process.poll() is None:
                     time.sleep(0.01)
-                time.sleep(rng.uniform(0.0, 4.0) if time.monotonic() - begun > 0 else 0.0)
+                time.sleep(rng.uniform(0.0, 1.5) if time.monotonic() - begun > 0 else 0.0)
                 if process.poll() is None:
                     process.kill()
                     kills += 1
