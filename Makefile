@@ -15,6 +15,8 @@ OLDEST_TESTS := $(foreach name,configuration modeling modeling_encoders trainer_
 	matrix export hostile_repo hub_round_trip push,$(wildcard tests/*/test_$(name).py tests/*/*/test_$(name).py))
 NEWEST_TESTS := $(OLDEST_TESTS) $(foreach name,install_line onnx cli_score data_round_trip scoring_client \
 	scoring_methods transformers_suite peft,$(wildcard tests/*/test_$(name).py tests/*/*/test_$(name).py))
+NEWEST_ABOUT := accelerate|datasets|huggingface-hub|httpx2?|jinja2|numpy|onnx|onnxruntime|onnxscript|openai|pandas|peft|pyarrow|$\
+	pydantic|safetensors|scikit-learn|scipy|tokenizers|transformers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test test-browser test-oldest test-newest soak lint types imports lock format wheel clean
@@ -35,7 +37,7 @@ docs: $(STAMP) ## Build the documentation into site/, offline; a warning is an e
 # A process that dies ends the run: with a new one in its place xdist waits for ever.
 IN_TWO := -n 2 --dist loadfile --max-worker-restart 0
 test: $(STAMP) ## Run all tests; ARGS="-m 'not slow'" or ARGS=tests/modeling_labelfusion for some
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) --durations=15 -rs $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) --no-loadscope-reorder --durations=15 -rs $(ARGS)
 
 test-browser: $(STAMP) ## Run the tests of the Space's page in a headless Chromium (apt-get install chromium)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m browser $(ARGS)
@@ -64,8 +66,9 @@ test-oldest: pyproject.toml setup.py ## Run the tests that touch other libraries
 	$(call uv_install,$(OLDEST),lowest-direct,test$(COMMA)openai)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(OLDEST_TESTS))
 
-# Made anew every time: what was the newest yesterday may not be today. Without litellm and gradio, whose httpx would
-# hide that it is not ours.
+# Made anew every time: what was the newest yesterday may not be today. Where nothing that these tests touch is newer than in
+# constraints.txt, they would show what `make test` shows, and only the install line is run. Without litellm and gradio, whose
+# httpx would hide that it is not ours.
 test-newest: $(STAMP) ## Run the README's install line, and the tests that touch other libraries, on the newest versions
 	rm -rf $(NEWEST) build
 	$(call torch,$(NEWEST))
@@ -74,7 +77,11 @@ test-newest: $(STAMP) ## Run the README's install line, and the tests that touch
 	$(NEWEST)/bin/python -m pip list | grep -E '^(openai|huggingface.hub|transformers|httpx2?|datasets|pandas) '
 	HF_HUB_OFFLINE=1 LABELFUSION_BIN=$(NEWEST)/bin $(BIN)/python -m pytest tests/public_api/test_install_line.py
 	$(call uv_install,$(NEWEST),highest,test$(COMMA)openai$(COMMA)onnx$(COMMA)plot)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(NEWEST_TESTS))
+	$(NEWEST)/bin/python -m pip freeze | tr _ - | grep -iE '^($(NEWEST_ABOUT))==' > $(NEWEST)/versions.txt
+	grep -ivxFf constraints.txt $(NEWEST)/versions.txt > $(NEWEST)/newer.txt; cat $(NEWEST)/newer.txt; \
+	if [ -s $(NEWEST)/newer.txt ] || [ -n "$(ARGS)" ]; then \
+		HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(NEWEST_TESTS)); \
+	else echo "The newest versions are those of constraints.txt: make test has run these tests with them."; fi
 
 # The seed decides which scenarios there are and which requests fail; how the processes interleave is the machine's.
 soak: $(STAMP) ## Run the fault suite and write docs/reliability.md; MINUTES=20 SEED=0

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from children import listen
+from forked import Popen, run
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.folders.pieces import Piece, find_pieces, read_piece
 from llm_server import LABELS, LLMServer
@@ -180,7 +181,7 @@ def test_kills_cost_no_row_and_pay_twice_at_most_what_was_on_the_wire(
         wire = 0
         for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
             seen = server.requests
-            process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=listen)
+            process = Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=listen)
             while server.requests < seen + 45:
                 assert process.poll() is None
                 time.sleep(0.005)
@@ -191,7 +192,7 @@ def test_kills_cost_no_row_and_pay_twice_at_most_what_was_on_the_wire(
             wire += server.in_flight if kill == signal.SIGKILL else 0
             while server.in_flight:
                 time.sleep(0.01)
-        done = subprocess.run(command, env=env, capture_output=True, text=True, preexec_fn=listen)
+        done = run(command, env=env, capture_output=True, text=True, preexec_fn=listen)
         assert done.returncode == 0, done.stderr
     out = read_output(tmp_path / "out")
     assert sorted(out["id"]) == frame["id"].tolist()

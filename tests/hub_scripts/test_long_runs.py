@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Popen, run
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.io.journal import Journal
 from labelfusion.hub_scripts.io.tables import Table, check_columns, sample_texts
@@ -71,7 +72,7 @@ def test_a_killed_run_that_goes_on_tells_what_both_have_cost(
         command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "predict", str(model)]
         command += [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *limit]
         env = {**os.environ, "HF_HOME": str(tmp_path / "hf")}
-        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+        process = Popen(command, env=env, stderr=subprocess.DEVNULL)
         while server.requests < 160:  # more than a window
             assert process.poll() is None
             time.sleep(0.01)
@@ -81,7 +82,7 @@ def test_a_killed_run_that_goes_on_tells_what_both_have_cost(
             time.sleep(0.01)
         killed = server.billed(1.0, 4.0)[0]
         server.latency = 0.0
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        done = run(command, env=env, capture_output=True, text=True, check=True)
         in_all, one = server.billed(1.0, 4.0)
     told = re.search(r"for \$([\d.]+) in all, \$([\d.]+) of it in this run", done.stdout)
     assert told is not None, done.stdout

@@ -1,7 +1,6 @@
 """Every kind of encoder under the model: forward, backward, saving, loading, attention, precision, devices."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import run
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.modeling_labelfusion import LabelFusionForSequenceClassification
 from safetensors.torch import load_file, save_file
@@ -127,7 +127,7 @@ save_file({"logits": output.logits, "encoder_logits": output.encoder_logits}, fo
 def test_a_new_process_gives_bit_equal_logits(model: LabelFusionForSequenceClassification, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     save_file(inputs(), tmp_path / "inputs.st")
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, timeout=120)
+    run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, timeout=120)
     expected, got = model(**inputs()), load_file(tmp_path / "outputs.st")
     assert torch.equal(got["logits"], expected.logits)
     assert torch.equal(got["encoder_logits"], expected.encoder_logits)

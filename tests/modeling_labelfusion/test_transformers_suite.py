@@ -142,8 +142,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 WITH_SCORES = {"Plain": [False], "Fused": [False, True], "Fitted": [False, True], "LabelSets": [True]}
 
+# What follows the encoder is the same for all: the others are tried without it, and with the most of it.
+OTHERS = {"Plain": [False], "Fitted": [True]}
+
 for model_type in ("roberta", "bert", "distilbert", "modernbert", "mpnet"):
     for shape, config_options in SHAPES.items():
-        for with_scores in WITH_SCORES[shape]:
+        for with_scores in (WITH_SCORES if model_type in ("roberta", "modernbert") else OTHERS).get(shape, []):
             ending = "Scored" * with_scores
             _add(f"Test{model_type.title()}{shape}{ending}", model_type, with_scores, **config_options)

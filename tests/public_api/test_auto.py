@@ -1,7 +1,6 @@
 """`AutoFusionClassifier` from data of every kind to a saved model, with a tiny encoder and made LLM scores."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from forked import run
 from labelfusion.evaluation.reports.training_report import training_summary
 from labelfusion.training.data import prepare
 from llm_server import LLMServer
@@ -69,7 +69,7 @@ def test_saved_model_gives_the_same_bits_in_a_new_process(make: Any, tmp_path: P
         "print(json.dumps([by_pipe, own.tolist()]))\n"
     )
     arguments = [sys.executable, "-c", script, str(tmp_path / "model"), str(tmp_path / "rows.json")]
-    out = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    out = run(arguments, capture_output=True, text=True, check=True).stdout
     by_pipe, own = json.loads(out.strip().splitlines()[-1])
     here = clf.predict_proba(test["text"].tolist(), llm_scores=np.array(test["llm_scores"].tolist()))
     np.testing.assert_array_equal(np.float32(by_pipe), here)

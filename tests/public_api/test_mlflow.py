@@ -1,13 +1,13 @@
 """`labelfusion.mlflow`: save, log and load as MLflow does, and predict with parameters."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from forked import run
 from labelfusion.configuration import LabelFusionConfig
 from llm_server import LLMServer
 
@@ -128,7 +128,7 @@ def test_the_command_of_mlflow_predicts(saved_model: Callable[..., Path], llm: L
     pd.DataFrame({"text": TEXTS}).to_csv(tmp_path / "in.csv", index=False)
     command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", str(tmp_path / "saved"), "-t", "csv"]
     command += ["-i", str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.json"), "--env-manager", "local"]
-    subprocess.run(command, check=True, timeout=240, capture_output=True)
+    run(command, check=True, timeout=240, capture_output=True)
     rows = json.loads((tmp_path / "out.json").read_text())["predictions"]
     expected = AutoFusionClassifier.from_pretrained(folder).predict(TEXTS)
     assert [row["predicted_label"] for row in rows] == expected.tolist()

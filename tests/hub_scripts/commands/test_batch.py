@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from batch_server import BatchServer
 from children import listen
+from forked import Popen
 from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.batches import batch_job
 from labelfusion.hub_scripts.cli import main
@@ -248,12 +249,12 @@ def test_twenty_thousand_texts_and_five_kills(tmp_path: Path) -> None:
         kills = runs = 0
         while runs < 30:
             runs += 1
-            process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
+            process = Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
             if kills < 5:
                 begun = time.monotonic()
                 while not (tmp_path / "out.parquet.batch").exists() and process.poll() is None:
                     time.sleep(0.01)
-                time.sleep(rng.uniform(0.0, 4.0) if time.monotonic() - begun > 0 else 0.0)
+                time.sleep(rng.uniform(0.0, 1.5) if time.monotonic() - begun > 0 else 0.0)
                 if process.poll() is None:
                     process.kill()
                     kills += 1

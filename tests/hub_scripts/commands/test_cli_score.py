@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from forked import Popen
 from labelfusion.configuration import LLMProvider
 from labelfusion.hub_scripts.cli import main
 from labelfusion.hub_scripts.io.journal import one_run
@@ -258,7 +259,7 @@ def test_one_limit_for_all_runs_of_a_job(tmp_path: Path, capsys: pytest.CaptureF
             "--llm", "m", "--api-base", server.url, "--method", "json", "--max-concurrency", "4", "--price", "2,10",
             "--no-cache", "--guidelines", "auto", "--examples", str(pool), "--max-cost-usd", "0.1",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # killed in its only chunk
+        process = Popen(command, stderr=subprocess.DEVNULL)  # killed in its only chunk
         while len(server.bills) < 25:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -309,7 +310,7 @@ def test_a_run_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
             "--llm", "m", "--api-base", server.url, "--method", "json", "--max-concurrency", "8",
             "--chunk-size", "50", "--no-cache",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = Popen(command, stderr=subprocess.DEVNULL)
         while server.requests < 180:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)

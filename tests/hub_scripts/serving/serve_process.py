@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from forked import Popen
+
 
 class Reply:
     """Status, headers and body of an answer."""
@@ -44,7 +46,7 @@ class ServeProcess:
 
     def __enter__(self) -> Self:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(self.command, env=self.environment, text=True, **pipes)
+        self.process = Popen(self.command, env=self.environment, text=True, **pipes)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self.process.stdout is not None

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from children import listen
+from forked import Popen
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.api.api_scorer import APIScorer
@@ -37,7 +38,7 @@ def provider(server: LLMServer, **fields: Any) -> dict[str, Any]:
 
 
 def start(arguments: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    return Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import listen
+from forked import Popen, run
 from labelfusion.configuration import LLMProvider
 from labelfusion.scoring.api.api_scorer import APIScorer
 from labelfusion.scoring.methods.decision import DecisionMethod
@@ -173,14 +174,14 @@ def test_an_interrupted_command_goes_on_where_it_stopped(llama: RealServer, tmp_
     llm = {**provider(llama, "vote", votes=1, params={"max_tokens": 2, **LETTERS_ONLY}).to_dict(), "max_concurrency": 1}
     command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", "score", "in.jsonl", "out.jsonl"]
     command += ["--labels", ",".join(LABELS), "--llm", json.dumps(llm), "--store", "store.sqlite"]
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ, preexec_fn=listen)
-    while run.poll() is None and stored(tmp_path) < 2:
+    first = Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ, preexec_fn=listen)
+    while first.poll() is None and stored(tmp_path) < 2:
         time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    assert run.wait(60) == 130
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
     kept = stored(tmp_path)
     assert 2 <= kept < len(texts)
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    done = run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert f"{len(texts)} answered, {kept} of them from the store, 0 missing" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

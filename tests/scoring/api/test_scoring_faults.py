@@ -12,7 +12,7 @@ KINDS = [*TRANSPORT_FAULTS, *CONTENT_FAULTS]
 
 
 @pytest.mark.parametrize(
-    ("method", "count"), [("json", 2000), pytest.param("logprob", 2000, marks=pytest.mark.slow), ("decision", 300)]
+    ("method", "count"), [("json", 1000), pytest.param("logprob", 800, marks=pytest.mark.slow), ("decision", 300)]
 )
 def test_every_text_is_answered_or_reported_missing_and_none_is_wrong_or_paid_twice(
     method: str, count: int, tmp_path: Path

@@ -363,7 +363,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     it: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     it.status, it.body, it.extra, it.daemon_threads = 200, b"", {}, True
     it.content_type = "application/json"
-    thread = threading.Thread(target=it.serve_forever, daemon=True)
+    thread = threading.Thread(target=it.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield it
     it.shutdown()

@@ -42,11 +42,11 @@ def slow(seconds: float, only: tuple[str, ...] = ()) -> tuple[FakeScorer, thread
 
 
 def test_after_the_deadline_the_encoder_answers_alone_and_says_so(model: Model, tiny_tokenizer: Tokenizer) -> None:
-    scorer, ended = slow(3.0, only=("bad film",))
+    scorer, ended = slow(5.0, only=("bad film",))
     pipe = LabelFusionPipeline(model=model, tokenizer=tiny_tokenizer, device="cpu", scorers=[scorer])
     started = time.monotonic()
-    late, in_time = pipe(["bad film", "good film"], deadline_s=0.3, return_sources=True)
-    assert time.monotonic() - started < 2.5
+    late, in_time = pipe(["bad film", "good film"], deadline_s=1.0, return_sources=True)
+    assert time.monotonic() - started < 4.5
     assert late["llm_called"] is True
     assert late["llm_missing"] == "deadline"
     assert late["sources"]["openai/judge"] is None
@@ -87,12 +87,12 @@ def test_a_slow_question_is_asked_twice_and_the_first_answer_counts(model: Model
 
     async def first_is_slow(texts: list[str]) -> None:
         calls.append(time.monotonic())
-        await asyncio.sleep(5.0 if len(calls) == 1 else 0.0)
+        await asyncio.sleep(60.0 if len(calls) == 1 else 0.0)
 
     scorer = FakeScorer(before=first_is_slow)
     started = time.monotonic()
     result = run(model, tiny_tokenizer, ["good film"], scorers=[scorer], hedge_s=0.2)
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 30.0
     assert result.answered.all()
     assert len(calls) == 2
     assert calls[1] - calls[0] == pytest.approx(0.5, abs=0.45)

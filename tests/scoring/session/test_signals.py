@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from children import listen
+from forked import Popen, run
 from labelfusion.configuration import LabelFusionConfig
 from labelfusion.scoring import build_scorer
 from labelfusion.scoring.asker import Asker
@@ -24,7 +25,7 @@ STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
 def start(tmp_path: Path, command: list[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    return Popen(
         [sys.executable, "-m", "labelfusion.hub_scripts.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -130,7 +131,5 @@ for _ in range(20):
 
 
 def test_a_signal_in_a_destructor_is_not_lost() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_DESTRUCTOR], capture_output=True, text=True, timeout=300, preexec_fn=listen
-    )
+    done = run([sys.executable, "-c", IN_A_DESTRUCTOR], capture_output=True, text=True, timeout=300, preexec_fn=listen)
     assert (done.returncode, done.stdout) == (0, "True\n" * 20), done.stderr

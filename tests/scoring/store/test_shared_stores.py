@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from forked import Popen, run
 from labelfusion.hub_scripts.cli import main
 from labelfusion.scoring import ScoringError, build_scorer, score_texts
 from labelfusion.scoring.open_store import open_store, store_file
@@ -232,7 +233,7 @@ def test_processes_share_a_database(server: PostgresServer, restart: bool) -> No
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", WORKER, server.url, llm.url]
         processes = [
-            subprocess.Popen([*command, str(part)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            Popen([*command, str(part)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for part in range(4)
         ]
         if restart:
@@ -276,12 +277,12 @@ def test_segments_are_exchanged_and_survive_a_kill(tmp_path: Path) -> None:
         "os._exit(9) if len(sys.argv) > 3 else None"
     )
     local = str(tmp_path / "three.sqlite")
-    assert subprocess.run([sys.executable, "-c", child, shared, local, "die"]).returncode == 9
+    assert run([sys.executable, "-c", child, shared, local, "die"]).returncode == 9
     assert one.pull() == 0
     SegmentStore(shared, local)
     assert one.pull() == 1
     # One that ends in the usual way publishes at its end.
-    subprocess.run([sys.executable, "-c", child.replace("k'", "e'"), shared, local], check=True)
+    run([sys.executable, "-c", child.replace("k'", "e'"), shared, local], check=True)
     assert one.pull() == 1
 
 

@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -79,31 +80,38 @@ def test_a_slow_clock_changes_nothing(
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.7])
-def test_minutes_are_kept_and_a_stop_is_reported(
-    way: str, share: float, make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: Any
-) -> None:
-    """Stopped early, midway or late, the model is the one that is never trained."""
-    clock = SlowClock(1.0)
-    monkeypatch.setattr(train_budget, "clock", clock)
-    ended: list[float] = []
-    monkeypatch.setattr(train_budget.TrainBudget, "stopping", noting(train_budget.TrainBudget.stopping, clock, ended))
+@pytest.fixture(scope="module")
+def timed_fit(make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast) -> Iterator[Callable[..., Any]]:
+    """`timed_fit(way, minutes)`: report, answers and seconds of training, with one thread and a clock of batches."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
+    @cache
     def run(way: str, minutes: float | None) -> tuple[dict[str, Any], torch.Tensor, float]:
+        clock = SlowClock(1.0)
+        ended: list[float] = []
+        around = noting(train_budget.TrainBudget.stopping, clock, ended)
         model = make_model(num_labels=2)
         clock.watch(model)
-        ended.clear()
-        report, answers = fitted(model, tiny_tokenizer, way, max_train_minutes=minutes)
+        with patch.object(train_budget, "clock", clock), patch.object(train_budget.TrainBudget, "stopping", around):
+            report, answers = fitted(model, tiny_tokenizer, way, max_train_minutes=minutes)
         assert not model.training
         assert all(p.requires_grad for p in model.encoder.parameters())
         return report, answers, ended[0] if ended else 0.0
 
-    whole, _, seconds = run(way, None)
+    yield run
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.7])
+def test_minutes_are_kept_and_a_stop_is_reported(way: str, share: float, timed_fit: Callable[..., Any]) -> None:
+    """Stopped early, midway or late, the model is the one that is never trained."""
+    whole, _, seconds = timed_fit(way, None)
     assert "stopped" not in whole
     assert seconds > 20
-    probe, frozen, _ = run("probe", None)
-    report, answers, took = run(way, share * seconds / 60)
+    probe, frozen, _ = timed_fit("probe", None)
+    report, answers, took = timed_fit(way, share * seconds / 60)
     assert report["stopped"] == f"max_train_minutes={share * seconds / 60:g}"
     assert report["encoder_training"] == "probe"
     assert took <= max(1.2 * share * seconds, share * seconds + 1)  # one batch at least
@@ -153,34 +161,35 @@ def fit_saved(source: str, target: str) -> None:
     for way in WAYS:
         model = LabelFusionForSequenceClassification.from_pretrained(source)
         report, answers = fitted(model, tokenizer, way)
-        chosen = {name: report.get(name) for name in ("encoder_training", "train_tokens", "contrastive_steps")}
-        found[way] = {"chosen": chosen, "answers": answers.tolist()}
+        found[way] = {"chosen": chosen(report), "answers": answers.tolist()}
     Path(target).write_text(json.dumps(found))
+
+
+def chosen(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report.get(name) for name in ("encoder_training", "train_tokens", "contrastive_steps")}
 
 
 @pytest.mark.slow
 def test_one_or_two_threads_give_the_same_predictions(
-    make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    make_model: Fixture, tiny_tokenizer: PreTrainedTokenizerFast, timed_fit: Callable[..., Any], tmp_path: Path
 ) -> None:
     make_model(num_labels=2).save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     script = tmp_path / "fit.py"
     script.write_text(SCRIPT.format(folders=[str(folder) for folder in Path(__file__).parents[:3]]))
-    found = []
-    for threads in ("1", "2"):
-        out = tmp_path / f"{threads}.json"
-        done = subprocess.run(
-            [sys.executable, str(script), str(tmp_path / "model"), str(out), threads],
-            env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append(json.loads(out.read_text()))
-    one, two = found
+    out = tmp_path / "answers.json"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "model"), str(out), "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads(out.read_text())
     for way in WAYS:
-        assert one[way]["chosen"] == two[way]["chosen"]
-        first, second = (np.array(x[way]["answers"]) for x in (one, two))
+        report, answers, _ = timed_fit(way, None)  # of one thread
+        assert chosen(report) == two[way]["chosen"]
+        first, second = answers.numpy(), np.array(two[way]["answers"])
         np.testing.assert_array_equal(first.argmax(axis=1), second.argmax(axis=1))
         np.testing.assert_allclose(first, second, atol=0.01)
