@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -268,7 +268,7 @@ def _tell_without_labels(table: Table, args: argparse.Namespace) -> None:
 
     column = find_label_column(next(iter(table)).keys(), args.multi_label, args.label_column)
     cells = (row.get(column) for row in table) if column is not None else iter(())
-    if any(not is_missing(cell) and (not hasattr(cell, "__len__") or len(cell)) for cell in cells):
+    if any(not is_missing(cell) and (not isinstance(cell, Sized) or len(cell)) for cell in cells):
         return
     found = "no column `label` or `labels`" if column is None else f"no label in its column {column!r}"
     print(

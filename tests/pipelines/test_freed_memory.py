@@ -47,7 +47,8 @@ def test_a_run_gives_back_only_when_it_has_grown(
     tiny_tokenizer: PreTrainedTokenizerBase,
     monkeypatch: Any,
 ) -> None:
-    model, trims, sizes = make_model(), [], iter([100, 102, 104, 150, 103, *[101] * 100])
+    trims: list[int] = []
+    model, sizes = make_model(), iter([100, 102, 104, 150, 103, *[101] * 100])
     monkeypatch.setattr(freed_memory, "_malloc_trim", lambda: trims.append)
     monkeypatch.setattr(freed_memory, "resident_bytes", lambda: next(sizes))
     texts = ((f"film w{i % 10}", None) for i in range(128 * (FIRST + 12)))
