@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ class RayEngine:
             compute=data.ActorPoolStrategy(
                 min_size=1, max_size=min(self.workers, len(items)), max_tasks_in_flight_per_actor=2
             ),
-            fn_constructor_kwargs={"work": self.work, "lender": lender, "limit": left},
+            fn_constructor_kwargs={"work": self.work, "lender": lender, "limit": left, "folder": os.getcwd()},
             **self._each,
         )
         for row in done.iter_rows():

@@ -3,6 +3,8 @@
 Ray Data schedules, retries and scales; nothing of that is done here.
 """
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from ...scoring.session.limits import share_rates
@@ -45,9 +47,12 @@ class WorkActor:
         work: What to do.
         lender: Leases dollars and rates.
         limit: US dollars of all workers together.
+        folder: That in which the run was started: relative paths begin there, where the machine has it.
     """
 
-    def __init__(self, work: "PredictWork | ScoreWork", lender: Any, limit: float) -> None:
+    def __init__(self, work: "PredictWork | ScoreWork", lender: Any, limit: float, folder: str) -> None:
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
         share_rates(LentRates(lender))
         self.budget = LeasedBudget(lender, limit)
         self.worker: Any = work.open()
@@ -105,6 +110,6 @@ def classify_dataset(
         batch_size=table_rows,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=size[0], max_size=size[1]),
-        fn_constructor_kwargs={"work": work, "lender": make_lender(limit), "limit": limit},
+        fn_constructor_kwargs={"work": work, "lender": make_lender(limit), "limit": limit, "folder": os.getcwd()},
         **{"num_cpus": 1, **resources},
     )

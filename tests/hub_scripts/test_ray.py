@@ -82,12 +82,15 @@ def text_of(file: IO[str]) -> str:
     return file.read()
 
 
-def on_ray(cluster: str, command: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command of `labelfusion` on the cluster."""
+def on_ray(
+    cluster: str, command: list[str], cwd: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command of `labelfusion` on the cluster, whose workers start in another folder."""
     command = [sys.executable, "-m", "labelfusion.hub_scripts.cli", *command, "--engine", "ray", "--address", cluster]
     return run(
         command,
         env=ENVIRONMENT | environment,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=280,
@@ -162,13 +165,15 @@ def test_the_same_answers_as_in_one_process_at_one_rate_for_all_workers(
 
 
 @pytest.mark.slow
-def test_one_limit_for_all_workers(cluster: str, tmp_path: Path, saved_model: Callable[..., Path]) -> None:
+def test_one_limit_for_all_workers_and_relative_paths(
+    cluster: str, tmp_path: Path, saved_model: Callable[..., Path]
+) -> None:
     write_input(tmp_path / "in", 200)
     with LLMServer(labels=CLASSES, thinks=lambda text: 50) as server:
         model = saved_model(llm_providers=[llm(server)])
-        command = ["predict", str(model), str(tmp_path / "in"), str(tmp_path / "out"), "--partition-rows", "20"]
-        command += ["--store", str(tmp_path / "s.sqlite"), "--max-cost-usd", "0.03"]
-        done = on_ray(cluster, command)
+        command = ["predict", os.path.relpath(model, tmp_path), "in", "out", "--partition-rows", "20"]
+        command += ["--store", "s.sqlite", "--max-cost-usd", "0.03"]
+        done = on_ray(cluster, command, tmp_path)
         assert done.returncode == 0, done.stderr
         spent, one = server.billed(1.0, 4.0)
         assert 0.02 < spent <= 0.03 + 2 * one
@@ -177,7 +182,7 @@ def test_one_limit_for_all_workers(cluster: str, tmp_path: Path, saved_model: Ca
         assert noted == pytest.approx(spent, abs=2 * one)
         assert "an answer is missing for" in done.stdout
         next((tmp_path / "out").glob("1-*.parquet")).unlink()
-        assert on_ray(cluster, command).returncode == 0  # the limit holds over all runs
+        assert on_ray(cluster, command, tmp_path).returncode == 0  # the limit holds over all runs
         assert server.billed(1.0, 4.0)[0] <= 0.03 + 4 * one
 
 
