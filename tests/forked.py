@@ -73,9 +73,18 @@ class ForkServer:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.talk: socket.socket | None = None
+        self.useless = False
 
-    def start(self) -> socket.socket:
-        """The socket for orders."""
+    def is_ready(self) -> bool:
+        """Whether it runs, started if need be. Not where an import fails or starts threads."""
+        with self.lock:
+            if self.talk is None and not self.useless:
+                self.talk = self.start()
+                self.useless = self.talk is None
+            return self.talk is not None
+
+    def start(self) -> socket.socket | None:
+        """The socket for orders; None if it cannot be forked."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         nowhere = f"/nowhere/{os.urandom(8).hex()}"  # what has been made of it is found by it
         server = subprocess.Popen(
@@ -88,13 +97,12 @@ class ForkServer:
         )
         atexit.register(server.kill)
         theirs.close()
-        assert ours.recv(8) == b"ready", "what is forked does not start, or has threads"
-        return ours
+        return ours if ours.recv(8) == b"ready" else None
 
     def fork(self, order: dict[str, Any], files: list[int]) -> int:
         """The process ID of a new child of this process, with these files as 0, 1 and 2."""
+        assert self.talk is not None
         with self.lock:
-            self.talk = self.talk or self.start()
             adopt = ctypes.CDLL(None).prctl
             adopt(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a descendant whose parent ends becomes a child of this process
             try:
@@ -115,7 +123,7 @@ class Popen(subprocess.Popen[Any]):
         _, pass_fds, cwd, env, _, _, shell, *pipes = rest[:13]
         environment = dict(os.environ if env is None else env)
         usual = executable is None and preexec_fn in (None, listen) and not shell and not pass_fds
-        if not usual or not can_fork(args, environment):
+        if not usual or not can_fork(args, environment) or not _server.is_ready():
             super()._execute_child(args, executable, preexec_fn, *rest)  # type: ignore[misc]
             return
         order = {"args": args[1:], "env": environment, "cwd": os.path.abspath(cwd or ".")}
