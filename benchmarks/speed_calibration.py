@@ -92,9 +92,9 @@ def main() -> None:
     text = [
         START + "## Calibration on more texts",
         "",
-        f"`python benchmarks/speed_calibration.py --texts {args.texts} --seeds {args.seeds}`: the models of the table",
-        "above on more texts that they have not seen. Changes are paired, accuracy in points; in brackets, intervals",
-        f"of 95 % from {RESAMPLES:,} resamples of the texts.",
+        f"`python benchmarks/speed_calibration.py --parts {' '.join(args.parts)} --texts {args.texts} --seeds {args.seeds}`:",
+        "the models of the table above on more texts that they have not seen. Changes are paired, accuracy in points; in",
+        f"brackets, intervals of 95 % from {RESAMPLES:,} resamples of the texts.",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " --: |" * (len(columns) - 1),
