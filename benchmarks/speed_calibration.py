@@ -89,12 +89,14 @@ def main() -> None:
             print(lines[-1], flush=True)
     columns = ["data set", *["seed"] * (args.seeds > 1), "texts", "accuracy, %", "ECE"]
     columns += [f"{speed}: {what}" for speed in SPEEDS[1:] for what in ("accuracy", "ECE")] + ["without the encoder"]
+    command = "python benchmarks/speed_calibration.py --parts " + " ".join(args.parts)
+    command += f" --texts {args.texts} --seeds {args.seeds}"
     text = [
         START + "## Calibration on more texts",
         "",
-        f"`python benchmarks/speed_calibration.py --parts {' '.join(args.parts)} --texts {args.texts} --seeds {args.seeds}`:",
-        "the models of the table above on more texts that they have not seen. Changes are paired, accuracy in points; in",
-        f"brackets, intervals of 95 % from {RESAMPLES:,} resamples of the texts.",
+        f"`{command}`:",
+        "the models of the table above on more texts that they have not seen. Changes are paired, accuracy in points;",
+        f"in brackets, intervals of 95 % from {RESAMPLES:,} resamples of the texts.",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " --: |" * (len(columns) - 1),
