@@ -213,7 +213,8 @@ def test_auto_takes_the_decisions_of_serve_as_they_are_given(serve: RealServer) 
 
 
 def test_auto_leaves_log_probabilities_that_do_not_come(serve: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(METHODS, "decision")
+    others = {name: method for name, method in METHODS.items() if name != "decision"}
+    monkeypatch.setattr("labelfusion.scoring.api.questions.METHODS", others)
     asked = scorer(serve, "auto", params={"max_tokens": 8, "seed": 7}, votes=1)
     batch = asyncio.run(asked.score([f"{text} ({i})" for i in range(3) for text in TEXTS]))
     assert asked._choice._refused == {"logprob": 2}  # accepted, status 200, and not in the reply
