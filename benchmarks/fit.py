@@ -62,7 +62,7 @@ def peer_python(cache: Path, peer: str) -> Path:
 
 
 def measure(args: argparse.Namespace, name: str, rows: int, seed: int, way: str) -> dict[str, Any]:
-    """One fit; without `right` if it was stopped."""
+    """One fit; without `right` if it was stopped, with the processor time until then."""
     learn, test = (pd.read_parquet(args.data / name / f"{split}.parquet") for split in ("train", TEST_SPLITS[name]))
     learn = learn.sample(rows, random_state=seed)
     test = test.sample(min(TESTED, len(test)), random_state=0)
@@ -84,13 +84,19 @@ def measure(args: argparse.Namespace, name: str, rows: int, seed: int, way: str)
         path.write_text(json.dumps(task), encoding="utf-8")
         env = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
         command = [python, Path(__file__).with_name("fit_child.py"), path]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            child = subprocess.Popen(command, env=env, stdout=out, stderr=err)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            err.seek(0)
+            told, errors = out.read(), err.read()
     found = {"name": name, "rows": rows, "seed": seed, "way": way, "threads": args.threads, "minutes": args.minutes}
-    if done.returncode == -signal.SIGXCPU:  # the limit of processor time
-        return {**found, "stopped": True}
-    if done.returncode:
-        raise RuntimeError(f"{way} at {rows} rows of {name}:\n{done.stderr[-3000:]}")
-    return {**found, **json.loads(done.stdout)}
+    if child.returncode == -signal.SIGXCPU:  # the limit of processor time
+        return {**found, "stopped": True, "processor_s": 60 * args.minutes, "peak_mb": used.ru_maxrss / 1024}
+    if child.returncode:
+        raise RuntimeError(f"{way} at {rows} rows of {name}:\n{errors[-3000:]}")
+    return {**found, **json.loads(told)}
 
 
 def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
@@ -109,7 +115,8 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
         "fit is a process of its own. *Processor s*: median of the fits, with loading the model, without predicting.",
         "*Peak*: of the resident memory of the process. *Accuracy*: over all draws of the training rows, with 95 %",
         f"intervals (Wilson) for the test rows. A fit stops after {done[0]['minutes']:g} minutes of the processor.",
-        "*Of SetFit's*: processor time and peak as a ratio to SetFit with its defaults in the same row.",
+        "*Of SetFit's*: processor time and peak as a ratio to SetFit with its defaults in the same row; `<`: SetFit",
+        "was stopped, so the ratio is lower still.",
         "",
         f"{processor()}, {os.cpu_count()} cores; load average {loads.min():.1f} to {loads.max():.1f} (from other",
         "processes too, which raises wall times most, and processor times too).",
@@ -119,13 +126,16 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
         "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: | --- |",
     ]
     for (name, rows), group in table.groupby(["name", "rows"], sort=True):
-        peer = group[group["way"] == "setfit"].median(numeric_only=True)
+        of_peer = group[group["way"] == "setfit"]
+        peer, below = of_peer.median(numeric_only=True), "< " if of_peer["right"].isna().any() else ""
         for way in WAYS:
             runs = group[group["way"] == way]
             if runs.empty:
                 continue
             if runs["right"].isna().any():
-                lines.append(f"| {name} | {rows} | {CALLED[way]} | {len(runs)} | stopped | | | | |")
+                spent, peak = runs["processor_s"].max(), runs["peak_mb"].max()
+                cells = [name, rows, CALLED[way], len(runs), "stopped", f"> {spent:.0f}", "", f"> {peak:.0f}", ""]
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
                 continue
             right, tested, middle = runs["right"].sum(), runs["tested"].sum(), runs.median(numeric_only=True)
             low, high = wilson_interval(int(right), int(tested))
@@ -133,7 +143,7 @@ def write(done: list[dict[str, Any]], path: Path, folder: Path) -> None:
             cells += [f"{middle[c]:.0f}" if middle[c] >= 10 else f"{middle[c]:.1f}" for c in ("processor_s", "wall_s")]
             cells += [f"{middle['peak_mb']:.0f}"]
             shares = [middle[c] / peer.get(c, float("nan")) for c in ("processor_s", "peak_mb")]
-            cells += ["" if pd.isna(shares[0]) else f"{shares[0]:.2f}, {shares[1]:.2f}"]
+            cells += ["" if pd.isna(shares[0]) else f"{below}{shares[0]:.2f}, {below}{shares[1]:.2f}"]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     found = {(r["name"], r["rows"], r["way"]) for r in done}
     lines += ["", "Not measured here:", ""]

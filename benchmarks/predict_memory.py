@@ -108,7 +108,7 @@ def main() -> None:
         f"{WORDS} words a text, all different, by a model on the first layer of `{Path(args.encoder).name}`,",
         f"which leaves the time to the rest; {threads} thread(s). Seconds with the start of the command;",
         "the peak is that of the resident memory. What grows is memory that is free, in pieces: it goes back to the",
-        "system when the process holds 3 % more than after its first texts (`pipelines/freed_memory.py`).",
+        "system when the process holds more than after its first batches (`configuration/freed_memory.py`).",
         "",
         "| rows | seconds | rows/s | peak, MB | of the first |",
         "| --: | --: | --: | --: | --: |",

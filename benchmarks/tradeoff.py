@@ -33,6 +33,7 @@ from labelfusion.training.folds import assign_folds
 from labelfusion.training.recipe import fit_model
 from labelfusion.training.scored_rows import scoring_order
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
 from transformers.utils import logging as transformers_logging
 
 SIZES = {"ag_news": 800, "reuters10": 1168, "climate_stance": 1000, "movie_reviews": 1000, "semeval_stance": 348}
@@ -221,7 +222,8 @@ def curves(results: list[dict[str, Any]], num_resamples: int = 1000) -> dict[str
         found[gate]["behind"] = (float(columns[i].mean()), *percentile_interval(sampled[:, i]))
     auto = np.concatenate([r["auto"] for r in results]) > 0
     found["auto"] = (float(auto.mean()), before + float((gain * auto).mean()))
-    found["least"] = _least_share(gain, np.concatenate([_rank(np.array(r["gates"]["learnt"])) for r in results]), auto)
+    found["least"] = _least_share(gain, ranks["learnt"], auto)
+    found["ratio by chance"] = _ratio_by_chance(gain, ranks["learnt"], auto)
     for name in ("drift", "drift without", "novel", "answered elsewhere"):
         found[name] = np.mean([r[name] for r in results], axis=0).tolist()
     found["risks"] = {
@@ -237,6 +239,29 @@ def _least_share(gain: NDArray[np.float64], rank: NDArray[np.float64], auto: NDA
     order = np.argsort(rank, kind="stable")
     reached = np.concatenate([[0.0], np.cumsum(gain[order])]) >= (gain * auto).sum() - 1e-9
     return float(np.argmax(reached)) / len(gain) if reached.any() else float("nan")
+
+
+def _ratio_by_chance(
+    gain: NDArray[np.float64], rank: NDArray[np.float64], auto: NDArray[np.bool_], draws: int = 2000
+) -> list[float]:
+    """The ratio to the least share where the gate's order is ideal: median, and the middle 95 % of `draws`.
+
+    A query is worth less the later the gate makes it: the rates of queries that help and that harm fall with the rank
+    (isotonic regressions on these rows). Each draw decides by them, anew for each row, what a query brings. What
+    remains of the ratio is luck, which the least share chooses with hindsight.
+    """
+    rates = [
+        IsotonicRegression(increasing=False, y_min=0.0, y_max=1.0).fit(rank, gain * sign > 0).predict(rank)
+        for sign in (1, -1)
+    ]
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(draws):
+        drawn = rng.random(len(gain))
+        outcome = (drawn < rates[0]).astype(float) - (drawn > 1.0 - rates[1])
+        least = _least_share(outcome, rank, auto)
+        ratios.append(auto.mean() / least if least else np.inf)
+    return [float(x) for x in np.quantile(ratios, [0.5, 0.025, 0.975], method="nearest")]
 
 
 def _rank(values: NDArray[np.floating]) -> NDArray[np.float64]:

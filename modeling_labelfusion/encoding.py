@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..configuration import LabelFusionConfig
+from ..configuration.freed_memory import FreedMemory
 from ..configuration.progress_bar import progress_bar
 from ..configuration.text_pair import TextPair
 from .hardware import check_backend, check_bf16, resolved_bf16
@@ -89,6 +90,7 @@ class TextEncoder:
     bf16: bool | str = False
     progress: bool = False
     backend: str = "torch"
+    _memory: FreedMemory = field(default_factory=FreedMemory, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_bf16(self.bf16)
@@ -143,6 +145,7 @@ class TextEncoder:
                     found = model.encode(**batch, **self._run_by(batch, half))[0]
                 embeddings[rows] = found.float().cpu()
                 bar.update(len(rows))
+                self._memory.after_batch()
         return embeddings if len(place) == len(texts) else embeddings[[place[text] for text in texts]]
 
     def _run_by(self, batch: Any, bf16: bool) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from ..routing.policy import Policy, gated, is_cascade
 from ..routing.speed import quick_answers
 from ..scoring.asker import Asker
 from ..scoring.session.score_table import ScoreTable
-from .freed_memory import FreedMemory
 from .inference_result import Inference
 from .inputs import Row, given_scores
 from .window import Window
@@ -48,7 +47,7 @@ class Engine:
         """Yield results window by window. Each window starts before the previous one is finished."""
         open_windows: list[Window] = []
         failure: Exception | None = None
-        start, memory = 0, FreedMemory()
+        start = 0
         try:
             while failure is None:
                 chunk: list[Row] = []
@@ -69,7 +68,6 @@ class Engine:
                 self.begin(open_windows[-1])
                 if len(open_windows) == 2:
                     yield self.finish(open_windows.pop(0))
-                    memory.after_window()
             while open_windows:
                 yield self.finish(open_windows.pop(0))
         finally:  # also if the caller stops early

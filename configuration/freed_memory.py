@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-FIRST = 8  # windows after which the memory of a run is known
-MOST_GROWTH = 1.03  # of it
+FIRST = 64  # batches after which the memory of a run is known
+ROOM = 1.1  # what may be held at least, as a multiple of what cannot be given back
 
 
 class FreedMemory:
@@ -16,21 +16,22 @@ class FreedMemory:
 
     Batches differ in length. The heap of the C library glibc then falls into pieces, of which few fit the next tensor:
     a process that classified short texts grew from 0.7 to 1.2 GB, and half of that was free. It grows in some runs
-    only, so the memory is given back when it has grown, not every time. Nothing happens with another C library.
+    only, so the memory is given back when there is much, not every time. Nothing happens with another C library.
     """
 
     def __init__(self) -> None:
-        self._windows, self._limit = 0, 0.0
+        self._batches, self._limit = 0, 0
 
-    def after_window(self) -> None:
-        """Note the memory at the start of a run; later, give back what is free if it has grown."""
+    def after_batch(self) -> None:
+        """Note the memory at the start of a run; later, give back what is free if there is much."""
         if (trim := _malloc_trim()) is None:
             return
-        self._windows += 1
-        if self._windows == FIRST:
-            self._limit = MOST_GROWTH * resident_bytes()
-        elif self._windows > FIRST and resident_bytes() > self._limit:
+        self._batches += 1
+        if self._batches == FIRST:
+            self._limit = resident_bytes()
+        elif self._batches > FIRST and resident_bytes() > self._limit:
             trim(0)
+            self._limit = max(self._limit, int(ROOM * resident_bytes()))
 
 
 def resident_bytes() -> int:

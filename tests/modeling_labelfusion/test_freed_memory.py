@@ -6,11 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from labelfusion.configuration import freed_memory
+from labelfusion.configuration.freed_memory import FIRST, ROOM, FreedMemory, resident_bytes
 from labelfusion.modeling_labelfusion.encoding import TextEncoder
-from labelfusion.pipelines import freed_memory
-from labelfusion.pipelines.freed_memory import FIRST, FreedMemory, resident_bytes
-from labelfusion.pipelines.inference import infer
-from labelfusion.routing.run_options import Routing
 from transformers import PreTrainedTokenizerBase
 
 from labelfusion import LabelFusionForSequenceClassification
@@ -26,7 +24,7 @@ def test_a_heap_in_pieces_goes_back_to_the_system() -> None:
     c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
     memory = FreedMemory()
     for _ in range(FIRST):
-        memory.after_window()
+        memory.after_batch()
     before = resident_bytes()
     pieces = [c.malloc(PIECE) for _ in range(100_000)]
     for piece in pieces:
@@ -36,22 +34,24 @@ def test_a_heap_in_pieces_goes_back_to_the_system() -> None:
             c.free(piece)
     grown = resident_bytes() - before
     assert grown > 100e6
-    memory.after_window()
+    memory.after_batch()
     assert resident_bytes() - before < 0.3 * grown
     for piece in pieces[::100]:
         c.free(piece)
 
 
-def test_a_run_gives_back_only_when_it_has_grown(
+def test_an_encoder_gives_back_only_when_it_has_grown(
     make_model: Callable[..., LabelFusionForSequenceClassification],
     tiny_tokenizer: PreTrainedTokenizerBase,
     monkeypatch: Any,
 ) -> None:
     trims: list[int] = []
-    model, sizes = make_model(), iter([100, 102, 104, 150, 103, *[101] * 100])
+    # At the first look; less; more, and what is left after it; between the two limits; more than the new one.
+    sizes = iter([100, 99, 104, 98, 107, 150, 100, *[101] * 100])
     monkeypatch.setattr(freed_memory, "_malloc_trim", lambda: trims.append)
     monkeypatch.setattr(freed_memory, "resident_bytes", lambda: next(sizes))
-    texts = ((f"film w{i % 10}", None) for i in range(128 * (FIRST + 12)))
-    parts = list(infer(TextEncoder(model, tiny_tokenizer), texts, Routing.parse(model.config, "never")))
-    assert len(parts) == FIRST + 12
+    encoder = TextEncoder(make_model(), tiny_tokenizer, batch_size=1)
+    for part in range(3):  # one encoder sees the texts of a run window by window
+        encoder([f"film w{i % 10} {i} {part}" for i in range(FIRST // 3 + 4)])
+    assert ROOM * 98 > 107  # memory that cannot be given back is not searched for after every batch
     assert trims == [0, 0]  # at 104 and 150
