@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FIRST = 64  # batches after which the memory of a run is known
+LARGE, KEPT = 4 << 20, 256 << 20  # bytes: of tensors that have memory of their own; of free memory at the heap's end
 ROOM = 1.1  # what may be held at least, as a multiple of what cannot be given back
 
 
@@ -34,6 +36,18 @@ class FreedMemory:
             self._limit = max(self._limit, int(ROOM * resident_bytes()))
 
 
+def steady_heap() -> None:
+    """Let this process give the memory of large tensors back as soon as they are freed. For commands: it is global.
+
+    The C library glibc does so by itself, but only until the first large tensor is freed. From then on it takes tensors
+    of that size from its heap (up to 32 MB), which falls into pieces. With the limit fixed at 4 MB, `predict` holds
+    0.76 GB instead of 1.04, for 4 % more processor time with an encoder of one layer; with 1 MB for 23 % more.
+    """
+    if (mallopt := _from_c("mallopt")) is not None:
+        for name, value in ((-3, LARGE), (-1, KEPT), (-8, 2)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+            mallopt(name, value)
+
+
 def resident_bytes() -> int:
     """Bytes of this process in memory. On Linux."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -41,11 +55,16 @@ def resident_bytes() -> int:
 
 @cache
 def _malloc_trim() -> Callable[[int], int] | None:
+    if (trim := _from_c("malloc_trim")) is not None:
+        trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim
+
+
+def _from_c(name: str) -> Any:
+    """A function of the C library; None where it has none of that name, as musl and other systems."""
     if not sys.platform.startswith("linux"):
         return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # musl has none
+        return getattr(ctypes.CDLL(None), name, None)
+    except OSError:
         return None
-    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim  # type: ignore[no-any-return]

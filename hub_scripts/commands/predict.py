@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...configuration.freed_memory import steady_heap
 from ..cards.llm_needs import askable
 from ..io.formulas import add_escape_formulas
 from ..io.journal import Journal, one_run
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @without_loading_bars()
 def run(args: argparse.Namespace) -> int:
     """Classify IN into OUT."""
+    steady_heap()
     if Path(args.input).is_dir():
         return _run_folder(args)
     if args.engine != "local":

@@ -1,7 +1,6 @@
 """`labelfusion serve`: answer over HTTP."""
 
 import argparse
-import ctypes
 import logging
 import math
 import os
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...configuration.freed_memory import steady_heap
 from ..options import add_encoding, add_llm_policy, add_speed, dollars, share, without_loading_bars
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     key = _read_key(args.api_key_env)
     limits = Limits(args.max_texts, args.max_characters, int(args.max_body_mb * 1_000_000))
     listening = _listen(args.host, args.port)
-    _steady_memory()
+    steady_heap()
     limit = math.inf if args.budget_per_day is None else args.budget_per_day
     days = day_budget.Days(limit, None if math.isinf(limit) else _budget_file(args))
     metrics = ServerMetrics(days)
@@ -189,18 +189,6 @@ def _budget_file(args: argparse.Namespace) -> Path:
 
 def _say(text: str) -> None:
     print(f"labelfusion serve: {text}", file=sys.stderr, flush=True)
-
-
-def _steady_memory() -> None:
-    """Let glibc give memory of freed tensors back.
-
-    By default it raises its own thresholds. Batches of ever new shapes then leave gaps, and the process grows.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
-        for name, value in ((-3, 128 * 1024), (-1, 1_000_000), (-8, 2)):
-            mallopt(name, value)
 
 
 def _positive(text: str) -> int:
