@@ -1,6 +1,7 @@
 """Memory of long runs: what is free goes back to the system once the process has grown."""
 
 import ctypes
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,38 @@ def test_a_heap_in_pieces_goes_back_to_the_system() -> None:
     assert resident_bytes() - before < 0.3 * grown
     for piece in pieces[::100]:
         c.free(piece)
+
+
+GAPS = """
+import ctypes, sys
+from labelfusion.configuration.freed_memory import resident_bytes, steady_heap
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+if sys.argv[1] == "steady":
+    steady_heap()
+size = 8 << 20
+c.free(c.malloc(2 * size))  # from now on, glibc by itself takes tensors of this size from the heap
+before, tensors = resident_bytes(), []
+for _ in range(20):
+    tensors.append(c.malloc(size))
+    ctypes.memset(tensors[-1], 1, size)
+    ctypes.memset(c.malloc(100_000), 1, 100_000)  # something smaller that stays
+for tensor in tensors:
+    c.free(tensor)
+print((resident_bytes() - before) / size)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells the memory")
+def test_large_tensors_leave_no_gaps_in_a_steady_heap() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library is not glibc")
+    held = {}
+    for heap in ("as it is", "steady"):
+        command = [sys.executable, "-c", GAPS, heap]
+        held[heap] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert held["as it is"] > 15  # of 20 tensors
+    assert held["steady"] < 2
 
 
 def test_an_encoder_gives_back_only_when_it_has_grown(
