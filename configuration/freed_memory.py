@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 FIRST = 64  # batches after which the memory of a run is known
-LARGE, KEPT = 4 << 20, 256 << 20  # bytes: of tensors that have memory of their own; of free memory at the heap's end
 ROOM = 1.1  # what may be held at least, as a multiple of what cannot be given back
 
 
@@ -36,15 +35,19 @@ class FreedMemory:
             self._limit = max(self._limit, int(ROOM * resident_bytes()))
 
 
-def steady_heap() -> None:
+def steady_heap(large: int = 4 << 20, kept: int = 256 << 20) -> None:
     """Let this process give the memory of large tensors back as soon as they are freed. For commands: it is global.
 
     The C library glibc does so by itself, but only until the first large tensor is freed. From then on it takes tensors
     of that size from its heap (up to 32 MB), which falls into pieces. With the limit fixed at 4 MB, `predict` holds
     0.76 GB instead of 1.04, for 4 % more processor time with an encoder of one layer; with 1 MB for 23 % more.
+
+    Args:
+        large: Bytes from which a tensor has memory of its own.
+        kept: Bytes of free memory at the end of the heap that the process keeps.
     """
     if (mallopt := _from_c("mallopt")) is not None:
-        for name, value in ((-3, LARGE), (-1, KEPT), (-8, 2)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+        for name, value in ((-3, large), (-1, kept), (-8, 2)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
             mallopt(name, value)
 
 

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     key = _read_key(args.api_key_env)
     limits = Limits(args.max_texts, args.max_characters, int(args.max_body_mb * 1_000_000))
     listening = _listen(args.host, args.port)
-    steady_heap()
+    steady_heap(large=128 << 10, kept=1_000_000)  # it runs for days, and its batches are small
     limit = math.inf if args.budget_per_day is None else args.budget_per_day
     days = day_budget.Days(limit, None if math.isinf(limit) else _budget_file(args))
     metrics = ServerMetrics(days)
