@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=1, help="draws of the rows")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=20, help="of processor time, after which a fit is stopped")
+    parser.add_argument("--minutes", type=float, default=10, help="of processor time, after which a fit is stopped")
     parser.add_argument("--encoder", default="embedded/all-minilm-l6-v2")
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
     parser.add_argument("--output", type=Path, default=PAGE)

@@ -39,8 +39,8 @@ def steady_heap(large: int = 4 << 20, kept: int = 256 << 20) -> None:
     """Let this process give the memory of large tensors back as soon as they are freed. For commands: it is global.
 
     The C library glibc does so by itself, but only until the first large tensor is freed. From then on it takes tensors
-    of that size from its heap (up to 32 MB), which falls into pieces. With the limit fixed at 4 MB, `predict` holds
-    0.76 GB instead of 1.04, for 4 % more processor time with an encoder of one layer; with 1 MB for 23 % more.
+    of that size from its heap (up to 32 MB), which falls into pieces. With the limit fixed at 4 MB, `predict` with an
+    encoder of one layer holds 0.78 GB instead of 1.04, for 5 % more processor time; at 1 MB, 0.72 GB for 24 % more.
 
     Args:
         large: Bytes from which a tensor has memory of its own.
