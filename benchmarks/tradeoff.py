@@ -260,7 +260,7 @@ def _ratio_by_chance(
         drawn = rng.random(len(gain))
         outcome = (drawn < rates[0]).astype(float) - (drawn > 1.0 - rates[1])
         least = _least_share(outcome, rank, auto)
-        ratios.append(auto.mean() / least if least else np.inf)
+        ratios.append(0.0 if np.isnan(least) else auto.mean() / least if least else np.inf)  # 0: no share is as good
     return [float(x) for x in np.quantile(ratios, [0.5, 0.025, 0.975], method="nearest")]
 
 

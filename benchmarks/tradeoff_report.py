@@ -136,8 +136,8 @@ def _policies(found: dict[str, Any]) -> list[str]:
         "bring one more right answer. *Least*: the smallest share, in the order of the gate, that reaches the same "
         "accuracy, chosen with hindsight; *ratio*: what `auto` queries, divided by it. *Ideal order*: that ratio if "
         "queries helped and harmed at random, at rates that fall with the gate's order: what remains is the luck of "
-        "these rows (median, and the middle 95 % of 2,000 draws; ∞: no query was needed). With several LLMs "
-        "`auto` is also run as a cascade, one LLM after the other.",
+        "these rows (median, and the middle 95 % of 2,000 draws; ∞: no query was needed, 0: no share was as good). "
+        "With several LLMs `auto` is also run as a cascade, one LLM after the other.",
         f"Drift: the share of texts of another data set that the same threshold queries ({_foreign(found)}), with "
         "the out-of-distribution score ([`training/encoder/novelty_fit.py`](../training/encoder/novelty_fit.py)) and "
         "without. The last two columns give the share of texts that score as out of distribution: held out, and from "
